@@ -1,0 +1,159 @@
+# Everything a developer runs, on a fresh machine: `make train`, `make test`.
+#
+#   PYTHON=python3.12          the interpreter that .venv is made with
+#   TORCH='torch==2.12.1'      the torch to build against; none given and none in .venv: 2.13.0
+#   MAX_JOBS=4                 compilers at once; default: one for each core
+#   CMAKE_ARGS='-DA=B'         passed to CMake
+
+PYTHON ?= python3
+TORCH ?=
+VENV ?= .venv
+BUILD := build/cmake
+MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+export MAX_JOBS
+export CMAKE_ARGS
+export FUSED_CE_BUILD_DIR := $(BUILD)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# .venv first: there are cmake and ninja where the system has none.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet
+# A file for each thing installed, so that a second call finds nothing to do.
+STAMPS := $(VENV)/stamps
+
+# What the library is made of: the editable install is redone when one of them changes.
+LIBRARY_SOURCES := CMakeLists.txt setup.py pyproject.toml python/fused_ce/__init__.py \
+    $(shell find cmake csrc kernels -type f)
+CXX_SOURCES = $(shell find csrc kernels tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' \
+    -o -name '*.cuh')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# ---- What to call ----------------------------------------------------------------------------------
+
+.PHONY: help
+help: ## This list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@sed -n '3,6s/^# / /p' Makefile
+
+.PHONY: train
+train: build $(STAMPS)/train ## Train the examples: digits, a language model, C++, the tutorial
+	$(PY) examples/digits.py
+	$(PY) examples/language_model.py
+	@$(build_cpp_example)
+	$(PY) examples/softmax_and_cross_entropy.py
+
+.PHONY: test
+test: cpptest pytest ## All tests
+
+.PHONY: build
+build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editable
+
+.PHONY: lint
+lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict python/fused_ce examples
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+.PHONY: tidy
+tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ## clang-tidy (optional, slow)
+	$(VENV)/bin/clang-tidy -p $(BUILD) --quiet $(wildcard csrc/*.cpp)
+
+.PHONY: wheel
+wheel: $(STAMPS)/torch ## A wheel in dist/
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+.PHONY: clean
+clean: ## Remove what was built; .venv stays
+	rm -rf build dist python/fused_ce/_C*.so python/fused_ce/lib python/fused_ce/include
+	rm -rf python/*.egg-info $(STAMPS)/fused_ce
+
+# ---- The parts of `make test` ----------------------------------------------------------------------
+
+.PHONY: cpptest
+cpptest: build gtest ## GoogleTest, through ctest
+	cmake -S . -B $(BUILD) -DFUSED_CE_BUILD_TESTS=ON > $(BUILD)/configure.log || \
+	    { cat $(BUILD)/configure.log; exit 1; }
+	cmake --build $(BUILD) --parallel $(MAX_JOBS)
+	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+
+.PHONY: pytest
+pytest: build $(STAMPS)/test ## pytest
+	$(PY) -m pytest
+
+# GoogleTest comes from the system, where the compiler finds it (GTest_ROOT names another place).
+.PHONY: gtest
+gtest: $(STAMPS)/torch
+ifndef GTest_ROOT
+	@has_gtest() { echo '#include <gtest/gtest.h>' | c++ -x c++ -E - > /dev/null 2>&1; }; \
+	if ! has_gtest && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo 'GoogleTest is missing: apt-get install libgtest-dev'; \
+	    apt-get update -qq && \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev > /dev/null || true; \
+	fi; \
+	has_gtest || { $(call say,the C++ tests need GoogleTest: sudo apt-get install libgtest-dev); }
+endif
+
+# ---- What the targets stand on ---------------------------------------------------------------------
+
+# $(call say,MESSAGE): a reason in one line, and failure.
+say = echo "error: $(1)" >&2; exit 1
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) > /dev/null || { $(call say,no $(PYTHON): sudo apt-get install python3); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { $(call say,$(PYTHON) is older than 3.10: name another with PYTHON=); }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	    { $(call say,$(PYTHON) cannot make a venv: sudo apt-get install python3-venv); }
+	@command -v c++ > /dev/null || { $(call say,no C++ compiler: sudo apt-get install g++); }
+	@echo 'int main() {}' | c++ -std=c++20 -x c++ -fsyntax-only - || \
+	    { $(call say,the C++ compiler does not know C++20: gcc 11 or newer does); }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; \
+	    sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' || \
+	    { $(call say,no Python headers: sudo apt-get install python3-dev); }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install 'pip>=25.1' 'setuptools>=77' wheel
+	@command -v cmake > /dev/null || $(PIP) install 'cmake>=3.22'
+	@command -v ninja > /dev/null || $(PIP) install ninja
+	@mkdir -p $(@D) && touch $@
+
+# Rewritten only when TORCH changes, so that another TORCH installs another torch.
+.PHONY: FORCE
+$(STAMPS)/torch.spec: $(STAMPS)/venv FORCE
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(STAMPS)/torch: $(STAMPS)/torch.spec
+	@if [ -n '$(TORCH)' ]; then \
+	    set -x; $(PIP) install '$(TORCH)'; \
+	elif ! $(PY) -c 'import torch' 2> /dev/null; then \
+	    set -x; $(PIP) install torch==2.13.0; \
+	fi
+	@touch $@
+
+$(STAMPS)/fused_ce: $(STAMPS)/torch $(LIBRARY_SOURCES)
+	@echo 'compiling fused_ce: a few minutes the first time'
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Dependency groups of pyproject.toml.
+$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy: $(STAMPS)/torch pyproject.toml
+	$(PIP) install --group $(@F)
+	@touch $@
+
+# A user's build: out of the tree, with nothing but the installed package and torch.
+define build_cpp_example
+build=$$(mktemp -d) && trap 'rm -rf "$$build"' EXIT && set -ex && \
+prefix=$$($(PY) -c 'import fused_ce, torch.utils; \
+    print(fused_ce.cmake_prefix_path, torch.utils.cmake_prefix_path, sep=";")') && \
+cp -r examples/cpp "$$build/source" && \
+cmake -S "$$build/source" -B "$$build/build" -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_PREFIX_PATH="$$prefix" && \
+cmake --build "$$build/build" && \
+"$$build/build/train"
+endef

@@ -1,0 +1,76 @@
+// The C++ API: every call goes through the dispatcher, so that autograd, autocast, tracing and
+// modes see it exactly as they see a call from Python.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/enum.h>
+
+#include <utility>
+
+#include "fused_ce.h"
+
+namespace fused_ce {
+namespace {
+
+using CrossEntropySchema = at::Tensor(const at::Tensor&, const at::Tensor&,
+                                      const std::optional<at::Tensor>&, int64_t, c10::SymInt,
+                                      double);
+
+at::Tensor call(const at::Tensor& input, const at::Tensor& target,
+                const std::optional<at::Tensor>& weight, int64_t reduction,
+                c10::SymInt ignore_index, double label_smoothing) {
+  // Looked up once: a lookup by name costs more than a small loss. The handle outlives every call,
+  // for the registration lives in this library.
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_ce::cross_entropy", "")
+                             .typed<CrossEntropySchema>();
+  return op.call(input, target, weight, reduction, std::move(ignore_index), label_smoothing);
+}
+
+// LibTorch's options say "no weight" with an undefined tensor, the operator with nullopt.
+std::optional<at::Tensor> optional_weight(const at::Tensor& weight) {
+  return weight.defined() ? std::optional<at::Tensor>(weight) : std::nullopt;
+}
+
+at::Tensor call(const at::Tensor& input, const at::Tensor& target, const at::Tensor& weight,
+                const torch::nn::CrossEntropyLossOptions& options) {
+  return call(input, target, optional_weight(weight),
+              torch::enumtype::reduction_get_enum(options.reduction()), options.ignore_index(),
+              options.label_smoothing());
+}
+
+}  // namespace
+
+at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
+                         const torch::nn::functional::CrossEntropyFuncOptions& options) {
+  return call(input, target, options.weight(), options);
+}
+
+at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
+                         const std::optional<at::Tensor>& weight, int64_t reduction,
+                         const c10::SymInt& ignore_index, double label_smoothing) {
+  return call(input, target, weight, reduction, ignore_index, label_smoothing);
+}
+
+CrossEntropyLossImpl::CrossEntropyLossImpl(torch::nn::CrossEntropyLossOptions loss_options)
+    : options(std::move(loss_options)) {
+  // Qualified, as virtual dispatch is not up yet in a constructor.
+  CrossEntropyLossImpl::reset();
+}
+
+void CrossEntropyLossImpl::reset() {
+  // A tensor of its own on the same memory: `to` and `clone` set a buffer's data in place, and
+  // would otherwise change the caller's tensor, and the weight of every copy of this module.
+  const at::Tensor& given = options.weight();
+  const bool is_constant = given.defined() && !given.requires_grad();
+  weight = register_buffer("weight", is_constant ? given.detach() : given);
+}
+
+void CrossEntropyLossImpl::pretty_print(std::ostream& stream) const {
+  stream << "fused_ce::CrossEntropyLoss()";
+}
+
+at::Tensor CrossEntropyLossImpl::forward(const at::Tensor& input, const at::Tensor& target) {
+  // The buffer and not options.weight(): `module->to(device)` replaces the buffer alone.
+  return call(input, target, weight, options);
+}
+
+}  // namespace fused_ce

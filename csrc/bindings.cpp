@@ -1,0 +1,23 @@
+// The Python module `_C`: build information and nothing else. Calls of the operator do not pass
+// here; they go through torch.ops, which needs no binding of ours.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "fused_ce.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, module) {
+  module.def("build_info", [] {
+    const fused_ce::BuildInfo info = fused_ce::build_info();
+    py::dict dict;
+    dict["version"] = info.version;
+    dict["torch"] = info.torch;
+    dict["compiler"] = info.compiler;
+    dict["cpu_capability"] = info.cpu_capability;
+    dict["cpu_capabilities"] = info.cpu_capabilities;
+    dict["openmp"] = info.openmp;
+    dict["cuda"] = info.cuda;
+    return dict;
+  });
+}

@@ -1,0 +1,40 @@
+// What was built, and what runs: asked for by bug reports, by the benchmarks and by the tests.
+#include <torch/version.h>
+
+#include <string>
+
+#include "../kernels/cpu/cpu.h"
+#include "fused_ce.h"
+
+#if defined(__clang__)
+#define FUSED_CE_COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define FUSED_CE_COMPILER "gcc " __VERSION__
+#else
+#define FUSED_CE_COMPILER "unknown"
+#endif
+
+namespace fused_ce {
+
+BuildInfo build_info() {
+  BuildInfo info;
+  info.version = FUSED_CE_VERSION;
+  info.torch = TORCH_VERSION;
+  info.compiler = FUSED_CE_COMPILER;
+  info.cpu_capability = cpu::capability_name(cpu::active());
+  for (const auto capability :
+       {cpu::Capability::kDefault, cpu::Capability::kAvx2, cpu::Capability::kAvx512}) {
+    if (cpu::supported(capability)) {
+      info.cpu_capabilities.emplace_back(cpu::capability_name(capability));
+    }
+  }
+#ifdef _OPENMP
+  info.openmp = true;
+#else
+  info.openmp = false;
+#endif
+  info.cuda = false;
+  return info;
+}
+
+}  // namespace fused_ce

@@ -1,0 +1,94 @@
+// The C++ API of fused_ce: cross entropy with logits, fused, for LibTorch programs.
+//
+//   find_package(FusedCE REQUIRED)
+//   target_link_libraries(app PRIVATE fused_ce::fused_ce)
+//
+// A program that reaches the operator only through the dispatcher (by name, or from a TorchScript
+// or AOTInductor model) uses no symbol of this header; it must keep the library itself, with
+// `-Wl,--no-as-needed` or by calling fused_ce::build_info().
+#pragma once
+
+#include <ATen/core/Reduction.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/options/loss.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#if defined(_WIN32)
+#define FUSED_CE_API
+#else
+#define FUSED_CE_API __attribute__((visibility("default")))
+#endif
+
+namespace fused_ce {
+
+/// Cross entropy between logits and targets: `torch::nn::functional::cross_entropy` argument for
+/// argument (same results, same errors, same dtype of the loss), computed in one fused pass.
+///
+/// `input` is (C), (N, C) or (N, C, d1, ..., dK); `target` holds class indices (int64 or uint8, the
+/// shape of `input` without C) or class probabilities (floating point, the shape of `input`).
+///
+/// ```
+/// namespace F = torch::nn::functional;
+/// auto loss = fused_ce::cross_entropy(
+///     logits, target, F::CrossEntropyFuncOptions().ignore_index(0).reduction(torch::kSum));
+/// ```
+FUSED_CE_API at::Tensor cross_entropy(
+    const at::Tensor& input, const at::Tensor& target,
+    const torch::nn::functional::CrossEntropyFuncOptions& options = {});
+
+/// The same with the operator's plain arguments, like `at::cross_entropy_loss`. `reduction` is one
+/// of `at::Reduction` and has no default, so that `cross_entropy(input, target, {})` means the
+/// options.
+FUSED_CE_API at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
+                                      const std::optional<at::Tensor>& weight, int64_t reduction,
+                                      const c10::SymInt& ignore_index = -100,
+                                      double label_smoothing = 0.0);
+
+/// The module behind `fused_ce::CrossEntropyLoss`; mirrors `torch::nn::CrossEntropyLossImpl`.
+class FUSED_CE_API CrossEntropyLossImpl : public torch::nn::Cloneable<CrossEntropyLossImpl> {
+ public:
+  explicit CrossEntropyLossImpl(torch::nn::CrossEntropyLossOptions loss_options = {});
+
+  /// Registers `weight` as a buffer, so that it moves, clones and serialises with the module.
+  void reset() override;
+
+  /// Prints `fused_ce::CrossEntropyLoss()`.
+  void pretty_print(std::ostream& stream) const override;
+
+  at::Tensor forward(const at::Tensor& input, const at::Tensor& target);
+
+  // Public members, as in torch::nn::CrossEntropyLossImpl: code written for that one compiles here.
+  torch::nn::CrossEntropyLossOptions options;
+  at::Tensor weight;
+};
+
+/// A swap-in for `torch::nn::CrossEntropyLoss`, with the same options:
+///
+/// ```
+/// fused_ce::CrossEntropyLoss criterion(torch::nn::CrossEntropyLossOptions().label_smoothing(0.1));
+/// criterion(model(images), labels).backward();
+/// ```
+TORCH_MODULE(CrossEntropyLoss);
+
+/// What this library was built from, and what it runs on.
+struct BuildInfo {
+  std::string version;                        ///< of fused_ce
+  std::string torch;                          ///< the torch it was compiled against
+  std::string compiler;                       ///< name and version
+  std::string cpu_capability;                 ///< the instruction set in use: default, avx2, avx512
+  std::vector<std::string> cpu_capabilities;  ///< all that were built and that this machine runs
+  bool openmp;                                ///< false: every call runs on one thread
+  bool cuda;                                  ///< whether CUDA kernels were built
+};
+
+FUSED_CE_API BuildInfo build_info();
+
+}  // namespace fused_ce

@@ -1,0 +1,116 @@
+// Storage types: how float, double, bfloat16 and float16 values enter and leave vectors of their accumulate type.
+#pragma once
+
+#include "vec.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+template <class S>
+struct AccumulateOf {
+  using type = float;
+};
+template <>
+struct AccumulateOf<double> {
+  using type = double;
+};
+template <class S>
+using Accumulate = typename AccumulateOf<S>::type;
+
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));  // as many lanes as Vec<float>
+using WordBits = Vec<uint32_t>;
+
+inline Vec<float> load(const BFloat16* p) {
+  HalfBits h;
+  __builtin_memcpy(&h, p, sizeof(h));
+  return bits_as<Vec<float>>(__builtin_convertvector(h, WordBits) << 16);
+}
+
+inline void store(BFloat16* p, Vec<float> v) {
+  const WordBits u = bits_as<WordBits>(v);
+  const WordBits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const WordBits quiet = (u >> 16) | 0x40u;
+  const HalfBits h = __builtin_convertvector(v == v ? rounded : quiet, HalfBits);
+  __builtin_memcpy(p, &h, sizeof(h));
+}
+
+#if defined(__AVX512F__)
+inline Vec<float> load(const Half* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline void store(Half* p, Vec<float> v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+inline Vec<float> load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline void store(Half* p, Vec<float> v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+inline Vec<float> load(const Half* p) {
+  HalfBits h;
+  __builtin_memcpy(&h, p, sizeof(h));
+  const WordBits w = __builtin_convertvector(h, WordBits);
+  // The exponent is rebiased by a multiplication, which normalises subnormals as well.
+  const Vec<float> magnitude = bits_as<Vec<float>>((w & 0x7fffu) << 13) * 0x1p112f;
+  const WordBits special = (w & 0x7c00u) == 0x7c00u ? WordBits{} + 0x7f800000u : WordBits{};
+  return bits_as<Vec<float>>(bits_as<WordBits>(magnitude) | special | ((w & 0x8000u) << 16));
+}
+inline void store(Half* p, Vec<float> v) {
+  const WordBits u = bits_as<WordBits>(v);
+  const WordBits sign = (u >> 16) & 0x8000u;
+  const WordBits a = u & 0x7fffffffu;
+  // Below 2^-14 the sum with 0.5 leaves the subnormal's integer, rounded to even, in the low bits.
+  const WordBits subnormal = bits_as<WordBits>(bits_as<Vec<float>>(a) + 0.5f) - 0x3f000000u;
+  const WordBits normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
+  const WordBits overflow = a > 0x7f800000u ? WordBits{} + 0x7e00u : WordBits{} + 0x7c00u;
+  const WordBits finite = a < 0x38800000u ? subnormal : normal;
+  const HalfBits h = __builtin_convertvector((a >= 0x477ff000u ? overflow : finite) | sign, HalfBits);
+  __builtin_memcpy(p, &h, sizeof(h));
+}
+#endif
+
+// The first n of a vector's lanes; the others take `fill` and are never read from memory.
+template <class S>
+inline Vec<Accumulate<S>> load_partial(const S* p, int n, Accumulate<S> fill) {
+  using A = Accumulate<S>;
+  S buffer[kLanes<A>] = {};
+  for (int i = 0; i < n; ++i) buffer[i] = p[i];
+  return iota<Int<A>>() < static_cast<Int<A>>(n) ? load(buffer) : splat(fill);
+}
+
+template <class S>
+inline void store_partial(S* p, int n, Vec<Accumulate<S>> v) {
+  S buffer[kLanes<Accumulate<S>>];
+  store(buffer, v);
+  for (int i = 0; i < n; ++i) p[i] = buffer[i];
+}
+
+#if defined(__AVX512F__)
+inline Vec<float> load_partial(const float* p, int n, float fill) {
+  return _mm512_mask_loadu_ps(splat(fill), static_cast<__mmask16>((1u << n) - 1), p);
+}
+inline void store_partial(float* p, int n, Vec<float> v) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+#endif
+
+// Single values.
+template <class S>
+inline Accumulate<S> get(const S* p) {
+  return load_partial(p, 1, Accumulate<S>(0))[0];
+}
+inline float get(const float* p) { return *p; }
+inline double get(const double* p) { return *p; }
+inline float get(const BFloat16* p) { return bits_as<float>(static_cast<uint32_t>(p->bits) << 16); }
+
+template <class S>
+inline void put(S* p, Accumulate<S> value) {
+  store_partial(p, 1, splat(value));
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

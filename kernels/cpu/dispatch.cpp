@@ -1,0 +1,78 @@
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu.h"
+
+namespace fused_ce::cpu {
+
+namespace isa_default {
+extern const Kernels kKernels;
+}
+#ifdef FUSED_CE_X86
+namespace isa_avx2 {
+extern const Kernels kKernels;
+}
+namespace isa_avx512 {
+extern const Kernels kKernels;
+}
+#endif
+
+namespace {
+
+Capability choose() {
+  Capability widest = Capability::kAvx512;
+  if (const char* wanted = std::getenv("FUSED_CE_CPU_CAPABILITY")) {
+    for (Capability c : {Capability::kDefault, Capability::kAvx2}) {
+      if (std::strcmp(wanted, capability_name(c)) == 0) widest = c;
+    }
+  }
+  while (!supported(widest)) widest = static_cast<Capability>(static_cast<int>(widest) - 1);
+  return widest;
+}
+
+}  // namespace
+
+const char* capability_name(Capability capability) {
+  switch (capability) {
+    case Capability::kAvx512:
+      return "avx512";
+    case Capability::kAvx2:
+      return "avx2";
+    default:
+      return "default";
+  }
+}
+
+bool supported(Capability capability) {
+#ifdef FUSED_CE_X86
+  switch (capability) {
+    case Capability::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+    case Capability::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+             __builtin_cpu_supports("f16c");
+    default:
+      return true;
+  }
+#else
+  return capability == Capability::kDefault;
+#endif
+}
+
+Capability active() {
+  static const Capability capability = choose();
+  return capability;
+}
+
+const Kernels& kernels(Capability capability) {
+#ifdef FUSED_CE_X86
+  if (capability == Capability::kAvx512) return isa_avx512::kKernels;
+  if (capability == Capability::kAvx2) return isa_avx2::kKernels;
+#endif
+  (void)capability;
+  return isa_default::kKernels;
+}
+
+}  // namespace fused_ce::cpu

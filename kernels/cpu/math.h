@@ -1,0 +1,102 @@
+// exp and log, vectorised. Coefficients: minimax (Remez) fits in 200-bit arithmetic, rounded to the working type.
+// Stated bounds, swept by tests/cpp/math_test.cpp: exp 1 ulp (float, double), log1p 1 ulp (double).
+#pragma once
+
+#include "vec.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+template <class T>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLow = -512, kHigh = 512;  // beyond, 2^-c * e^d is 0 or infinite for every c in use
+  static constexpr float kRound = 0x1.8p23f;        // adding and taking it away rounds to an integer
+  static constexpr int kMantissaBits = 23, kBias = 127;
+  static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
+  static constexpr float kLn2Low = 0x1.0bfbe8p-15f;
+  // e^r = 1 + r + r^2 q(r) on |r| <= ln(2)/2, relative error 2^-28.2
+  static constexpr float kQ[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239e2p-7f, 0x1.6a242cp-10f};
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLow = -4096, kHigh = 4096;
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr int kMantissaBits = 52, kBias = 1023;
+  static constexpr double kLn2High = 0x1.62e42fefa3000p-1;  // 41 bits: exact for |n| < 2^12
+  static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
+  // relative error 2^-57.9
+  static constexpr double kQ[] = {0.500000000000001063,   0.166666666666664126,   0.0416666666665301594,
+                                  0.00833333333349444591, 0.00138888889436299262, 0.00019841269506607021,
+                                  2.48014930990256496e-5, 2.75575863535222782e-6, 2.7630248368472882e-7,
+                                  2.50000666264774653e-8};
+};
+
+// v * 2^e for integer-valued e. v is of the order of 1.
+template <class T>
+inline Vec<T> scale(Vec<T> v, Vec<T> e) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(v, e);
+  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(v, e);
+#endif
+  using K = ExpConstants<T>;
+  // The sum's low bits are e + bias as an integer: shifted into the exponent field they are 2^e, and at the ends of
+  // the range 0 (results below the smallest normal number are flushed) and infinity.
+  const Vec<T> biased = clamp<T>(e, T(-K::kBias), T(K::kBias + 1)) + (K::kRound + T(K::kBias));
+  return v * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(biased) << K::kMantissaBits);
+}
+
+// e^d * 2^-c for integer-valued c, relative error 1 ulp. The argument is reduced by Cody and Waite's two-part ln 2
+// (Software Manual for the Elementary Functions, 1980), which needs no fused multiply-add to be exact; taking the
+// reference out as an integer power of two costs no rounding at all.
+template <class T>
+inline Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
+  using K = ExpConstants<T>;
+  constexpr T kLog2E = T(1.4426950408889634074);
+  d = clamp<T>(d, K::kLow, K::kHigh);
+  const Vec<T> n = (d * kLog2E + K::kRound) - K::kRound;
+  Vec<T> r = d - n * K::kLn2High;
+  r = r - n * K::kLn2Low;
+  constexpr int kDegree = sizeof(K::kQ) / sizeof(T);
+  Vec<T> q = splat(K::kQ[kDegree - 1]);
+  for (int i = kDegree - 2; i >= 0; --i) q = q * r + K::kQ[i];
+  return scale<T>((q * r * r + r) + T(1), n - c);
+}
+
+// log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s = (m-1) / (m+1)
+// (Tang, ACM TOMS 16, 1990), with v = 2^k m and m in [sqrt(1/2), sqrt(2)).
+inline Vec<double> log_corrected(Vec<double> v, Vec<double> correction) {
+  using K = ExpConstants<double>;
+  constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
+  // relative error 2^-58.5
+  constexpr double kL[] = {0.666666666666673447, 0.399999999994142999, 0.285714287424787683, 0.222221985631265854,
+                           0.181835648842726522, 0.153140353977747323, 0.147961097707526222};
+  const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
+  const Vec<int64_t> exponent = (bits - kSqrtHalf) >> 52;
+  const Vec<double> m = bits_as<Vec<double>>(bits - (exponent << 52));
+  const Vec<double> k = bits_as<Vec<double>>(exponent + bits_as<int64_t>(K::kRound)) - K::kRound;
+  const Vec<double> f = m - 1.0;
+  const Vec<double> s = f / (m + 1.0);
+  const Vec<double> z = s * s;
+  Vec<double> series = splat(kL[6]);
+  for (int i = 5; i >= 0; --i) series = series * z + kL[i];
+  const Vec<double> half_square = 0.5 * f * f;
+  const Vec<double> tail = s * (half_square + z * series) + (k * K::kLn2Low + correction);
+  const Vec<double> result = k * K::kLn2High - ((half_square - tail) - f);
+  // Infinity and NaN come back as they are, and 0 gives -infinity.
+  const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;
+  return v < __builtin_inf() && v > 0.0 ? result : special;
+}
+
+inline Vec<double> log(Vec<double> v) { return log_corrected(v, Vec<double>{}); }
+
+// log(1 + z) for z >= 0: the rounding of the sum is put back as a correction.
+inline Vec<double> log1p(Vec<double> z) {
+  const Vec<double> v = 1.0 + z;
+  const Vec<double> lost = z >= 1.0 ? 1.0 - (v - z) : z - (v - 1.0);
+  return log_corrected(v, v < __builtin_inf() ? lost / v : Vec<double>{});
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

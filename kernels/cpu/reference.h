@@ -1,0 +1,51 @@
+// What a row's exponentials are taken relative to.
+//
+// Any finite number would do mathematically. Numerically, e^(x - m) with a rounded difference x - m costs up to
+// |x - m| / 2 ulp, which is what spoils the loss of confident rows elsewhere. So the reference is an integer power of
+// two, e^x * 2^-c, which rounds nothing; and where |m| is too large for that, x - m is exact for every x whose
+// exponential matters (Sterbenz: x lies within a factor of two of m), so m itself is subtracted first.
+//
+// m need not be the row's maximum: the sums have headroom for logits well above it, and a sum that overflows is seen
+// (kLargestSum) and done again with the true maximum.
+#pragma once
+
+#include "math.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+template <class A>
+struct ReferenceConstants;
+
+template <>
+struct ReferenceConstants<float> {
+  static constexpr float kLargest = 256;     // |m| beyond which m is subtracted
+  static constexpr float kHeadroomBits = 40;  // e^m becomes 2^40: 87 bits above it, 166 below
+  static constexpr double kLargestSum = 0x1p126;
+};
+
+template <>
+struct ReferenceConstants<double> {
+  static constexpr double kLargest = 2048;
+  static constexpr double kHeadroomBits = 0;
+  static constexpr double kLargestSum = 0x1p1000;
+};
+
+template <class A>
+struct Reference {
+  Vec<A> shift, c;
+
+  // Exponentials relative to m, for the accumulate type `For` (double lanes may follow a float row's reference).
+  template <class For = A>
+  static Reference of(Vec<A> m) {
+    using R = ReferenceConstants<For>;
+    using K = ExpConstants<A>;
+    constexpr A kLargest = static_cast<A>(R::kLargest);
+    const auto small = m <= kLargest && m >= -kLargest;
+    const Vec<A> rounded = (m * A(1.4426950408889634074) + K::kRound) - K::kRound;
+    return {small ? Vec<A>{} : m, (small ? rounded : Vec<A>{}) - A(R::kHeadroomBits)};
+  }
+
+  Vec<A> exp(Vec<A> x) const { return exp_scaled<A>(x - shift, c); }
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,132 @@
+// One vector of the instruction set this unit is compiled for, on the compiler's vector extensions, so that the same
+// text serves SSE2, AVX2, AVX-512, NEON and any other target of GCC or Clang.
+//
+// Every header of the kernels lives in namespace FUSED_CE_ISA, which differs from unit to unit, and includes nothing
+// of the standard library but fixed-width integers: a shared inline function compiled for AVX-512 could be the copy
+// that the linker keeps, and crash a machine without it.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__AVX2__) || defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// The integer as wide as a floating type: its lanes hold bits, masks and class indices.
+template <class T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Int = typename IntOf<T>::type;
+
+template <class To, class From>
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T>
+inline Vec<T> splat(T value) {
+  return Vec<T>{} + value;  // -0.0 becomes 0.0: no caller minds
+}
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+template <class T>
+inline Vec<T> iota() {
+  Vec<T> v{};
+  for (int i = 0; i < kLanes<T>; ++i) v[i] = static_cast<T>(i);
+  return v;
+}
+
+// NaN in `v` survives: the comparison is false for it.
+template <class T>
+inline Vec<T> clamp(Vec<T> v, T low, T high) {
+  const Vec<T> above = v < low ? splat(low) : v;
+  return above > high ? splat(high) : above;
+}
+
+template <class T>
+inline T max_lane(Vec<T> v) {
+  T best = v[0];
+  for (int i = 1; i < kLanes<T>; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// Lanes that collect sums in double, whatever the lanes of the terms.
+template <class T>
+struct DoubleSum;
+
+template <>
+struct DoubleSum<double> {
+  Vec<double> lanes{};
+  void add(Vec<double> v) { lanes += v; }
+  double total() const {
+    double sum = 0;
+    for (int i = 0; i < kLanes<double>; ++i) sum += lanes[i];
+    return sum;
+  }
+};
+
+// The two halves of a float vector, widened.
+struct Widened {
+  Vec<double> low, high;
+};
+inline Widened widen(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  return {__builtin_convertvector(halves[0], Vec<double>), __builtin_convertvector(halves[1], Vec<double>)};
+}
+
+template <>
+struct DoubleSum<float> {
+  DoubleSum<double> sum;
+  void add(Vec<float> v) {
+    const Widened w = widen(v);
+    sum.add(w.low + w.high);
+  }
+  double total() const { return sum.total(); }
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,70 @@
+"""fused_ce: cross entropy with logits for PyTorch, fused, as a drop-in.
+
+``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``.
+"""
+
+from pathlib import Path
+
+import torch
+
+__version__ = "0.1.0"
+
+_PACKAGE = Path(__file__).resolve().parent
+_REBUILD = "rebuild it for this one: pip install --no-build-isolation --force-reinstall --no-deps ."
+
+
+def _load_library() -> None:
+    library = _PACKAGE / "lib" / "libfused_ce.so"
+    if not library.exists():
+        raise ImportError(
+            f"fused_ce is not built: {library} does not exist. "
+            "In its repository, run: pip install --no-build-isolation ."
+        )
+    try:
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise ImportError(
+            f"{library} does not load into torch {torch.__version__}; "
+            f"it was probably built for another torch: {_REBUILD}\n({error.__cause__ or error})"
+        ) from error
+
+
+def _check_torch() -> None:
+    # A library built for another minor version may load, and then read tensors at wrong offsets.
+    built = str(_C.build_info()["torch"])
+    if built.split(".")[:2] != torch.__version__.split(".")[:2]:
+        raise ImportError(
+            f"fused_ce was built with torch {built}, but this is torch {torch.__version__}: "
+            f"{_REBUILD}"
+        )
+
+
+_load_library()
+
+from fused_ce import _C  # noqa: E402  (it links the library that was just loaded)
+
+_check_torch()
+
+from fused_ce.functional import cross_entropy  # noqa: E402
+from fused_ce.modules import CrossEntropyLoss  # noqa: E402
+
+cmake_prefix_path: str = str(_PACKAGE)
+"""For C++: ``cmake -DCMAKE_PREFIX_PATH="<this>;<torch.utils.cmake_prefix_path>"``."""
+
+
+def build_info() -> dict[str, object]:
+    """What the library was built from, and what it runs on.
+
+    Returns:
+        A new dictionary with the keys
+
+        - ``version``: of fused_ce; ``torch``: the torch it was compiled against; ``compiler``;
+        - ``cpu_capability``: the instruction set in use, ``"default"``, ``"avx2"`` or ``"avx512"``
+          (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read once);
+        - ``cpu_capabilities``: the list of those that this build has and this machine runs;
+        - ``openmp``: whether calls use torch's threads; ``cuda``: whether CUDA kernels were built.
+    """
+    return _C.build_info()
+
+
+__all__ = ["CrossEntropyLoss", "__version__", "build_info", "cmake_prefix_path", "cross_entropy"]

@@ -1,0 +1,94 @@
+"""The loss as a function."""
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction as _Reduction
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+__all__ = ["cross_entropy"]
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""Cross entropy between logits and targets, in one fused pass over the logits.
+
+    A drop-in for :func:`torch.nn.functional.cross_entropy`: the same arguments, results, errors and
+    dtype of the loss. Calls ``torch.ops.fused_ce.cross_entropy``.
+
+    For one row of logits :math:`x`, with :math:`\log p_c = x_c - \log \sum_j e^{x_j}`,
+
+    .. math::
+        \ell = -\sum_c w_c \, q_c \log p_c, \qquad
+        q_c = (1 - \varepsilon)\, y_c + \varepsilon / C,
+
+    where :math:`w` is ``weight`` (ones if not given), :math:`\varepsilon` is ``label_smoothing``,
+    and :math:`y` is the row of class probabilities, or one at the class index and zero elsewhere.
+    ``"mean"`` divides the sum of the rows' losses by the number of rows for probabilities, and by
+    the sum of :math:`w` at the targets, ignored rows left out, for class indices.
+
+    Args:
+        input: logits, not probabilities: of shape (C), (N, C) or (N, C, d1, ..., dK), with any
+            strides; float32, float64, bfloat16 or float16.
+        target: class indices in [0, C), int64 or uint8, of the shape of ``input`` without C; or
+            class probabilities, floating point, of the shape of ``input``.
+        weight: one factor for each class, of shape (C).
+        size_average: deprecated, as in torch; use ``reduction``.
+        ignore_index: a class index whose rows count neither in the loss nor in the gradient, which
+            is 0 there. Any value; class probabilities take none of 0 or more.
+        reduce: deprecated, as in torch; use ``reduction``.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: the part of the target that is spread over all classes, in [0, 1].
+
+    Returns:
+        The loss: of the shape of ``input`` without C for ``"none"``, else a scalar. It has the
+        dtype of ``input`` (promoted with that of class probabilities; float32 for half precision
+        under :class:`torch.autocast`).
+
+    Raises:
+        IndexError: a class index lies outside [0, C) and is not ``ignore_index``.
+        ValueError: ``reduction`` is unknown, or the batch sizes differ.
+        RuntimeError: shapes, dtypes or devices do not fit together, ``weight`` does not have C
+            elements, or ``label_smoothing`` lies outside [0, 1].
+        NotImplementedError: the dtype or the layout of ``input`` has no kernel (integers, complex
+            numbers, sparse tensors).
+
+    Sources: :class:`torch.nn.CrossEntropyLoss` defines the function; label smoothing is due to
+    Szegedy et al., 2016, `Rethinking the Inception Architecture for Computer Vision
+    <https://arxiv.org/abs/1512.00567>`__.
+
+    Example::
+
+        >>> logits = torch.tensor([[3.2, 0.2, 0.9]], requires_grad=True)
+        >>> loss = fused_ce.cross_entropy(logits, torch.tensor([2]))
+        >>> loss.backward()
+        >>> f"{loss.item():.4f}"
+        '2.4398'
+    """
+    if has_torch_function_variadic(input, target, weight):
+        overridden: Tensor = handle_torch_function(
+            cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        return overridden
+    if size_average is not None or reduce is not None:
+        reduction = _Reduction.legacy_get_string(size_average, reduce)
+    loss: Tensor = torch.ops.fused_ce.cross_entropy(
+        input, target, weight, _Reduction.get_enum(reduction), ignore_index, label_smoothing
+    )
+    return loss

@@ -1,0 +1,64 @@
+"""The loss as a module."""
+
+from torch import Tensor
+from torch.nn.modules.loss import _WeightedLoss
+
+from fused_ce.functional import cross_entropy
+
+__all__ = ["CrossEntropyLoss"]
+
+
+class CrossEntropyLoss(_WeightedLoss):
+    r"""Cross entropy between logits and targets, in one fused pass over the logits.
+
+    A swap-in for :class:`torch.nn.CrossEntropyLoss`: the same arguments, attributes, ``state_dict``
+    (``weight`` is a buffer) and ``repr``. The formula, the errors and the sources are those of
+    :func:`fused_ce.cross_entropy`.
+
+    Args:
+        weight: one factor for each class, of shape (C).
+        size_average: deprecated, as in torch; use ``reduction``.
+        ignore_index: a class index whose rows count neither in the loss nor in the gradient.
+        reduce: deprecated, as in torch; use ``reduction``.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: the part of the target that is spread over all classes, in [0, 1].
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dK), float32, float64, bfloat16 or float16.
+        - target: class indices, int64 or uint8, of the shape of the input without C; or class
+          probabilities, floating point, of the shape of the input.
+        - output: of the shape of the input without C for ``reduction="none"``, else a scalar.
+
+    Example::
+
+        >>> criterion = fused_ce.CrossEntropyLoss(label_smoothing=0.1)
+        >>> loss = criterion(model(images), labels)
+        >>> loss.backward()
+    """
+
+    __constants__ = ["ignore_index", "reduction", "label_smoothing"]  # noqa: RUF012  (TorchScript's)
+    ignore_index: int
+    label_smoothing: float
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )

@@ -1,0 +1,72 @@
+"""A thin shim: setuptools makes the wheel, CMake builds everything in it (see CMakeLists.txt).
+
+Environment: MAX_JOBS bounds the compilers at once; CMAKE_ARGS goes to CMake, after our own
+arguments; FUSED_CE_BUILD_DIR moves the build tree, which is kept between builds.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def find_tool(name: str) -> str | None:
+    """A tool of the system, or one beside this interpreter (a venv need not be active)."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+class CMakeBuild(build_ext):
+    def run(self) -> None:
+        try:
+            import torch.utils
+        except ImportError as error:
+            raise SystemExit(
+                "fused_ce is compiled against the torch that will load it: install torch first, "
+                "then run pip with --no-build-isolation"
+            ) from error
+        cmake = find_tool("cmake")
+        if cmake is None:
+            raise SystemExit("fused_ce needs CMake: apt-get install cmake, or pip install cmake")
+
+        default_build = f"build/cmake-{sys.implementation.cache_tag}"
+        build = ROOT / os.environ.get("FUSED_CE_BUILD_DIR", default_build)
+        configure = [cmake, "-S", str(ROOT), "-B", str(build)]
+        if not (build / "CMakeCache.txt").exists():  # a build tree keeps its generator
+            ninja = find_tool("ninja")
+            if ninja is not None and "CMAKE_GENERATOR" not in os.environ:
+                configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+            configure += ["-DCMAKE_BUILD_TYPE=Release"]
+        configure += [
+            # Forget another torch that this tree may have been configured with.
+            *("-UTorch_DIR", "-UCaffe2_DIR", "-Uc10_LIBRARY", "-UTORCH_LIBRARY"),
+            f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            "-DFUSED_CE_BUILD_PYTHON=ON",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+
+        subprocess.run(configure, check=True)
+        # Only what goes into the wheel, also in a tree that has the tests configured.
+        subprocess.run(
+            [cmake, "--build", str(build), "--parallel", jobs, "--target", "fused_ce", "_C"],
+            check=True,
+        )
+        for component in ("cpp", "python"):
+            install = [cmake, "--install", str(build), "--component", component, "--strip"]
+            subprocess.run([*install, "--prefix", str(self.package_dir())], check=True)
+
+    def package_dir(self) -> Path:
+        """Where the package stands: in the sources for an editable install, else in the wheel."""
+        return (ROOT / "python" if self.inplace else Path(self.build_lib).resolve()) / "fused_ce"
+
+
+# The extension has no sources: it tells setuptools that the wheel is not pure Python.
+setup(ext_modules=[Extension("fused_ce._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -24,9 +24,18 @@ inline constexpr int kVectorBytes = 16;
 #endif
 
 template <class T>
-struct VecOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
-};
+struct VecOf {};  // storage types have none of their own
+#define FUSED_CE_VECTOR_OF(T)                              \
+  template <>                                              \
+  struct VecOf<T> {                                        \
+    typedef T type __attribute__((vector_size(kVectorBytes))); \
+  };
+FUSED_CE_VECTOR_OF(float)
+FUSED_CE_VECTOR_OF(double)
+FUSED_CE_VECTOR_OF(int32_t)
+FUSED_CE_VECTOR_OF(int64_t)
+FUSED_CE_VECTOR_OF(uint32_t)
+#undef FUSED_CE_VECTOR_OF
 template <class T>
 using Vec = typename VecOf<T>::type;
 

@@ -1,0 +1,202 @@
+// The private operators on the CPU: describes the tensors to the kernels and shares the tasks out to torch's threads.
+#include "../kernels/cpu/cpu.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Reduction.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "arguments.h"
+#include "ops.h"
+
+namespace fused_ce {
+namespace {
+
+DType kernel_type(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::kDouble;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kHalf;
+    default:
+      return DType::kFloat;
+  }
+}
+
+// Whether dimensions 2.. can be walked with a single stride.
+bool collapses(const at::Tensor& t) {
+  int64_t last = t.dim() - 1, expected = -1;
+  for (; last >= 2; --last) {
+    if (t.size(last) == 1) continue;
+    if (expected >= 0 && t.stride(last) != expected) return false;
+    expected = t.stride(last) * t.size(last);
+  }
+  return true;
+}
+
+at::Tensor collapsible(const at::Tensor& t) { return collapses(t) ? t : t.contiguous(); }
+
+// As (outer, classes, inner), each stride in elements. A matrix whose rows are neighbours is one plane a class.
+Strides strides_of(const at::Tensor& t, bool as_plane) {
+  int64_t inner = 0;
+  for (int64_t d = 2; d < t.dim(); ++d) {
+    if (t.size(d) != 1) inner = t.stride(d);
+  }
+  if (as_plane) return {0, t.stride(1), t.stride(0)};
+  return {t.stride(0), t.stride(1), inner};
+}
+
+struct Described {
+  at::Tensor self, target, weight;  // what the pointers point into
+  Problem problem{};
+  bool as_plane = false;
+  int64_t rows() const { return problem.outer * problem.inner; }
+};
+
+Described describe(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
+                   int64_t ignore_index, double label_smoothing) {
+  Described d;
+  Problem& p = d.problem;
+  const bool probabilities = is_probabilities(self, target);
+  d.self = collapsible(self);
+  p.outer = self.size(0);
+  p.classes = self.size(1);
+  p.inner = 1;
+  for (int64_t k = 2; k < self.dim(); ++k) p.inner *= self.size(k);
+  d.as_plane = p.inner == 1 && d.self.stride(1) != 1;
+  if (d.as_plane) std::swap(p.outer, p.inner);
+
+  p.logits = d.self.const_data_ptr();
+  p.dtype = kernel_type(self.scalar_type());
+  p.logits_strides = strides_of(d.self, d.as_plane);
+
+  d.target = probabilities ? collapsible(target) : target.contiguous();
+  p.target = d.target.const_data_ptr();
+  if (probabilities) {
+    p.target_kind = TargetKind::kProbabilities;
+    p.target_dtype = kernel_type(target.scalar_type());
+    p.target_strides = strides_of(d.target, d.as_plane);
+  } else {
+    p.target_kind = target.scalar_type() == at::kByte ? TargetKind::kUInt8 : TargetKind::kInt64;
+  }
+
+  p.weight_sum = static_cast<double>(p.classes);
+  if (weight) {
+    d.weight = weight->to(accumulate_type(self)).contiguous();
+    p.weight = d.weight.const_data_ptr();
+    if (label_smoothing > 0) p.weight_sum = d.weight.sum(at::kDouble).item<double>();
+  }
+  p.ignore_index = ignore_index;
+  p.label_smoothing = label_smoothing;
+  return d;
+}
+
+Saved saved_of(const at::Tensor& saved) {
+  char* start = static_cast<char*>(saved.data_ptr());
+  const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
+  return {start, start + step, saved.size(0) == 3 ? start + 2 * step : nullptr};
+}
+
+// Tasks hold some 32 K elements; threads are only woken for two of them or more.
+template <class F>
+void for_tasks(int64_t tasks, F f) {
+  at::parallel_for(0, tasks, /*grain_size=*/1, f);
+}
+
+[[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes, int64_t ignore_index) {
+  const at::Tensor contiguous = target.contiguous();
+  const int64_t value = contiguous.view(-1)[row].item<int64_t>();
+  std::vector<int64_t> position(target.dim());
+  for (int64_t d = target.dim() - 1; d >= 0; --d) {
+    position[d] = row % target.size(d);
+    row /= target.size(d);
+  }
+  TORCH_CHECK_INDEX(false, "Target ", value, " is out of bounds. target", at::IntArrayRef(position), " is ", value,
+                    ", and must be in [0, ", classes, ") or equal to ignore_index (", ignore_index, ")");
+}
+
+Partial add_up(const std::vector<Partial>& partials) {
+  Partial sum{0, 0, kNoBadRow};
+  for (const Partial& partial : partials) {
+    sum.loss += partial.loss;
+    sum.weight += partial.weight;
+    if (sum.bad_row < 0) sum.bad_row = partial.bad_row;
+  }
+  return sum;
+}
+
+ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
+                           int64_t reduction, int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing, /*same_weight_dtype=*/false);
+  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
+  const auto options = self.options();
+
+  const at::Tensor saved = at::empty({probabilities ? 3 : 2, d.rows()}, options.dtype(accumulate_type(self)));
+  Forward out{};
+  out.saved = saved_of(saved);
+  at::Tensor loss;
+  if (reduction == at::Reduction::None) {
+    c10::DimVector rows(self.sizes().begin(), self.sizes().end());
+    rows.erase(rows.begin() + 1);
+    loss = at::empty(rows, options.dtype(dtype));
+    out.loss = loss.data_ptr();
+    out.loss_dtype = kernel_type(dtype);
+  }
+
+  const cpu::Kernels& kernels = cpu::kernels(cpu::active());
+  std::vector<Partial> partials(kernels.forward_tasks(d.problem));
+  for_tasks(static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
+    kernels.forward(d.problem, out, begin, end, partials.data());
+  });
+
+  const Partial sum = add_up(partials);
+  if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
+  const double total_weight = probabilities ? static_cast<double>(d.rows()) : sum.weight;
+  if (reduction == at::Reduction::Mean) loss = at::full({}, sum.loss / total_weight, options.dtype(dtype));
+  if (reduction == at::Reduction::Sum) loss = at::full({}, sum.loss, options.dtype(dtype));
+  return {loss, saved, at::full({}, total_weight, options.dtype(at::kDouble))};
+}
+
+at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
+                    const std::optional<at::Tensor>& weight, int64_t reduction, int64_t ignore_index,
+                    double label_smoothing, const at::Tensor& saved, const at::Tensor& total_weight) {
+  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  at::Tensor grad = at::empty_like(self);
+  if (!collapses(grad)) grad = at::empty_like(self, at::MemoryFormat::Contiguous);
+
+  Backward out{};
+  const at::Tensor numbers = saved.contiguous();
+  out.saved = saved_of(numbers);
+  out.grad_logits = grad.data_ptr();
+  out.grad_strides = strides_of(grad, d.as_plane);
+  at::Tensor rows;
+  if (reduction == at::Reduction::None) {
+    rows = grad_output.to(at::kDouble).contiguous();
+    out.grad_rows = rows.const_data_ptr<double>();
+  } else {
+    out.grad = grad_output.item<double>();
+    if (reduction == at::Reduction::Mean) out.grad /= total_weight.item<double>();
+  }
+
+  const cpu::Kernels& kernels = cpu::kernels(cpu::active());
+  for_tasks(kernels.backward_tasks(d.problem, out),
+            [&](int64_t begin, int64_t end) { kernels.backward(d.problem, out, begin, end); });
+  return grad;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_ce, CPU, m) {
+  m.impl("_forward", forward);
+  m.impl("_backward", backward);
+}
+
+}  // namespace fused_ce

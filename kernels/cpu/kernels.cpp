@@ -1,0 +1,139 @@
+// Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its shape.
+#include "cpu.h"
+#include "rows.h"
+#include "tiles.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+namespace {
+
+// Elements a task has at least: enough to be worth handing to a thread, few enough to share out evenly.
+constexpr int64_t kTaskElements = 32768;
+// Fewer neighbouring rows than this would leave the lanes of a tile mostly empty.
+constexpr int64_t kNarrowestPlane = 8;
+
+enum class Loop { kRows, kPlanes, kTransposed };
+
+// How rows are dealt out: `rows` at a time, never across the end of a span of neighbouring rows.
+struct Cut {
+  Loop loop;
+  int64_t span;       // rows that lie in one piece
+  int64_t task_rows;  // rows a task
+  int64_t tasks_per_span;
+  int64_t tasks;
+};
+
+Cut cut(const Problem& p, const Strides& grad) {
+  Cut cut{};
+  const Strides& s = p.logits_strides;
+  if (p.classes <= kFewClasses && s.inner != 1) {
+    cut.loop = Loop::kTransposed;
+  } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
+    cut.loop = Loop::kPlanes;
+  } else {
+    cut.loop = p.classes <= kFewClasses ? Loop::kTransposed : Loop::kRows;
+  }
+  cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
+  int64_t rows = kTaskElements / (p.classes > 0 ? p.classes : 1);
+  if (cut.loop == Loop::kRows) {
+    rows = rows > 1 ? rows : 1;
+  } else {  // whole tiles
+    rows = (rows / kTile > 1 ? rows / kTile : 1) * kTile;
+  }
+  cut.task_rows = rows;
+  cut.tasks_per_span = (cut.span + rows - 1) / rows;
+  cut.tasks = cut.span > 0 ? cut.tasks_per_span * (rows_of(p) / cut.span) : 0;
+  return cut;
+}
+
+struct Range {
+  int64_t begin, end;
+};
+Range rows_of_task(const Cut& cut, int64_t task) {
+  const int64_t start = task / cut.tasks_per_span * cut.span;
+  const int64_t begin = start + task % cut.tasks_per_span * cut.task_rows;
+  const int64_t end = begin + cut.task_rows;
+  return {begin, end < start + cut.span ? end : start + cut.span};
+}
+
+template <class S, Terms kTerms>
+void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin, int64_t end,
+                      Partial* partials) {
+  if (cut.loop == Loop::kRows) {
+    Rows<S> rows(p);
+    for (int64_t task = begin; task < end; ++task) {
+      const Range r = rows_of_task(cut, task);
+      partials[task] = rows.template forward<kTerms>(out, r.begin, r.end);
+    }
+    return;
+  }
+  Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
+  for (int64_t task = begin; task < end; ++task) {
+    const Range r = rows_of_task(cut, task);
+    Partial partial{0, 0, kNoBadRow};
+    for (int64_t row = r.begin; row < r.end; row += kTile) {
+      tiles.template forward<kTerms>(out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), partial);
+    }
+    partials[task] = partial;
+  }
+}
+
+template <class S, Terms kTerms>
+void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin, int64_t end) {
+  if (cut.loop == Loop::kRows) {
+    Rows<S> rows(p);
+    for (int64_t task = begin; task < end; ++task) {
+      const Range r = rows_of_task(cut, task);
+      rows.template backward<kTerms>(out, r.begin, r.end);
+    }
+    return;
+  }
+  Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
+  for (int64_t task = begin; task < end; ++task) {
+    const Range r = rows_of_task(cut, task);
+    for (int64_t row = r.begin; row < r.end; row += kTile) {
+      tiles.template backward<kTerms>(out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile));
+    }
+  }
+}
+
+// Calls f.template operator()<S, kTerms>() with the problem's storage type and terms.
+template <class S, class F>
+void with_terms(const Problem& p, F f) {
+  if (p.target_kind == TargetKind::kProbabilities) return f.template operator()<S, Terms::kProbabilities>();
+  if (p.label_smoothing > 0) return f.template operator()<S, Terms::kSmoothed>();
+  return f.template operator()<S, Terms::kIndices>();
+}
+template <class F>
+void with_types(const Problem& p, F f) {
+  switch (p.dtype) {
+    case DType::kFloat:
+      return with_terms<float>(p, f);
+    case DType::kDouble:
+      return with_terms<double>(p, f);
+    case DType::kBFloat16:
+      return with_terms<BFloat16>(p, f);
+    case DType::kHalf:
+      return with_terms<Half>(p, f);
+  }
+}
+
+int64_t forward_tasks(const Problem& p) { return cut(p, p.logits_strides).tasks; }
+
+void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
+  const Cut c = cut(p, p.logits_strides);
+  with_types(p, [&]<class S, Terms kTerms>() { forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials); });
+}
+
+int64_t backward_tasks(const Problem& p, const Backward& out) { return cut(p, out.grad_strides).tasks; }
+
+void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end) {
+  const Cut c = cut(p, out.grad_strides);
+  with_types(p, [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
+}
+
+}  // namespace
+
+extern const Kernels kKernels;
+const Kernels kKernels = {forward_tasks, forward, backward_tasks, backward};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,85 @@
+// Where a problem's rows and values lie in memory.
+#pragma once
+
+#include "convert.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+inline int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
+
+inline int64_t row_offset(const Problem& p, const Strides& s, int64_t row) {
+  return row / p.inner * s.outer + row % p.inner * s.inner;
+}
+
+inline int64_t class_index(const Problem& p, int64_t row) {
+  return p.target_kind == TargetKind::kUInt8 ? static_cast<const uint8_t*>(p.target)[row]
+                                             : static_cast<const int64_t*>(p.target)[row];
+}
+
+template <class S, class A>
+inline void gather_as(const void* base, int64_t offset, int64_t stride, int n, A* out) {
+  const S* p = static_cast<const S*>(base) + offset;
+  for (int i = 0; i < n; ++i) out[i] = static_cast<A>(get(p + i * stride));
+}
+
+// n values that lie `stride` apart, as n neighbours of type A: the memory itself where it is so already.
+template <class A>
+inline const A* gather(const void* base, DType dtype, int64_t offset, int64_t stride, int n, A* buffer) {
+  constexpr DType kSame = sizeof(A) == 8 ? DType::kDouble : DType::kFloat;
+  if (dtype == kSame && stride == 1) return static_cast<const A*>(base) + offset;
+  switch (dtype) {
+    case DType::kFloat:
+      gather_as<float>(base, offset, stride, n, buffer);
+      break;
+    case DType::kDouble:
+      gather_as<double>(base, offset, stride, n, buffer);
+      break;
+    case DType::kBFloat16:
+      gather_as<BFloat16>(base, offset, stride, n, buffer);
+      break;
+    case DType::kHalf:
+      gather_as<Half>(base, offset, stride, n, buffer);
+      break;
+  }
+  return buffer;
+}
+
+template <class A>
+inline Vec<A> weights_at(const A* weight, int64_t j) {
+  return weight ? load(weight + j) : splat(A(1));
+}
+
+// Reads a row's target into slot i of the group. Returns false where the index is out of range; such a row is
+// treated as ignored, so that nothing is read outside the row.
+template <class S, class A, class Group>
+inline bool read_target(const Problem& p, int64_t row, Group& group, int i) {
+  const int64_t y = class_index(p, row);
+  const bool in_range = y >= 0 && y < p.classes;
+  const bool used = in_range && y != p.ignore_index;
+  const A* weight = static_cast<const A*>(p.weight);
+  group.target[i] = used ? static_cast<Int<A>>(y) : -1;
+  group.target_weight[i] = used ? (weight ? static_cast<double>(weight[y]) : 1.0) : 0.0;
+  group.target_logit[i] =
+      used ? get(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row) + y * p.logits_strides.classes)
+           : A(0);
+  return in_range || y == p.ignore_index;
+}
+
+inline void put_loss(void* loss, DType dtype, int64_t row, double value) {
+  switch (dtype) {
+    case DType::kFloat:
+      static_cast<float*>(loss)[row] = static_cast<float>(value);
+      break;
+    case DType::kDouble:
+      static_cast<double*>(loss)[row] = value;
+      break;
+    case DType::kBFloat16:
+      put(static_cast<BFloat16*>(loss) + row, static_cast<float>(value));
+      break;
+    case DType::kHalf:
+      put(static_cast<Half*>(loss) + row, static_cast<float>(value));
+      break;
+  }
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

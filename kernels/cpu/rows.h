@@ -1,0 +1,272 @@
+// Rows of many classes: the lanes of a vector are neighbouring classes of one row.
+// One read of the logits forward; one read and one write backward. Rows whose classes are not neighbours in memory
+// are gathered block by block into a buffer in the cache.
+#pragma once
+
+#include "layout.h"
+#include "terms.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// Classes between two additions into double: lanes of float never add up more than kBlock / (kUnroll * kLanes) terms.
+inline constexpr int kBlock = 1024;
+inline constexpr int kUnroll = 4;
+// The first guess of a row's reference is the largest of so many logits.
+inline constexpr int kProbe = 128;
+
+template <class S>
+class Rows {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  static constexpr int kW = kLanes<A>;
+
+ public:
+  explicit Rows(const Problem& problem)
+      : p_(problem), smoothing_(problem), mixing_(smoothing_), weight_(static_cast<const A*>(problem.weight)) {}
+
+  template <Terms kTerms>
+  Partial forward(const Forward& out, int64_t begin, int64_t end) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    Partial partial{0, 0, kNoBadRow};
+    for (int64_t first = begin; first < end; first += kGroup) {
+      const int n = static_cast<int>(end - first < kGroup ? end - first : kGroup);
+      pad_from(n);
+      for (int i = 0; i < n; ++i) {
+        const int64_t row = first + i;
+        if constexpr (kIndices) {
+          if (!read_target<S, A>(p_, row, group_, i) && partial.bad_row < 0) partial.bad_row = row;
+          partial.weight += group_.target_weight[i];
+          if (group_.target[i] < 0) {
+            blank(i);
+            continue;
+          }
+        }
+        sum_row<kTerms>(row, i);
+      }
+      finish(out, first, n, partial, kIndices);
+    }
+    return partial;
+  }
+
+  template <Terms kTerms>
+  void backward(const Backward& out, int64_t begin, int64_t end) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    const A* references = static_cast<const A*>(out.saved.reference);
+    const A* sums = static_cast<const A*>(out.saved.sum);
+    const A* masses = static_cast<const A*>(out.saved.mass);
+    for (int64_t first = begin; first < end; first += kGroup) {
+      const int n = static_cast<int>(end - first < kGroup ? end - first : kGroup);
+      pad_from(n);
+      for (int i = 0; i < n; ++i) {
+        const int64_t row = first + i;
+        if constexpr (kIndices) read_target<S, A>(p_, row, group_, i);
+        if constexpr (!kIndices) group_.mass[i] = static_cast<double>(masses[row]);
+        group_.reference[i] = references[row];
+        group_.sum[i] = static_cast<double>(sums[row]);
+        grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
+      }
+      finish_backward<A, kIndices>(group_, n, smoothing_, grad_, factors_);
+      for (int i = 0; i < n; ++i) write_row<kTerms>(out, first + i, i);
+    }
+  }
+
+ private:
+  void blank(int i) {
+    group_.reference[i] = 0;
+    group_.sum[i] = 1;
+    group_.linear[i] = group_.mass[i] = 0;
+  }
+
+  // Lanes past the group's end are computed with: give them harmless values.
+  void pad_from(int n) {
+    for (int i = n; i % kLanes<double>; ++i) {
+      blank(i);
+      group_.target_logit[i] = 0;
+      group_.target_weight[i] = 0;
+      group_.target[i] = -1;
+      grad_[i] = 0;
+    }
+  }
+
+  void finish(const Forward& out, int64_t first, int n, Partial& partial, bool indices) {
+    if (indices) {
+      finish_forward<A, true>(group_, n, smoothing_, loss_);
+    } else {
+      finish_forward<A, false>(group_, n, smoothing_, loss_);
+    }
+    for (int i = 0; i < n; ++i) {
+      partial.loss += loss_[i];
+      static_cast<A*>(out.saved.reference)[first + i] = group_.reference[i];
+      static_cast<A*>(out.saved.sum)[first + i] = static_cast<A>(group_.sum[i]);
+      if (!indices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
+      if (out.loss) put_loss(out.loss, out.loss_dtype, first + i, loss_[i]);
+    }
+  }
+
+  const S* block(const S* row, int64_t b, int n) {
+    const int64_t stride = p_.logits_strides.classes;
+    if (stride == 1) return row + b;
+    for (int k = 0; k < n; ++k) gathered_[k] = row[(b + k) * stride];
+    return gathered_;
+  }
+
+  const A* probabilities(int64_t row, int64_t b, int n) {
+    const Strides& s = p_.target_strides;
+    return gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, row) + b * s.classes, s.classes, n, target_);
+  }
+
+  static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
+
+  A largest(const S* row, int64_t n) {
+    V m = splat(-static_cast<A>(__builtin_inf()));
+    for (int64_t b = 0; b < n; b += kBlock) {
+      const int size = block_size(n - b);
+      const S* x = block(row, b, size);
+      int j = 0;
+      for (; j + kW <= size; j += kW) m = larger(m, load(x + j));
+      if (j < size) m = larger(m, load_partial(x + j, size - j, -static_cast<A>(__builtin_inf())));
+    }
+    return max_lane<A>(m);
+  }
+  static V larger(V a, V b) { return b > a ? b : a; }
+
+  template <Terms kTerms>
+  void sum_row(int64_t row, int i) {
+    const S* x = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
+    A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
+    if constexpr (kTerms != Terms::kProbabilities) m = group_.target_logit[i] > m ? group_.target_logit[i] : m;
+    if (m == -static_cast<A>(__builtin_inf())) m = largest(x, p_.classes);
+    sum_row_relative_to<kTerms>(x, row, i, m);
+    if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) && p_.classes > kProbe) {
+      sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
+    }
+  }
+
+  template <Terms kTerms>
+  void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
+    const Reference<A> ref = Reference<A>::of(splat(m));
+    const int64_t y = kTerms == Terms::kProbabilities ? -1 : group_.target[i];
+    double exponentials = 0, linear = 0, mass = 0;
+    for (int64_t b = 0; b < p_.classes; b += kBlock) {
+      const int n = block_size(p_.classes - b);
+      const S* x = block(row_start, b, n);
+      const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
+      const A* w = weight_ ? weight_ + b : nullptr;
+      Sums<A> sums[kUnroll];
+      // The target's own exponential stays out of the sum.
+      if (y >= b && y < b + n) {
+        const int at = static_cast<int>(y - b);
+        sum_range<kTerms>(x, w, t, 0, at, ref, splat(m), sums);
+        sum_range<kTerms>(x, w, t, at + 1, n, ref, splat(m), sums);
+      } else {
+        sum_range<kTerms>(x, w, t, 0, n, ref, splat(m), sums);
+      }
+      exponentials += total(sums, &Sums<A>::exponentials);
+      if constexpr (kTerms != Terms::kIndices) linear += total(sums, &Sums<A>::linear);
+      if constexpr (kTerms == Terms::kProbabilities) mass += total(sums, &Sums<A>::mass);
+    }
+    if constexpr (kTerms == Terms::kSmoothed) {
+      const double w = weight_ ? static_cast<double>(weight_[y]) : 1.0;
+      linear += w * (static_cast<double>(m) - static_cast<double>(group_.target_logit[i]));
+    }
+    group_.reference[i] = m;
+    group_.sum[i] = exponentials;
+    group_.linear[i] = linear;
+    group_.mass[i] = mass;
+  }
+
+  static double total(const Sums<A> (&sums)[kUnroll], V Sums<A>::* member) {
+    DoubleSum<A> sum;
+    for (const Sums<A>& s : sums) sum.add(s.*member);
+    return sum.total();
+  }
+
+  // The weights of the linear sum of lanes j..j+kW.
+  template <Terms kTerms>
+  V weights(const A* w, const A* t, int j) const {
+    if constexpr (kTerms == Terms::kIndices) return V{};
+    const V weight = w ? load(w + j) : splat(A(1));
+    if constexpr (kTerms == Terms::kSmoothed) return weight;
+    return weight * (load(t + j) * mixing_.keep + mixing_.spread);
+  }
+  template <Terms kTerms>
+  V weights_partial(const A* w, const A* t, int j, int n) const {
+    if constexpr (kTerms == Terms::kIndices) return V{};
+    const V weight = w ? load_partial(w + j, n, A(0)) : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
+    if constexpr (kTerms == Terms::kSmoothed) return weight;
+    return weight * (load_partial(t + j, n, A(0)) * mixing_.keep + mixing_.spread);
+  }
+
+  template <Terms kTerms>
+  void sum_range(const S* x, const A* w, const A* t, int j, int end, const Reference<A>& ref, V m,
+                 Sums<A> (&sums)[kUnroll]) {
+    for (; j + kUnroll * kW <= end; j += kUnroll * kW) {
+      for (int u = 0; u < kUnroll; ++u) {
+        const int at = j + u * kW;
+        sums[u].template add<kTerms>(ref, m, load(x + at), weights<kTerms>(w, t, at));
+      }
+    }
+    for (; j + kW <= end; j += kW) sums[0].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j));
+    if (j < end) {
+      const int n = end - j;
+      // Lanes past the end: e^-inf adds nothing, and in the linear sum m - m times a weight of 0.
+      Sums<A> last;
+      last.template add<Terms::kIndices>(ref, m, load_partial(x + j, n, -static_cast<A>(__builtin_inf())), V{});
+      sums[0].exponentials += last.exponentials;
+      if constexpr (kTerms != Terms::kIndices) {
+        const V q = weights_partial<kTerms>(w, t, j, n);
+        sums[0].linear += q * (m - load_partial(x + j, n, m[0]));
+        if constexpr (kTerms == Terms::kProbabilities) sums[0].mass += q;
+      }
+    }
+  }
+
+  template <Terms kTerms>
+  void write_row(const Backward& out, int64_t row, int i) {
+    const S* x_row = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
+    S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
+    const int64_t stride = out.grad_strides.classes;
+    const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
+    const Reference<A> ref{splat(factors_.shift[i]), splat(factors_.c[i])};
+    const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
+    for (int64_t b = 0; b < p_.classes; b += kBlock) {
+      const int n = block_size(p_.classes - b);
+      S* g = stride == 1 ? g_row + b : scattered_;
+      if (ignored) {
+        __builtin_memset(g, 0, static_cast<size_t>(n) * sizeof(S));
+      } else {
+        const S* x = block(x_row, b, n);
+        const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
+        const A* w = weight_ ? weight_ + b : nullptr;
+        int j = 0;
+        for (; j + kW <= n; j += kW) {
+          store(g + j, gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j)));
+        }
+        if (j < n) {
+          const V q = weights_partial<kTerms>(w, t, j, n - j);
+          store_partial(g + j, n - j, gradient<kTerms>(ref, factor, grad, load_partial(x + j, n - j, A(0)), q));
+        }
+      }
+      if (stride != 1) {
+        for (int k = 0; k < n; ++k) g_row[(b + k) * stride] = scattered_[k];
+      }
+    }
+    if constexpr (kTerms != Terms::kProbabilities) {
+      if (!ignored) put(g_row + group_.target[i] * stride, factors_.at_target[i]);
+    }
+  }
+
+
+
+  const Problem& p_;
+  const Smoothing smoothing_;
+  const Mixing<A> mixing_;
+  const A* const weight_;
+  Group<A> group_;
+  Factors<A> factors_;
+  alignas(64) double grad_[kGroup], loss_[kGroup];
+  alignas(64) S gathered_[kBlock], scattered_[kBlock];
+  alignas(64) A target_[kBlock];
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

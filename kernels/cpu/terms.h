@@ -1,0 +1,39 @@
+// The per-element functions: what one logit adds to its row's sums, and what its gradient is.
+// They are the same whether the lanes of a vector are classes of one row (rows.h) or rows of one class (tiles.h).
+#pragma once
+
+#include "group.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// kIndices reads exponentials alone; smoothing adds a linear sum; probabilities add their mass.
+enum class Terms { kIndices, kSmoothed, kProbabilities };
+
+template <class A>
+struct Sums {
+  Vec<A> exponentials{}, linear{}, mass{};
+
+  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j).
+  template <Terms kTerms>
+  void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q) {
+    exponentials += ref.exp(x);
+    if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
+    if constexpr (kTerms == Terms::kProbabilities) mass += q;
+  }
+};
+
+// factor * e^(x - shift) 2^-c - subtracted
+template <Terms kTerms, class A>
+inline Vec<A> gradient(const Reference<A>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x, Vec<A> q) {
+  const Vec<A> softmax = factor * ref.exp(x);
+  if constexpr (kTerms == Terms::kIndices) return softmax;
+  return softmax - grad * q;
+}
+
+template <class A>
+struct Mixing {  // target probabilities to the weights of the linear sum: q = w (keep t + spread)
+  A keep, spread;
+  explicit Mixing(const Smoothing& s) : keep(static_cast<A>(s.keep)), spread(static_cast<A>(s.spread)) {}
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,10 +1,10 @@
 // Autograd of the private operators. Both are torch::autograd::Function: _forward's backward is _backward, and
 // _backward's backward is plain differentiable ATen, so that gradients of any order exist.
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/softmax.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -50,23 +50,18 @@ at::Tensor class_shaped(const at::Tensor& weight, int64_t dim) {
 at::Tensor row_mass(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
                     const Options& o) {
   const at::ScalarType type = accumulate_type(self);
-  const auto classes = self.sym_size(1);
   const double keep = 1 - o.label_smoothing;
+  const at::Tensor w = weight ? weight->to(type) : at::Tensor();
   if (is_probabilities(self, target)) {
-    at::Tensor q = target.to(type) * keep + o.label_smoothing / at::scalar_tensor(classes, self.options().dtype(type));
-    if (weight) q = q * class_shaped(weight->to(type), self.dim());
-    return q.sum(1, /*keepdim=*/true);
+    const at::Tensor t = target.to(type);
+    if (!weight) return t.sum(1, /*keepdim=*/true) * keep + o.label_smoothing;
+    return (t * class_shaped(w, self.dim())).sum(1, /*keepdim=*/true) * keep + w.mean() * o.label_smoothing;
   }
   const at::Tensor index = target.to(at::kLong).unsqueeze(1);
-  const at::Tensor ignored = index == o.ignore_index;
+  const at::Tensor ignored = index.eq(at::Scalar(o.ignore_index));
   const at::Tensor safe = index.masked_fill(ignored, 0);
-  at::Tensor mass;
-  if (weight) {
-    const at::Tensor w = weight->to(type);
-    mass = w.index({safe}) * keep + w.sum() * (o.label_smoothing / at::scalar_tensor(classes, w.options()));
-  } else {
-    mass = at::ones_like(safe, self.options().dtype(type), at::MemoryFormat::Contiguous);
-  }
+  const at::Tensor mass =
+      weight ? w.take(safe) * keep + w.mean() * o.label_smoothing : at::ones_like(safe, self.options().dtype(type));
   return mass.masked_fill(ignored, 0);
 }
 

@@ -1,5 +1,6 @@
-// Autograd of the private operators. Both are torch::autograd::Function: _forward's backward is _backward, and
-// _backward's backward is plain differentiable ATen, so that gradients of any order exist.
+// Autograd of the private operators. Both are torch::autograd::Function: _forward's backward is
+// _backward, and _backward's backward is plain differentiable ATen, so that gradients of any order
+// exist.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
@@ -46,22 +47,24 @@ at::Tensor class_shaped(const at::Tensor& weight, int64_t dim) {
   return weight.view_symint(shape);
 }
 
-// mass of each row, shaped to broadcast over the classes: the gradient is g (mass softmax - q). See kernels/cpu/group.h.
-at::Tensor row_mass(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                    const Options& o) {
+// mass of each row, shaped to broadcast over the classes: the gradient is g (mass softmax - q). See
+// kernels/cpu/group.h.
+at::Tensor row_mass(const at::Tensor& self, const at::Tensor& target,
+                    const std::optional<at::Tensor>& weight, const Options& o) {
   const at::ScalarType type = accumulate_type(self);
   const double keep = 1 - o.label_smoothing;
   const at::Tensor w = weight ? weight->to(type) : at::Tensor();
   if (is_probabilities(self, target)) {
     const at::Tensor t = target.to(type);
     if (!weight) return t.sum(1, /*keepdim=*/true) * keep + o.label_smoothing;
-    return (t * class_shaped(w, self.dim())).sum(1, /*keepdim=*/true) * keep + w.mean() * o.label_smoothing;
+    return (t * class_shaped(w, self.dim())).sum(1, /*keepdim=*/true) * keep +
+           w.mean() * o.label_smoothing;
   }
   const at::Tensor index = target.to(at::kLong).unsqueeze(1);
   const at::Tensor ignored = index.eq(at::Scalar(o.ignore_index));
   const at::Tensor safe = index.masked_fill(ignored, 0);
-  const at::Tensor mass =
-      weight ? w.take(safe) * keep + w.mean() * o.label_smoothing : at::ones_like(safe, self.options().dtype(type));
+  const at::Tensor mass = weight ? w.take(safe) * keep + w.mean() * o.label_smoothing
+                                 : at::ones_like(safe, self.options().dtype(type));
   return mass.masked_fill(ignored, 0);
 }
 
@@ -69,16 +72,18 @@ class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
  public:
   static constexpr bool is_traceable = true;
 
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output, const at::Tensor& self,
-                            const at::Tensor& target, const std::optional<at::Tensor>& weight, int64_t reduction,
-                            const c10::SymInt& ignore_index, double label_smoothing, const at::Tensor& saved,
-                            const at::Tensor& total_weight) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& grad_output,
+                            const at::Tensor& self, const at::Tensor& target,
+                            const std::optional<at::Tensor>& weight, int64_t reduction,
+                            const c10::SymInt& ignore_index, double label_smoothing,
+                            const at::Tensor& saved, const at::Tensor& total_weight) {
     const Options options{reduction, ignore_index, label_smoothing};
     options.save(ctx);
-    ctx->save_for_backward({grad_output, self, target, weight.value_or(at::Tensor()), saved, total_weight});
+    ctx->save_for_backward(
+        {grad_output, self, target, weight.value_or(at::Tensor()), saved, total_weight});
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return ops::backward(grad_output, self, target, weight, reduction, ignore_index, label_smoothing, saved,
-                         total_weight);
+    return ops::backward(grad_output, self, target, weight, reduction, ignore_index,
+                         label_smoothing, saved, total_weight);
   }
 
   // The gradient is g_i K_ij, K = mass p - q. Given v for it:
@@ -97,8 +102,8 @@ class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
     const at::ScalarType type = accumulate_type(self);
 
     if (ctx->needs_input_grad(0)) {
-      const at::Tensor k = ops::backward(at::ones_like(g), self, target, weight, o.reduction, o.ignore_index,
-                                         o.label_smoothing, saved, total_weight);
+      const at::Tensor k = ops::backward(at::ones_like(g), self, target, weight, o.reduction,
+                                         o.ignore_index, o.label_smoothing, saved, total_weight);
       const at::Tensor product = v.to(type) * k.to(type);
       result[0] = (none ? product.sum(1) : product.sum()).to(g.scalar_type());
     }
@@ -107,7 +112,8 @@ class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
       if (o.reduction == at::Reduction::Mean) factor = factor / total_weight.to(type);
       const at::Tensor p = at::softmax(self, 1, type);
       const at::Tensor by_softmax = v.to(type) * p;
-      result[1] = (factor * (by_softmax - p * by_softmax.sum(1, /*keepdim=*/true))).to(self.scalar_type());
+      result[1] =
+          (factor * (by_softmax - p * by_softmax.sum(1, /*keepdim=*/true))).to(self.scalar_type());
     }
     return result;
   }
@@ -117,9 +123,10 @@ class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
  public:
   static constexpr bool is_traceable = true;
 
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& self, const at::Tensor& target,
-                               const std::optional<at::Tensor>& weight, int64_t reduction,
-                               const c10::SymInt& ignore_index, double label_smoothing, at::ScalarType dtype) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& self,
+                               const at::Tensor& target, const std::optional<at::Tensor>& weight,
+                               int64_t reduction, const c10::SymInt& ignore_index,
+                               double label_smoothing, at::ScalarType dtype) {
     const Options options{reduction, ignore_index, label_smoothing};
     at::Tensor loss, saved, total_weight;
     {
@@ -138,18 +145,21 @@ class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
     const Options o = Options::of(ctx);
     variable_list result(7);
     if (!grads[0].defined()) return result;
-    const at::Tensor &self = tensors[0], &target = tensors[1], &saved = tensors[3], &total_weight = tensors[4];
+    const at::Tensor &self = tensors[0], &target = tensors[1], &saved = tensors[3],
+                     &total_weight = tensors[4];
     const std::optional<at::Tensor> weight = optional(tensors[2]);
     const auto call = [&](const at::Tensor& g) {
-      return ops::backward(g, self, target, weight, o.reduction, o.ignore_index, o.label_smoothing, saved,
-                           total_weight);
+      return ops::backward(g, self, target, weight, o.reduction, o.ignore_index, o.label_smoothing,
+                           saved, total_weight);
     };
     const at::Tensor& g = grads[0];
     if (g.key_set().has(c10::DispatchKey::FuncTorchBatched)) {
-      // Batched gradients: the result is linear in g, so one gradient of ones serves the whole batch.
-      const at::Tensor ones = o.reduction == at::Reduction::None
-                                  ? at::ones_symint(target_shape(self), self.options().dtype(g.scalar_type()))
-                                  : at::ones({}, self.options().dtype(g.scalar_type()));
+      // Batched gradients: the result is linear in g, so one gradient of ones serves the whole
+      // batch.
+      const at::Tensor ones =
+          o.reduction == at::Reduction::None
+              ? at::ones_symint(target_shape(self), self.options().dtype(g.scalar_type()))
+              : at::ones({}, self.options().dtype(g.scalar_type()));
       const at::Tensor by_row = o.reduction == at::Reduction::None ? g.unsqueeze(1) : g;
       result[0] = (call(ones) * by_row).to(self.scalar_type());
     } else {
@@ -166,11 +176,13 @@ class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
   }
 };
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                           int64_t reduction, c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
+ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
+                           const std::optional<at::Tensor>& weight, int64_t reduction,
+                           c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
   if (!at::GradMode::is_enabled() || !self.requires_grad()) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return ops::forward(self, target, weight, reduction, std::move(ignore_index), label_smoothing, dtype);
+    return ops::forward(self, target, weight, reduction, std::move(ignore_index), label_smoothing,
+                        dtype);
   }
   const variable_list result =
       ForwardFunction::apply(self, target, weight, reduction, ignore_index, label_smoothing, dtype);
@@ -178,15 +190,16 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, con
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction, c10::SymInt ignore_index,
-                    double label_smoothing, const at::Tensor& saved, const at::Tensor& total_weight) {
+                    const std::optional<at::Tensor>& weight, int64_t reduction,
+                    c10::SymInt ignore_index, double label_smoothing, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
   if (!at::GradMode::is_enabled() || !(self.requires_grad() || grad_output.requires_grad())) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return ops::backward(grad_output, self, target, weight, reduction, std::move(ignore_index), label_smoothing, saved,
-                         total_weight);
+    return ops::backward(grad_output, self, target, weight, reduction, std::move(ignore_index),
+                         label_smoothing, saved, total_weight);
   }
-  return BackwardFunction::apply(grad_output, self, target, weight, reduction, ignore_index, label_smoothing, saved,
-                                 total_weight);
+  return BackwardFunction::apply(grad_output, self, target, weight, reduction, ignore_index,
+                                 label_smoothing, saved, total_weight);
 }
 
 }  // namespace

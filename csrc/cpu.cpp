@@ -1,4 +1,5 @@
-// The private operators on the CPU: describes the tensors to the kernels and shares the tasks out to torch's threads.
+// The private operators on the CPU: describes the tensors to the kernels and shares the tasks out
+// to torch's threads.
 #include "../kernels/cpu/cpu.h"
 
 #include <ATen/Parallel.h>
@@ -43,7 +44,8 @@ bool collapses(const at::Tensor& t) {
 
 at::Tensor collapsible(const at::Tensor& t) { return collapses(t) ? t : t.contiguous(); }
 
-// As (outer, classes, inner), each stride in elements. A matrix whose rows are neighbours is one plane a class.
+// As (outer, classes, inner), each stride in elements. A matrix whose rows are neighbours is one
+// plane a class.
 Strides strides_of(const at::Tensor& t, bool as_plane) {
   int64_t inner = 0;
   for (int64_t d = 2; d < t.dim(); ++d) {
@@ -60,8 +62,9 @@ struct Described {
   int64_t rows() const { return problem.outer * problem.inner; }
 };
 
-Described describe(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                   int64_t ignore_index, double label_smoothing) {
+Described describe(const at::Tensor& self, const at::Tensor& target,
+                   const std::optional<at::Tensor>& weight, int64_t ignore_index,
+                   double label_smoothing) {
   Described d;
   Problem& p = d.problem;
   const bool probabilities = is_probabilities(self, target);
@@ -110,7 +113,8 @@ void for_tasks(int64_t tasks, F f) {
   at::parallel_for(0, tasks, /*grain_size=*/1, f);
 }
 
-[[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes, int64_t ignore_index) {
+[[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes,
+                                     int64_t ignore_index) {
   const at::Tensor contiguous = target.contiguous();
   const int64_t value = contiguous.view(-1)[row].item<int64_t>();
   std::vector<int64_t> position(target.dim());
@@ -118,8 +122,9 @@ void for_tasks(int64_t tasks, F f) {
     position[d] = row % target.size(d);
     row /= target.size(d);
   }
-  TORCH_CHECK_INDEX(false, "Target ", value, " is out of bounds. target", at::IntArrayRef(position), " is ", value,
-                    ", and must be in [0, ", classes, ") or equal to ignore_index (", ignore_index, ")");
+  TORCH_CHECK_INDEX(false, "Target ", value, " is out of bounds. target", at::IntArrayRef(position),
+                    " is ", value, ", and must be in [0, ", classes, ") or equal to ignore_index (",
+                    ignore_index, ")");
 }
 
 Partial add_up(const std::vector<Partial>& partials) {
@@ -132,14 +137,17 @@ Partial add_up(const std::vector<Partial>& partials) {
   return sum;
 }
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                           int64_t reduction, int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing, /*same_weight_dtype=*/false);
+ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
+                           const std::optional<at::Tensor>& weight, int64_t reduction,
+                           int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
+                  /*same_weight_dtype=*/false);
   const Described d = describe(self, target, weight, ignore_index, label_smoothing);
   const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
   const auto options = self.options();
 
-  const at::Tensor saved = at::empty({probabilities ? 3 : 2, d.rows()}, options.dtype(accumulate_type(self)));
+  const at::Tensor saved =
+      at::empty({probabilities ? 3 : 2, d.rows()}, options.dtype(accumulate_type(self)));
   Forward out{};
   out.saved = saved_of(saved);
   at::Tensor loss;
@@ -160,14 +168,16 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, con
   const Partial sum = add_up(partials);
   if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
   const double total_weight = probabilities ? static_cast<double>(d.rows()) : sum.weight;
-  if (reduction == at::Reduction::Mean) loss = at::full({}, sum.loss / total_weight, options.dtype(dtype));
+  if (reduction == at::Reduction::Mean)
+    loss = at::full({}, sum.loss / total_weight, options.dtype(dtype));
   if (reduction == at::Reduction::Sum) loss = at::full({}, sum.loss, options.dtype(dtype));
   return {loss, saved, at::full({}, total_weight, options.dtype(at::kDouble))};
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction, int64_t ignore_index,
-                    double label_smoothing, const at::Tensor& saved, const at::Tensor& total_weight) {
+                    const std::optional<at::Tensor>& weight, int64_t reduction,
+                    int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
   const Described d = describe(self, target, weight, ignore_index, label_smoothing);
   at::Tensor grad = at::empty_like(self);
   if (!collapses(grad)) grad = at::empty_like(self, at::MemoryFormat::Contiguous);

@@ -10,9 +10,11 @@
 namespace fused_ce {
 namespace {
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                           int64_t reduction, c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing, /*same_weight_dtype=*/false);
+ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
+                           const std::optional<at::Tensor>& weight, int64_t reduction,
+                           c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
+                  /*same_weight_dtype=*/false);
   c10::SymDimVector rows(self.sym_sizes().begin(), self.sym_sizes().end());
   rows.erase(rows.begin() + 1);
   c10::SymInt count = 1;
@@ -25,8 +27,9 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target, con
           at::empty({}, options.dtype(at::kDouble))};
 }
 
-at::Tensor backward(const at::Tensor&, const at::Tensor& self, const at::Tensor&, const std::optional<at::Tensor>&,
-                    int64_t, c10::SymInt, double, const at::Tensor&, const at::Tensor&) {
+at::Tensor backward(const at::Tensor&, const at::Tensor& self, const at::Tensor&,
+                    const std::optional<at::Tensor>&, int64_t, c10::SymInt, double,
+                    const at::Tensor&, const at::Tensor&) {
   return at::empty_like(self);
 }
 

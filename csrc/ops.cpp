@@ -6,25 +6,29 @@
 
 namespace fused_ce::ops {
 
-ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                      int64_t reduction, c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
+ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
+                      const std::optional<at::Tensor>& weight, int64_t reduction,
+                      c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("fused_ce::_forward", "")
-                             .typed<ForwardResult(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                                                  int64_t, c10::SymInt, double, at::ScalarType)>();
+                             .typed<ForwardResult(const at::Tensor&, const at::Tensor&,
+                                                  const std::optional<at::Tensor>&, int64_t,
+                                                  c10::SymInt, double, at::ScalarType)>();
   return op.call(self, target, weight, reduction, std::move(ignore_index), label_smoothing, dtype);
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction, c10::SymInt ignore_index,
-                    double label_smoothing, const at::Tensor& saved, const at::Tensor& total_weight) {
+                    const std::optional<at::Tensor>& weight, int64_t reduction,
+                    c10::SymInt ignore_index, double label_smoothing, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
   static const auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("fused_ce::_backward", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                            int64_t, c10::SymInt, double, const at::Tensor&, const at::Tensor&)>();
-  return op.call(grad_output, self, target, weight, reduction, std::move(ignore_index), label_smoothing, saved,
-                 total_weight);
+          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                            const std::optional<at::Tensor>&, int64_t, c10::SymInt, double,
+                            const at::Tensor&, const at::Tensor&)>();
+  return op.call(grad_output, self, target, weight, reduction, std::move(ignore_index),
+                 label_smoothing, saved, total_weight);
 }
 
 }  // namespace fused_ce::ops

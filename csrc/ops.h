@@ -10,11 +10,13 @@ namespace fused_ce::ops {
 
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // loss, saved, total_weight
 
-ForwardResult forward(const at::Tensor& self, const at::Tensor& target, const std::optional<at::Tensor>& weight,
-                      int64_t reduction, c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype);
+ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
+                      const std::optional<at::Tensor>& weight, int64_t reduction,
+                      c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype);
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction, c10::SymInt ignore_index,
-                    double label_smoothing, const at::Tensor& saved, const at::Tensor& total_weight);
+                    const std::optional<at::Tensor>& weight, int64_t reduction,
+                    c10::SymInt ignore_index, double label_smoothing, const at::Tensor& saved,
+                    const at::Tensor& total_weight);
 
 }  // namespace fused_ce::ops

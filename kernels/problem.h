@@ -9,16 +9,18 @@ enum class DType : int8_t { kFloat, kDouble, kBFloat16, kHalf };
 
 enum class TargetKind : int8_t { kInt64, kUInt8, kProbabilities };
 
-// Distances, in elements, between neighbours along each axis of a tensor seen as (outer, classes, inner).
+// Distances, in elements, between neighbours along each axis of a tensor seen as (outer, classes,
+// inner).
 struct Strides {
   int64_t outer;
   int64_t classes;
   int64_t inner;
 };
 
-// logits (N, C, d1, ..., dK) are seen as (outer, classes, inner): outer = N, classes = C, inner = d1 * ... * dK.
-// A row is the `classes` logits of one (outer, inner) pair, and row number `outer_index * inner + inner_index`
-// names it wherever one value a row is read or written: class indices, losses, saved numbers.
+// logits (N, C, d1, ..., dK) are seen as (outer, classes, inner): outer = N, classes = C, inner =
+// d1 * ... * dK. A row is the `classes` logits of one (outer, inner) pair, and row number
+// `outer_index * inner + inner_index` names it wherever one value a row is read or written: class
+// indices, losses, saved numbers.
 //
 // half types and float are computed in float, double in double: "the accumulate type".
 struct Problem {
@@ -30,7 +32,8 @@ struct Problem {
   DType dtype;
   Strides logits_strides;
 
-  // kInt64, kUInt8: one class index a row. kProbabilities: target_dtype values laid out by target_strides.
+  // kInt64, kUInt8: one class index a row. kProbabilities: target_dtype values laid out by
+  // target_strides.
   const void* target;
   TargetKind target_kind;
   DType target_dtype;
@@ -44,7 +47,8 @@ struct Problem {
 
 // What forward leaves for backward, each an array of `rows` values of the accumulate type:
 //   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)
-//   sum:       the sum of those exponentials; for class indices without the target's own term, which keeps
+//   sum:       the sum of those exponentials; for class indices without the target's own term,
+//   which keeps
 //              1 - p(target) exact where p(target) is close to 1
 //   mass:      sum of weight * target over the classes; probabilities only, null for class indices
 struct Saved {
@@ -59,8 +63,8 @@ struct Forward {
   DType loss_dtype;
 };
 
-// The share of one task in the reduction. Tasks are cut by the problem alone, never by the number of threads, so
-// adding them up in order gives the same bits whatever ran them.
+// The share of one task in the reduction. Tasks are cut by the problem alone, never by the number
+// of threads, so adding them up in order gives the same bits whatever ran them.
 struct Partial {
   double loss;
   double weight;

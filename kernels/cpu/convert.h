@@ -1,4 +1,5 @@
-// Storage types: how float, double, bfloat16 and float16 values enter and leave vectors of their accumulate type.
+// Storage types: how float, double, bfloat16 and float16 values enter and leave vectors of their
+// accumulate type.
 #pragma once
 
 #include "vec.h"
@@ -23,7 +24,8 @@ struct AccumulateOf<double> {
 template <class S>
 using Accumulate = typename AccumulateOf<S>::type;
 
-typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));  // as many lanes as Vec<float>
+typedef uint16_t HalfBits
+    __attribute__((vector_size(kVectorBytes / 2)));  // as many lanes as Vec<float>
 using WordBits = Vec<uint32_t>;
 
 inline Vec<float> load(const BFloat16* p) {
@@ -41,12 +43,16 @@ inline void store(BFloat16* p, Vec<float> v) {
 }
 
 #if defined(__AVX512F__)
-inline Vec<float> load(const Half* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline Vec<float> load(const Half* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline void store(Half* p, Vec<float> v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__)
-inline Vec<float> load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline Vec<float> load(const Half* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline void store(Half* p, Vec<float> v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -69,7 +75,8 @@ inline void store(Half* p, Vec<float> v) {
   const WordBits normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
   const WordBits overflow = a > 0x7f800000u ? WordBits{} + 0x7e00u : WordBits{} + 0x7c00u;
   const WordBits finite = a < 0x38800000u ? subnormal : normal;
-  const HalfBits h = __builtin_convertvector((a >= 0x477ff000u ? overflow : finite) | sign, HalfBits);
+  const HalfBits h =
+      __builtin_convertvector((a >= 0x477ff000u ? overflow : finite) | sign, HalfBits);
   __builtin_memcpy(p, &h, sizeof(h));
 }
 #endif

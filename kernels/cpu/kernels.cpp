@@ -1,4 +1,5 @@
-// Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its shape.
+// Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its
+// shape.
 #include "cpu.h"
 #include "rows.h"
 #include "tiles.h"
@@ -6,7 +7,8 @@
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
 
-// Elements a task has at least: enough to be worth handing to a thread, few enough to share out evenly.
+// Elements a task has at least: enough to be worth handing to a thread, few enough to share out
+// evenly.
 constexpr int64_t kTaskElements = 32768;
 // Fewer neighbouring rows than this would leave the lanes of a tile mostly empty.
 constexpr int64_t kNarrowestPlane = 8;
@@ -56,8 +58,8 @@ Range rows_of_task(const Cut& cut, int64_t task) {
 }
 
 template <class S, Terms kTerms>
-void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin, int64_t end,
-                      Partial* partials) {
+void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin,
+                      int64_t end, Partial* partials) {
   if (cut.loop == Loop::kRows) {
     Rows<S> rows(p);
     for (int64_t task = begin; task < end; ++task) {
@@ -71,14 +73,16 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
     const Range r = rows_of_task(cut, task);
     Partial partial{0, 0, kNoBadRow};
     for (int64_t row = r.begin; row < r.end; row += kTile) {
-      tiles.template forward<kTerms>(out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), partial);
+      tiles.template forward<kTerms>(
+          out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), partial);
     }
     partials[task] = partial;
   }
 }
 
 template <class S, Terms kTerms>
-void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin, int64_t end) {
+void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
+                       int64_t end) {
   if (cut.loop == Loop::kRows) {
     Rows<S> rows(p);
     for (int64_t task = begin; task < end; ++task) {
@@ -91,7 +95,8 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
   for (int64_t task = begin; task < end; ++task) {
     const Range r = rows_of_task(cut, task);
     for (int64_t row = r.begin; row < r.end; row += kTile) {
-      tiles.template backward<kTerms>(out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile));
+      tiles.template backward<kTerms>(out, row,
+                                      static_cast<int>(r.end - row < kTile ? r.end - row : kTile));
     }
   }
 }
@@ -99,7 +104,8 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
 // Calls f.template operator()<S, kTerms>() with the problem's storage type and terms.
 template <class S, class F>
 void with_terms(const Problem& p, F f) {
-  if (p.target_kind == TargetKind::kProbabilities) return f.template operator()<S, Terms::kProbabilities>();
+  if (p.target_kind == TargetKind::kProbabilities)
+    return f.template operator()<S, Terms::kProbabilities>();
   if (p.label_smoothing > 0) return f.template operator()<S, Terms::kSmoothed>();
   return f.template operator()<S, Terms::kIndices>();
 }
@@ -121,14 +127,19 @@ int64_t forward_tasks(const Problem& p) { return cut(p, p.logits_strides).tasks;
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
   const Cut c = cut(p, p.logits_strides);
-  with_types(p, [&]<class S, Terms kTerms>() { forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials); });
+  with_types(p, [&]<class S, Terms kTerms>() {
+    forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials);
+  });
 }
 
-int64_t backward_tasks(const Problem& p, const Backward& out) { return cut(p, out.grad_strides).tasks; }
+int64_t backward_tasks(const Problem& p, const Backward& out) {
+  return cut(p, out.grad_strides).tasks;
+}
 
 void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end) {
   const Cut c = cut(p, out.grad_strides);
-  with_types(p, [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
+  with_types(p,
+             [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
 }
 
 }  // namespace

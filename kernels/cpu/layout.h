@@ -22,9 +22,11 @@ inline void gather_as(const void* base, int64_t offset, int64_t stride, int n, A
   for (int i = 0; i < n; ++i) out[i] = static_cast<A>(get(p + i * stride));
 }
 
-// n values that lie `stride` apart, as n neighbours of type A: the memory itself where it is so already.
+// n values that lie `stride` apart, as n neighbours of type A: the memory itself where it is so
+// already.
 template <class A>
-inline const A* gather(const void* base, DType dtype, int64_t offset, int64_t stride, int n, A* buffer) {
+inline const A* gather(const void* base, DType dtype, int64_t offset, int64_t stride, int n,
+                       A* buffer) {
   constexpr DType kSame = sizeof(A) == 8 ? DType::kDouble : DType::kFloat;
   if (dtype == kSame && stride == 1) return static_cast<const A*>(base) + offset;
   switch (dtype) {
@@ -49,8 +51,8 @@ inline Vec<A> weights_at(const A* weight, int64_t j) {
   return weight ? load(weight + j) : splat(A(1));
 }
 
-// Reads a row's target into slot i of the group. Returns false where the index is out of range; such a row is
-// treated as ignored, so that nothing is read outside the row.
+// Reads a row's target into slot i of the group. Returns false where the index is out of range;
+// such a row is treated as ignored, so that nothing is read outside the row.
 template <class S, class A, class Group>
 inline bool read_target(const Problem& p, int64_t row, Group& group, int i) {
   const int64_t y = class_index(p, row);
@@ -60,7 +62,8 @@ inline bool read_target(const Problem& p, int64_t row, Group& group, int i) {
   group.target[i] = used ? static_cast<Int<A>>(y) : -1;
   group.target_weight[i] = used ? (weight ? static_cast<double>(weight[y]) : 1.0) : 0.0;
   group.target_logit[i] =
-      used ? get(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row) + y * p.logits_strides.classes)
+      used ? get(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row) +
+                 y * p.logits_strides.classes)
            : A(0);
   return in_range || y == p.ignore_index;
 }

@@ -1,5 +1,6 @@
-// exp and log, vectorised. Coefficients: minimax (Remez) fits in 200-bit arithmetic, rounded to the working type.
-// Stated bounds, swept by tests/cpp/math_test.cpp: exp 1 ulp (float, double), log1p 1 ulp (double).
+// exp and log, vectorised. Coefficients: minimax (Remez) fits in 200-bit arithmetic, rounded to the
+// working type. Stated bounds, swept by tests/cpp/math_test.cpp: exp 1 ulp (float, double), log1p 1
+// ulp (double).
 #pragma once
 
 #include "vec.h"
@@ -11,13 +12,15 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLow = -512, kHigh = 512;  // beyond, 2^-c * e^d is 0 or infinite for every c in use
-  static constexpr float kRound = 0x1.8p23f;        // adding and taking it away rounds to an integer
+  static constexpr float kLow = -512,
+                         kHigh = 512;  // beyond, 2^-c * e^d is 0 or infinite for every c in use
+  static constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to an integer
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
   static constexpr float kLn2Low = 0x1.0bfbe8p-15f;
   // e^r = 1 + r + r^2 q(r) on |r| <= ln(2)/2, relative error 2^-28.2
-  static constexpr float kQ[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239e2p-7f, 0x1.6a242cp-10f};
+  static constexpr float kQ[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239e2p-7f,
+                                 0x1.6a242cp-10f};
 };
 
 template <>
@@ -28,10 +31,11 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 0x1.62e42fefa3000p-1;  // 41 bits: exact for |n| < 2^12
   static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
   // relative error 2^-57.9
-  static constexpr double kQ[] = {0.500000000000001063,   0.166666666666664126,   0.0416666666665301594,
-                                  0.00833333333349444591, 0.00138888889436299262, 0.00019841269506607021,
-                                  2.48014930990256496e-5, 2.75575863535222782e-6, 2.7630248368472882e-7,
-                                  2.50000666264774653e-8};
+  static constexpr double kQ[] = {0.500000000000001063,   0.166666666666664126,
+                                  0.0416666666665301594,  0.00833333333349444591,
+                                  0.00138888889436299262, 0.00019841269506607021,
+                                  2.48014930990256496e-5, 2.75575863535222782e-6,
+                                  2.7630248368472882e-7,  2.50000666264774653e-8};
 };
 
 // v * 2^e for integer-valued e. v is of the order of 1.
@@ -42,15 +46,17 @@ inline Vec<T> scale(Vec<T> v, Vec<T> e) {
   if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(v, e);
 #endif
   using K = ExpConstants<T>;
-  // The sum's low bits are e + bias as an integer: shifted into the exponent field they are 2^e, and at the ends of
-  // the range 0 (results below the smallest normal number are flushed) and infinity.
+  // The sum's low bits are e + bias as an integer: shifted into the exponent field they are 2^e,
+  // and at the ends of the range 0 (results below the smallest normal number are flushed) and
+  // infinity.
   const Vec<T> biased = clamp<T>(e, T(-K::kBias), T(K::kBias + 1)) + (K::kRound + T(K::kBias));
   return v * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(biased) << K::kMantissaBits);
 }
 
-// e^d * 2^-c for integer-valued c, relative error 1 ulp. The argument is reduced by Cody and Waite's two-part ln 2
-// (Software Manual for the Elementary Functions, 1980), which needs no fused multiply-add to be exact; taking the
-// reference out as an integer power of two costs no rounding at all.
+// e^d * 2^-c for integer-valued c, relative error 1 ulp. The argument is reduced by Cody and
+// Waite's two-part ln 2 (Software Manual for the Elementary Functions, 1980), which needs no fused
+// multiply-add to be exact; taking the reference out as an integer power of two costs no rounding
+// at all.
 template <class T>
 inline Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   using K = ExpConstants<T>;
@@ -65,14 +71,15 @@ inline Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   return scale<T>((q * r * r + r) + T(1), n - c);
 }
 
-// log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s = (m-1) / (m+1)
-// (Tang, ACM TOMS 16, 1990), with v = 2^k m and m in [sqrt(1/2), sqrt(2)).
+// log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s =
+// (m-1) / (m+1) (Tang, ACM TOMS 16, 1990), with v = 2^k m and m in [sqrt(1/2), sqrt(2)).
 inline Vec<double> log_corrected(Vec<double> v, Vec<double> correction) {
   using K = ExpConstants<double>;
   constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   // relative error 2^-58.5
-  constexpr double kL[] = {0.666666666666673447, 0.399999999994142999, 0.285714287424787683, 0.222221985631265854,
-                           0.181835648842726522, 0.153140353977747323, 0.147961097707526222};
+  constexpr double kL[] = {0.666666666666673447, 0.399999999994142999, 0.285714287424787683,
+                           0.222221985631265854, 0.181835648842726522, 0.153140353977747323,
+                           0.147961097707526222};
   const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
   const Vec<int64_t> exponent = (bits - kSqrtHalf) >> 52;
   const Vec<double> m = bits_as<Vec<double>>(bits - (exponent << 52));

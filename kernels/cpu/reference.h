@@ -1,12 +1,13 @@
 // What a row's exponentials are taken relative to.
 //
-// Any finite number would do mathematically. Numerically, e^(x - m) with a rounded difference x - m costs up to
-// |x - m| / 2 ulp, which is what spoils the loss of confident rows elsewhere. So the reference is an integer power of
-// two, e^x * 2^-c, which rounds nothing; and where |m| is too large for that, x - m is exact for every x whose
-// exponential matters (Sterbenz: x lies within a factor of two of m), so m itself is subtracted first.
+// Any finite number would do mathematically. Numerically, e^(x - m) with a rounded difference x - m
+// costs up to |x - m| / 2 ulp, which is what spoils the loss of confident rows elsewhere. So the
+// reference is an integer power of two, e^x * 2^-c, which rounds nothing; and where |m| is too
+// large for that, x - m is exact for every x whose exponential matters (Sterbenz: x lies within a
+// factor of two of m), so m itself is subtracted first.
 //
-// m need not be the row's maximum: the sums have headroom for logits well above it, and a sum that overflows is seen
-// (kLargestSum) and done again with the true maximum.
+// m need not be the row's maximum: the sums have headroom for logits well above it, and a sum that
+// overflows is seen (kLargestSum) and done again with the true maximum.
 #pragma once
 
 #include "math.h"
@@ -18,7 +19,7 @@ struct ReferenceConstants;
 
 template <>
 struct ReferenceConstants<float> {
-  static constexpr float kLargest = 256;     // |m| beyond which m is subtracted
+  static constexpr float kLargest = 256;      // |m| beyond which m is subtracted
   static constexpr float kHeadroomBits = 40;  // e^m becomes 2^40: 87 bits above it, 166 below
   static constexpr double kLargestSum = 0x1p126;
 };
@@ -34,7 +35,8 @@ template <class A>
 struct Reference {
   Vec<A> shift, c;
 
-  // Exponentials relative to m, for the accumulate type `For` (double lanes may follow a float row's reference).
+  // Exponentials relative to m, for the accumulate type `For` (double lanes may follow a float
+  // row's reference).
   template <class For = A>
   static Reference of(Vec<A> m) {
     using R = ReferenceConstants<For>;

@@ -1,6 +1,6 @@
 // Rows of many classes: the lanes of a vector are neighbouring classes of one row.
-// One read of the logits forward; one read and one write backward. Rows whose classes are not neighbours in memory
-// are gathered block by block into a buffer in the cache.
+// One read of the logits forward; one read and one write backward. Rows whose classes are not
+// neighbours in memory are gathered block by block into a buffer in the cache.
 #pragma once
 
 #include "layout.h"
@@ -8,7 +8,8 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Classes between two additions into double: lanes of float never add up more than kBlock / (kUnroll * kLanes) terms.
+// Classes between two additions into double: lanes of float never add up more than kBlock /
+// (kUnroll * kLanes) terms.
 inline constexpr int kBlock = 1024;
 inline constexpr int kUnroll = 4;
 // The first guess of a row's reference is the largest of so many logits.
@@ -22,7 +23,10 @@ class Rows {
 
  public:
   explicit Rows(const Problem& problem)
-      : p_(problem), smoothing_(problem), mixing_(smoothing_), weight_(static_cast<const A*>(problem.weight)) {}
+      : p_(problem),
+        smoothing_(problem),
+        mixing_(smoothing_),
+        weight_(static_cast<const A*>(problem.weight)) {}
 
   template <Terms kTerms>
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
@@ -112,7 +116,8 @@ class Rows {
 
   const A* probabilities(int64_t row, int64_t b, int n) {
     const Strides& s = p_.target_strides;
-    return gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, row) + b * s.classes, s.classes, n, target_);
+    return gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, row) + b * s.classes, s.classes,
+                     n, target_);
   }
 
   static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
@@ -134,7 +139,8 @@ class Rows {
   void sum_row(int64_t row, int i) {
     const S* x = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
     A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
-    if constexpr (kTerms != Terms::kProbabilities) m = group_.target_logit[i] > m ? group_.target_logit[i] : m;
+    if constexpr (kTerms != Terms::kProbabilities)
+      m = group_.target_logit[i] > m ? group_.target_logit[i] : m;
     if (m == -static_cast<A>(__builtin_inf())) m = largest(x, p_.classes);
     sum_row_relative_to<kTerms>(x, row, i, m);
     if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) && p_.classes > kProbe) {
@@ -192,7 +198,8 @@ class Rows {
   template <Terms kTerms>
   V weights_partial(const A* w, const A* t, int j, int n) const {
     if constexpr (kTerms == Terms::kIndices) return V{};
-    const V weight = w ? load_partial(w + j, n, A(0)) : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
+    const V weight = w ? load_partial(w + j, n, A(0))
+                       : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
     if constexpr (kTerms == Terms::kSmoothed) return weight;
     return weight * (load_partial(t + j, n, A(0)) * mixing_.keep + mixing_.spread);
   }
@@ -206,12 +213,14 @@ class Rows {
         sums[u].template add<kTerms>(ref, m, load(x + at), weights<kTerms>(w, t, at));
       }
     }
-    for (; j + kW <= end; j += kW) sums[0].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j));
+    for (; j + kW <= end; j += kW)
+      sums[0].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j));
     if (j < end) {
       const int n = end - j;
       // Lanes past the end: e^-inf adds nothing, and in the linear sum m - m times a weight of 0.
       Sums<A> last;
-      last.template add<Terms::kIndices>(ref, m, load_partial(x + j, n, -static_cast<A>(__builtin_inf())), V{});
+      last.template add<Terms::kIndices>(
+          ref, m, load_partial(x + j, n, -static_cast<A>(__builtin_inf())), V{});
       sums[0].exponentials += last.exponentials;
       if constexpr (kTerms != Terms::kIndices) {
         const V q = weights_partial<kTerms>(w, t, j, n);
@@ -244,7 +253,8 @@ class Rows {
         }
         if (j < n) {
           const V q = weights_partial<kTerms>(w, t, j, n - j);
-          store_partial(g + j, n - j, gradient<kTerms>(ref, factor, grad, load_partial(x + j, n - j, A(0)), q));
+          store_partial(g + j, n - j,
+                        gradient<kTerms>(ref, factor, grad, load_partial(x + j, n - j, A(0)), q));
         }
       }
       if (stride != 1) {
@@ -255,8 +265,6 @@ class Rows {
       if (!ignored) put(g_row + group_.target[i] * stride, factors_.at_target[i]);
     }
   }
-
-
 
   const Problem& p_;
   const Smoothing smoothing_;

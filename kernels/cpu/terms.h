@@ -1,5 +1,6 @@
 // The per-element functions: what one logit adds to its row's sums, and what its gradient is.
-// They are the same whether the lanes of a vector are classes of one row (rows.h) or rows of one class (tiles.h).
+// They are the same whether the lanes of a vector are classes of one row (rows.h) or rows of one
+// class (tiles.h).
 #pragma once
 
 #include "group.h"
@@ -33,7 +34,8 @@ inline Vec<A> gradient(const Reference<A>& ref, Vec<A> factor, Vec<A> grad, Vec<
 template <class A>
 struct Mixing {  // target probabilities to the weights of the linear sum: q = w (keep t + spread)
   A keep, spread;
-  explicit Mixing(const Smoothing& s) : keep(static_cast<A>(s.keep)), spread(static_cast<A>(s.spread)) {}
+  explicit Mixing(const Smoothing& s)
+      : keep(static_cast<A>(s.keep)), spread(static_cast<A>(s.spread)) {}
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

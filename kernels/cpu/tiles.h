@@ -1,6 +1,7 @@
 // Tiles: the lanes of a vector are rows, and the loop runs over the classes.
-// For logits whose neighbours in memory are rows ((N,C,d1..) planes, transposed matrices), read in place, and for rows
-// of few classes, where vectors along the classes would be mostly empty: those are transposed in the cache.
+// For logits whose neighbours in memory are rows ((N,C,d1..) planes, transposed matrices), read in
+// place, and for rows of few classes, where vectors along the classes would be mostly empty: those
+// are transposed in the cache.
 #pragma once
 
 #include "layout.h"
@@ -11,8 +12,9 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 // Rows of at most so many classes are transposed.
 inline constexpr int64_t kFewClasses = 16;
 inline constexpr int kTile = kGroup;  // rows a tile
-// Classes taken together: their vectors share the loads of the rows' state, float lanes never add up more of them
-// before they go into double, and their largest is the first guess of the row's reference.
+// Classes taken together: their vectors share the loads of the rows' state, float lanes never add
+// up more of them before they go into double, and their largest is the first guess of the row's
+// reference.
 inline constexpr int kPlanes = 8;
 
 template <class S>
@@ -59,7 +61,8 @@ class Tiles {
       const int64_t row = first + (i < n ? i : n - 1);
       group_.reference[i] = static_cast<const A*>(out.saved.reference)[row];
       group_.sum[i] = static_cast<double>(static_cast<const A*>(out.saved.sum)[row]);
-      if (!kIndices) group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
+      if (!kIndices)
+        group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
       grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
     }
     finish_backward<A, kIndices>(group_, padded(n), smoothing_, grad_, factors_);
@@ -69,7 +72,8 @@ class Tiles {
  private:
   static int padded(int n) { return (n + kW - 1) / kW * kW; }
 
-  // Reads the targets and finds the logits. Lanes past the end repeat the last row and are never stored.
+  // Reads the targets and finds the logits. Lanes past the end repeat the last row and are never
+  // stored.
   template <Terms kTerms>
   void open(int64_t first, int n, Partial* partial) {
     first_ = first;
@@ -133,14 +137,16 @@ class Tiles {
   const A* probabilities(int64_t c, A* buffer) {
     const Strides& s = p_.target_strides;
     if (p_.inner > 1 && first_ / p_.inner == (first_ + n_ - 1) / p_.inner) {
-      const A* p = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_) + c * s.classes, s.inner, n_, buffer);
+      const A* p = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_) + c * s.classes,
+                             s.inner, n_, buffer);
       if (n_ % kW == 0 || p == buffer) return p;
-      __builtin_memcpy(buffer, p, static_cast<size_t>(n_) * sizeof(A));  // whole vectors are read of it
+      __builtin_memcpy(buffer, p,
+                       static_cast<size_t>(n_) * sizeof(A));  // whole vectors are read of it
       return buffer;
     }
     for (int i = 0; i < n_; ++i) {
-      const A* value =
-          gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_ + i) + c * s.classes, 1, 1, buffer + i);
+      const A* value = gather<A>(p_.target, p_.target_dtype,
+                                 row_offset(p_, s, first_ + i) + c * s.classes, 1, 1, buffer + i);
       buffer[i] = *value;
     }
     return buffer;
@@ -151,7 +157,8 @@ class Tiles {
     constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
     for (int i = 0; i < padded(n_); ++i) group_.sum[i] = group_.linear[i] = group_.mass[i] = 0;
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
-      const int planes = static_cast<int>(p_.classes - first < kPlanes ? p_.classes - first : kPlanes);
+      const int planes =
+          static_cast<int>(p_.classes - first < kPlanes ? p_.classes - first : kPlanes);
       const A* t[kPlanes] = {};
       if constexpr (kProbabilities) {
         for (int k = 0; k < planes; ++k) t[k] = probabilities(first + k, targets_[k]);
@@ -178,7 +185,8 @@ class Tiles {
       }
     }
     if constexpr (!kProbabilities) {
-      for (int i = 0; i < padded(n_); ++i) {  // a NaN of an ignored row must not send the tile to the slow path
+      for (int i = 0; i < padded(n_);
+           ++i) {  // a NaN of an ignored row must not send the tile to the slow path
         if (group_.target[i] < 0) group_.reference[i] = 0, group_.sum[i] = 1;
       }
     }
@@ -197,11 +205,12 @@ class Tiles {
     S* grad_base = static_cast<S*>(out.grad_logits);
     for (int64_t c = 0; c < p_.classes; ++c) {
       const A* t = kProbabilities ? probabilities(c, targets_[0]) : nullptr;
-      S* plane = grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
+      S* plane =
+          grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
       for (int i = 0; i < n_; i += kW) {
         const Reference<A> ref{load(factors_.shift + i), load(factors_.c + i)};
-        V g = gradient<kTerms>(ref, load(factors_.factor + i), load(factors_.grad + i), logits(c, i),
-                               weights<kTerms>(c, i, t));
+        V g = gradient<kTerms>(ref, load(factors_.factor + i), load(factors_.grad + i),
+                               logits(c, i), weights<kTerms>(c, i, t));
         if constexpr (!kProbabilities) {
           const I y = load(group_.target + i);
           g = y == static_cast<Int<A>>(c) ? load(factors_.at_target + i) : g;
@@ -219,7 +228,8 @@ class Tiles {
     if (!transpose_) return;
     for (int i = 0; i < n_; ++i) {
       S* row = grad_base + row_offset(p_, out.grad_strides, first_ + i);
-      for (int64_t c = 0; c < p_.classes; ++c) row[c * out.grad_strides.classes] = transposed_[c * kTile + i];
+      for (int64_t c = 0; c < p_.classes; ++c)
+        row[c * out.grad_strides.classes] = transposed_[c * kTile + i];
     }
   }
 

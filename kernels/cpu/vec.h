@@ -1,9 +1,9 @@
-// One vector of the instruction set this unit is compiled for, on the compiler's vector extensions, so that the same
-// text serves SSE2, AVX2, AVX-512, NEON and any other target of GCC or Clang.
+// One vector of the instruction set this unit is compiled for, on the compiler's vector extensions,
+// so that the same text serves SSE2, AVX2, AVX-512, NEON and any other target of GCC or Clang.
 //
-// Every header of the kernels lives in namespace FUSED_CE_ISA, which differs from unit to unit, and includes nothing
-// of the standard library but fixed-width integers: a shared inline function compiled for AVX-512 could be the copy
-// that the linker keeps, and crash a machine without it.
+// Every header of the kernels lives in namespace FUSED_CE_ISA, which differs from unit to unit, and
+// includes nothing of the standard library but fixed-width integers: a shared inline function
+// compiled for AVX-512 could be the copy that the linker keeps, and crash a machine without it.
 #pragma once
 
 #include <stddef.h>
@@ -25,9 +25,9 @@ inline constexpr int kVectorBytes = 16;
 
 template <class T>
 struct VecOf {};  // storage types have none of their own
-#define FUSED_CE_VECTOR_OF(T)                              \
-  template <>                                              \
-  struct VecOf<T> {                                        \
+#define FUSED_CE_VECTOR_OF(T)                                  \
+  template <>                                                  \
+  struct VecOf<T> {                                            \
     typedef T type __attribute__((vector_size(kVectorBytes))); \
   };
 FUSED_CE_VECTOR_OF(float)
@@ -125,7 +125,8 @@ inline Widened widen(Vec<float> v) {
   typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
   Half halves[2];
   __builtin_memcpy(halves, &v, sizeof(v));
-  return {__builtin_convertvector(halves[0], Vec<double>), __builtin_convertvector(halves[1], Vec<double>)};
+  return {__builtin_convertvector(halves[0], Vec<double>),
+          __builtin_convertvector(halves[1], Vec<double>)};
 }
 
 template <>

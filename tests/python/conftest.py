@@ -1,0 +1,48 @@
+"""Cases that the tests share: layouts of logits, targets for them, and the float64 reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+# Every way logits can lie in memory that the kernels tell apart, and the ones that are copied.
+LAYOUTS = {
+    "rows": lambda c: torch.randn(37, c),
+    "transposed": lambda c: torch.randn(c, 37).t(),
+    "sliced_classes": lambda c: torch.randn(37, c + 5)[:, 2 : c + 2],
+    "step_two_classes": lambda c: torch.randn(37, 2 * c)[:, ::2],
+    "step_two_rows": lambda c: torch.randn(74, c)[::2],
+    "expanded_rows": lambda c: torch.randn(1, c).expand(37, c),
+    "expanded_classes": lambda c: torch.randn(37, 1).expand(37, c),
+    "one_row": lambda c: torch.randn(c),
+    "planes": lambda c: torch.randn(3, c, 19),
+    "narrow_planes": lambda c: torch.randn(9, c, 3),
+    "planes_sliced_classes": lambda c: torch.randn(2, c + 3, 5, 7)[:, 1 : c + 1],
+    "channels_last": lambda c: torch.randn(2, c, 5, 7).to(memory_format=torch.channels_last),
+    "five_dimensions": lambda c: torch.randn(2, c, 2, 3, 4),
+    "not_collapsible": lambda c: torch.randn(2, c, 5, 9)[..., ::2],
+    "permuted_inner": lambda c: torch.randn(2, c, 5, 7).transpose(2, 3),
+}
+
+
+def make_logits(layout: str, classes: int, dtype: torch.dtype) -> torch.Tensor:
+    """Logits with the layout's own strides: written into a storage, where `.to` may change them."""
+    x = LAYOUTS[layout](classes)
+    storage = torch.empty(x.untyped_storage().nbytes() // 4, dtype=dtype)
+    y = storage.as_strided(x.size(), x.stride(), x.storage_offset())
+    storage.copy_(3 * torch.empty(0).set_(x.untyped_storage())[: storage.numel()])
+    return y
+
+
+def index_target(logits: torch.Tensor, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    classes = logits.size(0) if logits.dim() == 1 else logits.size(1)
+    shape = logits.shape[:0] if logits.dim() == 1 else (logits.size(0), *logits.shape[2:])
+    return torch.randint(0, min(classes, 200), shape).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,122 @@
+"""Inputs at the ends of the range, where torch's answer is the contract."""
+
+from __future__ import annotations
+
+import math
+
+import fused_ce
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DTYPES
+
+INF = math.inf
+
+
+def both(logits: torch.Tensor, target: torch.Tensor, **options: object) -> None:
+    results = []
+    for f in (fused_ce.cross_entropy, F.cross_entropy):
+        x = logits.detach().clone().requires_grad_()
+        loss = f(x, target, **options)
+        loss.sum().backward()
+        results.append((loss.detach(), x.grad))
+    torch.testing.assert_close(results[0], results[1], equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("shape", [(0, 5), (3, 5, 0), (0, 5, 4), (0, 0)])
+def test_empty(shape: tuple[int, ...], reduction: str) -> None:
+    logits = torch.randn(shape)
+    both(logits, torch.zeros((shape[0], *shape[2:]), dtype=torch.long), reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+def test_one_class_is_exactly_zero(dtype: torch.dtype, options: dict[str, float]) -> None:
+    for shape in ((7, 1), (2, 1, 9)):
+        x = (100 * torch.randn(shape)).to(dtype).requires_grad_()
+        targets = (
+            torch.zeros((shape[0], *shape[2:]), dtype=torch.long),
+            torch.ones(shape, dtype=dtype),
+        )
+        for target in targets:
+            loss = fused_ce.cross_entropy(x, target, reduction="none", **options)
+            (grad,) = torch.autograd.grad(loss.sum(), x)
+            assert (loss == 0).all() and (grad == 0).all()
+
+
+@pytest.mark.parametrize("classes", [5, 40, 3000])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_all_ignored(classes: int, reduction: str) -> None:
+    both(torch.randn(4, classes), torch.full((4,), -100), reduction=reduction)
+
+
+@pytest.mark.parametrize("classes", [4, 40, 3000])
+@pytest.mark.parametrize(
+    "fill", ["-inf_some", "-inf_all", "-inf_target", "inf", "nan", "far", "min", "negative_zero"]
+)
+def test_special_values(classes: int, fill: str) -> None:
+    for planes in (False, True):
+        x = torch.randn(11, classes)
+        target = torch.randint(0, classes - 1, (11,))
+        if fill == "-inf_some":
+            x[:, classes - 1] = -INF
+            x[3, : classes // 2] = -INF
+            target[3] = classes - 1
+            x[3, classes - 1] = 2.0
+        elif fill == "-inf_all":
+            x[2] = -INF
+        elif fill == "-inf_target":
+            x[2, target[2]] = -INF
+        elif fill == "inf":
+            x[1, 1] = INF
+        elif fill == "nan":
+            x[1, classes - 1] = math.nan
+        elif fill == "far":
+            x[1, 1], x[2, classes - 1], x[3] = 1e38, -1e38, 1e38
+        elif fill == "min":
+            x[:, ::2] = torch.finfo(x.dtype).min
+        else:
+            x[:] = -0.0
+        if planes:
+            x, target = x.t().contiguous()[None], target[None]
+        both(x, target, reduction="none")
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e7, 1e30, -1e30])
+@pytest.mark.parametrize("classes", [4, 40, 3000])
+def test_huge_offsets(offset: float, classes: int) -> None:
+    x = torch.randn(9, classes) * (abs(offset) * 2**-22) + offset
+    both(x, torch.randint(0, classes, (9,)), reduction="none")
+
+
+def test_a_late_maximum_beyond_the_headroom() -> None:
+    x = torch.zeros(2, 3000)
+    x[:, 2500] = 500.0
+    both(x, torch.tensor([0, 2500]), reduction="none")
+    both(x.t().contiguous()[None], torch.tensor([[0, 2500]]), reduction="none")
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 300), (2, 6, 9)])
+def test_ignored_rows_with_nan_get_gradient_zero(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    x[0] = math.nan
+    target = torch.zeros((shape[0], *shape[2:]), dtype=torch.long)
+    target[0] = -100
+    x.requires_grad_()
+    loss = fused_ce.cross_entropy(x, target)
+    loss.backward()
+    assert loss.isfinite() and (x.grad[0] == 0).all() and x.grad.isfinite().all()
+
+
+def test_a_million_half_precision_rows() -> None:
+    x = torch.randn(1_000_000, 3)
+    target = torch.randint(0, 3, (1_000_000,))
+    for dtype in (torch.bfloat16, torch.float16):
+        expected = F.cross_entropy(x.to(dtype).double(), target)
+        actual = fused_ce.cross_entropy(x.to(dtype), target)
+        assert actual == expected.to(dtype)
+
+
+def test_zero_weights() -> None:
+    both(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), weight=torch.zeros(3))

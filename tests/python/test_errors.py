@@ -1,0 +1,89 @@
+"""Bad calls: torch's exception type, and a message that says what came and what is wanted."""
+
+from __future__ import annotations
+
+import fused_ce
+import pytest
+import torch
+import torch.nn.functional as F
+
+X = torch.randn(4, 5)
+T = torch.tensor([0, 1, 2, 3])
+BAD = {
+    "target_too_large": (
+        lambda f: f(X, T + 7),
+        r"Target 7 is out of bounds\. target\[0\].*\[0, 5\).*-100",
+    ),
+    "target_negative": (lambda f: f(X, torch.tensor([0, 1, -1, 2])), r"Target -1 .*target\[2\]"),
+    "target_position": (
+        lambda f: f(torch.randn(2, 5, 3), torch.tensor([[0, 0, 0], [0, 9, 0]])),
+        r"Target 9 .*target\[1, 1\]",
+    ),
+    "no_classes": (lambda f: f(X[:, :0], T), "out of bounds"),
+    "one_hot": (lambda f: f(X, F.one_hot(T, 5)), r"got Long.*argmax\(1\)"),
+    "target_dtype": (lambda f: f(X, T.int()), "Long or Byte, but got Int"),
+    "batch": (lambda f: f(X, T[:3]), r"input batch_size \(4\) to match target batch_size \(3\)"),
+    "spatial": (
+        lambda f: f(torch.randn(2, 5, 3), torch.zeros(2, 4).long()),
+        r"target size \[2, 3\], got \[2, 4\]",
+    ),
+    "weight_length": (lambda f: f(X, T, weight=torch.ones(4)), r"all 5 classes .* shape: \[4\]"),
+    "weight_shape": (
+        lambda f: f(X, T, weight=torch.ones(5, 1)),
+        r"all 5 classes .* shape: \[5, 1\]",
+    ),
+    "weight_dtype": (
+        lambda f: f(X, T, weight=torch.ones(5).double()),
+        "expected scalar type Float but found Double",
+    ),
+    "smoothing_above": (
+        lambda f: f(X, T, label_smoothing=1.5),
+        r"between 0\.0 and 1\.0\. Got: 1\.5",
+    ),
+    "reduction": (
+        lambda f: f(X, T, reduction="average"),
+        "average is not a valid value for reduction",
+    ),
+    "ignore_probabilities": (
+        lambda f: f(X, X, ignore_index=2),
+        "ignore_index is not supported for floating point",
+    ),
+    "integer_logits": (lambda f: f(X.long(), T), "Long"),
+    "complex_logits": (lambda f: f(X.cfloat(), T), "Complex"),
+    "sparse_logits": (lambda f: f(X.to_sparse(), T), "[Ss]parse"),
+    "devices": (lambda f: f(X.to("meta"), T), "device"),
+    "weight_requires_grad": (lambda f: f(X, T, weight=torch.ones(5, requires_grad=True)), "weight"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_call(name: str) -> None:
+    call, message = BAD[name]
+    with pytest.raises((RuntimeError, ValueError, IndexError, NotImplementedError)) as theirs:
+        call(F.cross_entropy)
+    with pytest.raises(theirs.type, match=message) as ours:
+        call(fused_ce.cross_entropy)
+    assert ours.type is theirs.type
+
+
+@pytest.mark.parametrize("classes", [5, 300])
+def test_out_of_range_is_found_before_backward_and_changes_nothing(classes: int) -> None:
+    x = torch.randn(700, classes, requires_grad=True)
+    target = torch.zeros(700, dtype=torch.long)
+    target[650] = 2**40
+    before = x.detach().clone()
+    with pytest.raises(IndexError, match=r"Target 1099511627776 .*target\[650\]"):
+        fused_ce.cross_entropy(x, target, reduction="none")
+    assert torch.equal(x.detach(), before) and x.grad is None
+
+
+@pytest.mark.parametrize("target", [T, X.softmax(1)], ids=["indices", "probabilities"])
+def test_negative_smoothing(target: torch.Tensor) -> None:
+    """Torch takes it for 0."""
+    with pytest.raises(RuntimeError, match=r"between 0\.0 and 1\.0\. Got: -0\.1"):
+        fused_ce.cross_entropy(X, target, label_smoothing=-0.1)
+
+
+def test_reduction_number() -> None:
+    with pytest.raises(RuntimeError, match="reduction must be 0"):
+        torch.ops.fused_ce.cross_entropy(X, T, None, 7)

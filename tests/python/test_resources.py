@@ -1,0 +1,118 @@
+"""What a call costs: memory, threads; and that neither threads nor instruction set matter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fused_ce
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+LOGITS = {
+    "rows": lambda: torch.randn(512, 1000),
+    "transposed": lambda: torch.randn(1000, 512).t(),
+    "planes": lambda: torch.randn(4, 50, 64, 64),
+    "channels_last": lambda: torch.randn(4, 50, 64, 64).to(memory_format=torch.channels_last),
+    "sliced": lambda: torch.randn(512, 2000)[:, ::2],
+    "few_classes": lambda: torch.randn(65536, 10),
+}
+
+
+def allocated(f: object) -> int:
+    """Bytes that f takes from torch's allocator, counting what it gives back as well."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        f()
+    sizes = (e.nbytes() for e in events.profiler.kineto_results.events() if e.name() == "[memory]")
+    return sum(size for size in sizes if size > 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LOGITS)
+def test_memory(layout: str, dtype: torch.dtype) -> None:
+    x = LOGITS[layout]().to(dtype)
+    target = torch.zeros((x.size(0), *x.shape[2:]), dtype=torch.long)
+    rows = target.numel()
+    size = x.numel() * x.element_size()
+    a_few_numbers_a_row = 16 * rows + 1024
+    assert allocated(lambda: fused_ce.cross_entropy(x, target)) <= a_few_numbers_a_row
+    x.requires_grad_()
+    both = allocated(lambda: torch.autograd.grad(fused_ce.cross_entropy(x, target), x))
+    assert size <= both <= size + 3 * a_few_numbers_a_row
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", LOGITS)
+def test_any_number_of_threads_gives_the_same_bits(layout: str, dtype: torch.dtype) -> None:
+    x = LOGITS[layout]().to(dtype).requires_grad_()
+    target = torch.randint(0, 10, (x.size(0), *x.shape[2:]))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            loss = fused_ce.cross_entropy(x, target, label_smoothing=0.1)
+            results.append((loss.detach(), torch.autograd.grad(loss, x)[0]))
+    finally:
+        torch.set_num_threads(before)
+    for loss, grad in results[1:]:
+        assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])
+
+
+TWO_THREADS = """
+import os, torch, fused_ce
+def busy():
+    times = {}
+    for task in os.listdir("/proc/self/task"):
+        fields = open(f"/proc/self/task/{task}/stat").read().rsplit(")", 1)[1].split()
+        times[task] = int(fields[11])
+    return times
+torch.set_num_threads(2)
+x = torch.zeros(1024, 20000); t = torch.zeros(1024, dtype=torch.long)
+before = busy()
+for _ in range(60): fused_ce.cross_entropy(x, t)
+after = busy()
+print(sum(after[k] - before.get(k, 0) >= 5 for k in after))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
+def test_two_threads_really_work() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS], capture_output=True, text=True, check=True
+    )
+    assert int(result.stdout) == 2, result.stdout
+
+
+def test_library_alone() -> None:
+    library = Path(fused_ce.cmake_prefix_path) / "lib" / "libfused_ce.so"
+    code = (
+        "import sys; sys.modules['fused_ce'] = None; import torch;"
+        f"torch.ops.load_library({str(library)!r});"
+        "print(torch.ops.fused_ce.cross_entropy(torch.zeros(2, 4), torch.tensor([1, 2])).item())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert float(result.stdout) == pytest.approx(1.3862943649, abs=1e-7)
+
+
+@pytest.mark.parametrize("capability", fused_ce.build_info()["cpu_capabilities"])
+def test_parity_at_every_instruction_set(capability: str) -> None:
+    """The parity and edge tests once more, in a process that is held to the instruction set."""
+    if capability == fused_ce.build_info()["cpu_capability"]:
+        pytest.skip("this process runs it")
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += [str(here / "test_parity.py"), str(here / "test_edges.py")]
+    environment = {**os.environ, "FUSED_CE_CPU_CAPABILITY": capability}
+    check = "import fused_ce; print(fused_ce.build_info()['cpu_capability'])"
+    active = subprocess.run(
+        [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True
+    )
+    assert active.stdout.strip() == capability
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]

@@ -8,10 +8,10 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Classes between two additions into double: lanes of float never add up more than kBlock /
-// (kUnroll * kLanes) terms.
-inline constexpr int kBlock = 1024;
+// Vectors summed side by side, to hide the latency of an addition.
 inline constexpr int kUnroll = 4;
+// What a lane adds up before it goes into double: few enough that a float sum keeps its digits.
+inline constexpr int kLaneTerms = 16;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
@@ -20,6 +20,8 @@ class Rows {
   using A = Accumulate<S>;
   using V = Vec<A>;
   static constexpr int kW = kLanes<A>;
+  static constexpr int kBlock =
+      kLaneTerms * kUnroll * kW;  // classes between two additions into double
 
  public:
   explicit Rows(const Problem& problem)

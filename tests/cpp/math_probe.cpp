@@ -1,0 +1,25 @@
+#include "math_probe.h"
+
+#include "kernels/cpu/math.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+namespace {
+
+template <class T>
+void exp_all(const T* x, T c, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<T>) store(out + i, exp_scaled<T>(load(x + i), splat(c)));
+}
+void log_all(const double* x, double* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<double>) store(out + i, log(load(x + i)));
+}
+void log1p_all(const double* x, double* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<double>) store(out + i, log1p(load(x + i)));
+}
+
+}  // namespace
+
+extern const testing::MathProbe kMathProbe;
+const testing::MathProbe kMathProbe = {exp_all<float>, exp_all<double>, log_all, log1p_all,
+                                       kLanes<float>};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,164 @@
+// One cross entropy problem on raw pointers, and its answer by the formula in long double: with x87
+// that has 11 bits more than the double kernels that it judges.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/problem.h"
+
+namespace fused_ce::testing {
+
+inline size_t size_of(DType type) {
+  return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2;
+}
+
+inline double epsilon(DType type) {
+  switch (type) {
+    case DType::kDouble:
+      return 0x1p-52;
+    case DType::kFloat:
+      return 0x1p-23;
+    case DType::kHalf:
+      return 0x1p-10;
+    default:
+      return 0x1p-7;
+  }
+}
+
+inline double smallest(DType type) {
+  switch (type) {
+    case DType::kDouble:
+      return std::numeric_limits<double>::min();
+    case DType::kHalf:
+      return 0x1p-24;
+    default:
+      return std::numeric_limits<float>::min();
+  }
+}
+
+// Values of one of the four types in exactly as many bytes as they need: a read or write past the
+// end is one outside the heap block, which AddressSanitizer sees.
+class Array {
+ public:
+  Array(DType type, int64_t size, double fill = 0) : type_(type), bytes_(size * size_of(type)) {
+    for (int64_t i = 0; i < size; ++i) set(i, fill);
+  }
+
+  void* data() { return bytes_.data(); }
+  const void* data() const { return bytes_.data(); }
+  DType type() const { return type_; }
+  int64_t size() const { return static_cast<int64_t>(bytes_.size() / size_of(type_)); }
+
+  double get(int64_t i) const {
+    switch (type_) {
+      case DType::kDouble:
+        return read<double>(i);
+      case DType::kFloat:
+        return read<float>(i);
+      case DType::kHalf:
+        return static_cast<double>(read<_Float16>(i));
+      default: {
+        const uint32_t bits = uint32_t{read<uint16_t>(i)} << 16;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+      }
+    }
+  }
+
+  void set(int64_t i, double value) {
+    switch (type_) {
+      case DType::kDouble:
+        return write(i, value);
+      case DType::kFloat:
+        return write(i, static_cast<float>(value));
+      case DType::kHalf:
+        return write(i, static_cast<_Float16>(value));
+      default: {
+        // Inputs only have to be some bfloat16 near the value.
+        const float rounded = static_cast<float>(value);
+        uint32_t bits;
+        std::memcpy(&bits, &rounded, sizeof bits);
+        return write(i, static_cast<uint16_t>(bits >> 16));
+      }
+    }
+  }
+
+ private:
+  template <class T>
+  T read(int64_t i) const {
+    T value;
+    std::memcpy(&value, bytes_.data() + i * sizeof(T), sizeof(T));
+    return value;
+  }
+  template <class T>
+  void write(int64_t i, T value) {
+    std::memcpy(bytes_.data() + i * sizeof(T), &value, sizeof(T));
+  }
+
+  DType type_;
+  std::vector<unsigned char> bytes_;
+};
+
+inline DType accumulate_type(DType type) {
+  return type == DType::kDouble ? DType::kDouble : DType::kFloat;
+}
+
+// Where the value of (row, class) lies.
+inline int64_t at(const Problem& p, const Strides& s, int64_t row, int64_t c) {
+  return row / p.inner * s.outer + c * s.classes + row % p.inner * s.inner;
+}
+
+// One row's answer. `terms` is the sum of the absolute terms that the result is a sum of: what a
+// relative rounding error of one term is relative to.
+struct Expected {
+  double loss = 0, loss_terms = 0, weight = 0;
+  std::vector<double> grad, grad_terms;
+};
+
+inline Expected expected_row(const Problem& p, const Array& logits,
+                             const std::vector<int64_t>& target, const Array& probabilities,
+                             const std::vector<double>& weight, int64_t row, double g) {
+  const int64_t classes = p.classes;
+  Expected e;
+  e.grad.assign(classes, 0);
+  e.grad_terms.assign(classes, 0);
+  std::vector<double> q(classes);
+  std::vector<long double> log_p(classes);
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const double s = p.label_smoothing;
+  if (indices && target[row] == p.ignore_index) return e;
+  long double mass = 0, peak = -std::numeric_limits<long double>::infinity(), loss = 0;
+  for (int64_t c = 0; c < classes; ++c) {
+    const double t = indices ? (c == target[row] ? 1.0 : 0.0)
+                             : probabilities.get(at(p, p.target_strides, row, c));
+    q[c] = weight[c] * ((1 - s) * t + s / static_cast<double>(classes));
+    if (indices) q[c] = (c == target[row] ? (1 - s) * weight[c] : 0.0) + weight[c] * s / classes;
+    mass += q[c];
+    log_p[c] = logits.get(at(p, p.logits_strides, row, c));
+    peak = fmaxl(peak, log_p[c]);
+  }
+  long double sum = 0;
+  for (int64_t c = 0; c < classes; ++c) sum += expl(log_p[c] - peak);
+  const long double lse = peak + logl(sum);
+  for (int64_t c = 0; c < classes; ++c) {
+    log_p[c] -= lse;
+    const long double softmax = expl(log_p[c]);
+    if (q[c] != 0) {
+      loss -= q[c] * log_p[c];
+      e.loss_terms += static_cast<double>(std::fabs(q[c]) * (fabsl(log_p[c]) + 1));
+    }
+    e.grad[c] = static_cast<double>(g * (mass * softmax - q[c]));
+    e.grad_terms[c] = std::fabs(g) * static_cast<double>(fabsl(mass) * softmax + std::fabs(q[c]));
+  }
+  e.loss = static_cast<double>(loss);
+  e.weight = indices ? weight[target[row]] : 1;
+  return e;
+}
+
+}  // namespace fused_ce::testing

@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "arguments.h"
@@ -127,13 +128,21 @@ void for_tasks(int64_t tasks, F f) {
                     ignore_index, ")");
 }
 
+// The partial sums in task order, compensated as in kernels/cpu/sum.h (Neumaier, ZAMM 54, 1974).
 Partial add_up(const std::vector<Partial>& partials) {
-  Partial sum{0, 0, kNoBadRow};
+  Partial sum{0, 0, kNoBadRow}, lost = sum;
+  const auto add = [](double& sum, double& lost, double value) {
+    const double s = sum + value;
+    lost += std::abs(sum) >= std::abs(value) ? (sum - s) + value : (value - s) + sum;
+    sum = s;
+  };
   for (const Partial& partial : partials) {
-    sum.loss += partial.loss;
-    sum.weight += partial.weight;
+    add(sum.loss, lost.loss, partial.loss);
+    add(sum.weight, lost.weight, partial.weight);
     if (sum.bad_row < 0) sum.bad_row = partial.bad_row;
   }
+  if (std::isfinite(sum.loss)) sum.loss += lost.loss;
+  if (std::isfinite(sum.weight)) sum.weight += lost.weight;
   return sum;
 }
 

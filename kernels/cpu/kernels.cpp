@@ -71,12 +71,12 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
   Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
   for (int64_t task = begin; task < end; ++task) {
     const Range r = rows_of_task(cut, task);
-    Partial partial{0, 0, kNoBadRow};
+    TaskSums sums;
     for (int64_t row = r.begin; row < r.end; row += kTile) {
       tiles.template forward<kTerms>(
-          out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), partial);
+          out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), sums);
     }
-    partials[task] = partial;
+    partials[task] = sums.partial();
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "layout.h"
+#include "sum.h"
 #include "terms.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -33,15 +34,14 @@ class Rows {
   template <Terms kTerms>
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    Partial partial{0, 0, kNoBadRow};
+    TaskSums sums;
     for (int64_t first = begin; first < end; first += kGroup) {
       const int n = static_cast<int>(end - first < kGroup ? end - first : kGroup);
       pad_from(n);
       for (int i = 0; i < n; ++i) {
         const int64_t row = first + i;
         if constexpr (kIndices) {
-          if (!read_target<S, A>(p_, row, group_, i) && partial.bad_row < 0) partial.bad_row = row;
-          partial.weight += group_.target_weight[i];
+          if (!read_target<S, A>(p_, row, group_, i) && sums.bad_row < 0) sums.bad_row = row;
           if (group_.target[i] < 0) {
             blank(i);
             continue;
@@ -49,9 +49,9 @@ class Rows {
         }
         sum_row<kTerms>(row, i);
       }
-      finish(out, first, n, partial, kIndices);
+      finish<kIndices>(out, first, n, sums);
     }
-    return partial;
+    return sums.partial();
   }
 
   template <Terms kTerms>
@@ -94,17 +94,15 @@ class Rows {
     }
   }
 
-  void finish(const Forward& out, int64_t first, int n, Partial& partial, bool indices) {
-    if (indices) {
-      finish_forward<A, true>(group_, n, smoothing_, loss_);
-    } else {
-      finish_forward<A, false>(group_, n, smoothing_, loss_);
-    }
+  template <bool kIndices>
+  void finish(const Forward& out, int64_t first, int n, TaskSums& sums) {
+    finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
+    sums.loss.add(loss_, n);
+    if (kIndices) sums.weight.add(group_.target_weight, n);
     for (int i = 0; i < n; ++i) {
-      partial.loss += loss_[i];
       static_cast<A*>(out.saved.reference)[first + i] = group_.reference[i];
       static_cast<A*>(out.saved.sum)[first + i] = static_cast<A>(group_.sum[i]);
-      if (!indices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
+      if (!kIndices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
       if (out.loss) put_loss(out.loss, out.loss_dtype, first + i, loss_[i]);
     }
   }

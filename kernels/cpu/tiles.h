@@ -5,6 +5,7 @@
 #pragma once
 
 #include "layout.h"
+#include "sum.h"
 #include "terms.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -34,9 +35,9 @@ class Tiles {
 
   // rows [first, first + n) of one tile
   template <Terms kTerms>
-  void forward(const Forward& out, int64_t first, int n, Partial& partial) {
+  void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    open<kTerms>(first, n, &partial);
+    open<kTerms>(first, n, &sums);
     set_reference(p_.classes < kPlanes ? p_.classes : kPlanes, kIndices);
     sum<kTerms>();
     if (p_.classes > kPlanes && !all_in_range()) {
@@ -44,8 +45,9 @@ class Tiles {
       sum<kTerms>();
     }
     finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
+    sums.loss.add(loss_, n);
+    if (kIndices) sums.weight.add(group_.target_weight, n);
     for (int i = 0; i < n; ++i) {
-      partial.loss += loss_[i];
       static_cast<A*>(out.saved.reference)[first + i] = group_.reference[i];
       static_cast<A*>(out.saved.sum)[first + i] = static_cast<A>(group_.sum[i]);
       if (!kIndices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
@@ -75,7 +77,7 @@ class Tiles {
   // Reads the targets and finds the logits. Lanes past the end repeat the last row and are never
   // stored.
   template <Terms kTerms>
-  void open(int64_t first, int n, Partial* partial) {
+  void open(int64_t first, int n, TaskSums* sums) {
     first_ = first;
     n_ = n;
     base_ = row_offset(p_, p_.logits_strides, first);
@@ -83,9 +85,7 @@ class Tiles {
       for (int i = 0; i < padded(n); ++i) {
         const bool real = i < n;
         const bool valid = read_target<S, A>(p_, first + (real ? i : n - 1), group_, i);
-        if (!partial || !real) continue;
-        if (!valid && partial->bad_row < 0) partial->bad_row = first + i;
-        partial->weight += group_.target_weight[i];
+        if (sums && real && !valid && sums->bad_row < 0) sums->bad_row = first + i;
       }
     }
     if (transpose_) {

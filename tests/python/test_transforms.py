@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import fused_ce
 import pytest
 import torch
 import torch._dynamo.testing
+import torch._inductor
 import torch.nn.functional as F
 from torch import func
 
@@ -73,6 +75,31 @@ def test_export() -> None:
 
     program = torch.export.export(Loss(), (X, T))
     torch.testing.assert_close(program.module()(X, T), OP(X, T))
+
+
+def test_aot_inductor(tmp_path: Path) -> None:
+    """A model and its loss, compiled to a shared library, as a C++ program would load it."""
+
+    class Loss(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return fused_ce.cross_entropy(2 * x, t, label_smoothing=0.1)
+
+    program = torch.export.export(Loss(), (X, T))
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "loss.pt2")
+    )
+    torch.testing.assert_close(
+        torch._inductor.aoti_load_package(package)(X, T), Loss()(X, T), rtol=0, atol=0
+    )
+
+
+def test_per_sample_jacobians() -> None:
+    """vmap over jacrev: the gradient of each sample's own loss."""
+    ours, theirs = (
+        func.vmap(func.jacrev(lambda x, t, g=g: g(x, t)))(X, T)
+        for g in (fused_ce.cross_entropy, F.cross_entropy)
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_trace() -> None:

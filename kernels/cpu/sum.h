@@ -1,0 +1,55 @@
+// The sum of many rows, as if it were added up exactly and rounded once: every addition's rounding
+// error is kept in a second sum (Knuth, TAOCP 2, 4.2.2: TwoSum; Ogita, Rump & Oishi, SIAM J. Sci.
+// Comput. 26, 2005). A million equal losses would otherwise drift by a million half-ulps.
+#pragma once
+
+#include "../problem.h"
+#include "vec.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+class CompensatedSum {
+  using V = Vec<double>;
+
+ public:
+  void add(const double* values, int n) {
+    int i = 0;
+    for (; i + kLanes<double> <= n; i += kLanes<double>) add(load(values + i));
+    V rest{};
+    for (int k = 0; i + k < n; ++k) rest[k] = values[i + k];
+    add(rest);
+  }
+
+  double total() const {
+    double sum = 0, lost = 0;
+    for (int k = 0; k < kLanes<double>; ++k) {
+      const double s = sum + sum_[k];
+      lost += error_of(sum, sum_[k], s) + lost_[k];
+      sum = s;
+    }
+    return sum - sum == 0 ? sum + lost : sum;  // the error of an infinite sum is no number
+  }
+
+ private:
+  template <class T>
+  static T error_of(T a, T b, T s) {
+    const T back = s - a;
+    return (a - (s - back)) + (b - back);
+  }
+  void add(V v) {
+    const V s = sum_ + v;
+    lost_ += error_of(sum_, v, s);
+    sum_ = s;
+  }
+
+  V sum_{}, lost_{};
+};
+
+// What a task adds up on the way.
+struct TaskSums {
+  CompensatedSum loss, weight;
+  int64_t bad_row = kNoBadRow;
+  Partial partial() const { return {loss.total(), weight.total(), bad_row}; }
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -57,7 +57,7 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict python/fused_ce examples
+	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 .PHONY: tidy

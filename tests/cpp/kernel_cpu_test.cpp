@@ -299,6 +299,35 @@ TEST_P(Kernel, TasksAreIndependent) {
   }
 }
 
+// Equal rows, where the roundings of a plain sum all go the same way.
+TEST_P(Kernel, AddsUpRowsAsIfExactly) {
+  for (int64_t classes : {4, 40}) {
+    Fixture f(dtype(), Layout::kRows, Option::kWeights, {8000, classes, 1});
+    for (int64_t row = 0; row < f.rows(); ++row) {
+      for (int64_t c = 0; c < classes; ++c)
+        f.logits.set(row * classes + c, 0.1 * static_cast<double>(c));
+      f.target[row] = 2;
+    }
+    std::vector<Partial> partials = f.forward(capability());
+    // One task's sum, and the same rows one task at a time: the loss of a row in double.
+    Fixture one(dtype(), Layout::kRows, Option::kWeights, {1, classes, 1});
+    for (int64_t c = 0; c < classes; ++c) one.logits.set(c, 0.1 * static_cast<double>(c));
+    one.target[0] = 2;
+    one.weight = f.weight;
+    one.p.weight = one.weight.data();
+    const Partial row = one.forward(capability())[0];
+    long double loss = 0, weight = 0;
+    for (const Partial& partial : partials) {
+      loss += partial.loss;
+      weight += partial.weight;
+    }
+    EXPECT_NEAR(static_cast<double>(loss / (8000 * static_cast<long double>(row.loss))), 1,
+                0x1p-52);
+    EXPECT_NEAR(static_cast<double>(weight / (8000 * static_cast<long double>(row.weight))), 1,
+                0x1p-52);
+  }
+}
+
 TEST_P(Kernel, EmptyProblemsHaveNoTasks) {
   for (const Shape& s : {Shape{0, 5, 1}, Shape{2, 5, 0}, Shape{0, 0, 1}}) {
     Fixture f(dtype(), Layout::kPlanes, Option::kPlain, s);

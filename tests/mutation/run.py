@@ -1,0 +1,171 @@
+"""Plant bugs in the CPU kernels, one at a time, and see that the GoogleTests catch each.
+
+    .venv/bin/python tests/mutation/run.py [NAME ...]
+
+Works on a copy of the sources; takes about a minute a bug. Exits with 1 if one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch.utils
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+MUTANTS = [
+    Mutant("wrong sign of the target's gradient", "group.h", "at_target = -g *", "at_target = g *"),
+    Mutant(
+        "target's own term left in the sum (rows)",
+        "rows.h",
+        "sum_range<kTerms>(x, w, t, at + 1, n,",
+        "sum_range<kTerms>(x, w, t, at, n,",
+    ),
+    Mutant(
+        "target's own term left in the sum (tiles)",
+        "tiles.h",
+        "load(group_.target + i) == static_cast<Int<A>>(c) ? V{} : e",
+        "e",
+    ),
+    Mutant("lost tail of a row", "rows.h", "    if (j < end) {", "    if (j < end - 1) {"),
+    Mutant("lost tail of a gradient", "rows.h", "        if (j < n) {", "        if (j < n - 1) {"),
+    Mutant(
+        "only the last block counts",
+        "rows.h",
+        "exponentials += total(sums, &Sums<A>::exponentials);",
+        "exponentials = total(sums, &Sums<A>::exponentials);",
+    ),
+    Mutant(
+        "missing weight of the target",
+        "layout.h",
+        "static_cast<double>(weight[y]) : 1.0",
+        "1.0 : 1.0",
+    ),
+    Mutant(
+        "weights of another class",
+        "rows.h",
+        "const V weight = w ? load(w + j) :",
+        "const V weight = w ? load(w) :",
+    ),
+    Mutant(
+        "row of the tile's start",
+        "tiles.h",
+        "base_ = row_offset(p_, p_.logits_strides, first);",
+        "base_ = row_offset(p_, p_.logits_strides, 0);",
+    ),
+    Mutant(
+        "gradient at the logits' strides",
+        "tiles.h",
+        "grad_base + row_offset(p_, out.grad_strides, first_) + c *",
+        "grad_base + row_offset(p_, out.grad_strides, first_) + (c + 0 * first_) / 2 *",
+    ),
+    Mutant("ignored rows counted", "layout.h", "in_range && y != p.ignore_index", "in_range"),
+    Mutant(
+        "range check off by one", "layout.h", "y >= 0 && y < p.classes", "y >= 0 && y <= p.classes"
+    ),
+    Mutant(
+        "smoothing spread over C - 1",
+        "group.h",
+        "static_cast<double>(p.classes) : 0)",
+        "static_cast<double>(p.classes - 1) : 0)",
+    ),
+    Mutant(
+        "overflow not noticed",
+        "rows.h",
+        "if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) && p_.classes > kProbe)",
+        "if (false)",
+    ),
+    Mutant(
+        "overflow not noticed (tiles)",
+        "tiles.h",
+        "p_.classes > kPlanes && !all_in_range()",
+        "false",
+    ),
+    Mutant(
+        "rounded reference",
+        "reference.h",
+        "(m * A(1.4426950408889634074) + K::kRound) - K::kRound",
+        "m * A(1.4426950408889634074)",
+    ),
+    Mutant("truncated bfloat16", "convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
+    Mutant(
+        "shorter polynomial", "math.h", "int i = kDegree - 2; i >= 0", "int i = kDegree - 2; i >= 1"
+    ),
+    Mutant(
+        "plain 1 + z in log1p",
+        "math.h",
+        "lost / v : Vec<double>{}",
+        "Vec<double>{} : Vec<double>{}",
+    ),
+    Mutant("sum without its rounding errors", "sum.h", "sum + lost : sum", "sum : sum"),
+]
+
+
+def run(command: list[str], **kwargs: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+
+def verdict(source: Path, build: Path) -> str:
+    built = run(["cmake", "--build", str(build), "--target", "kernel_tests"])
+    if built.returncode:
+        return "does not compile:\n" + built.stdout[-2000:]
+    tests = run([str(next(build.rglob("kernel_tests")))], timeout=600)
+    failed = sorted(set(re.findall(r"\[  FAILED  \] (?:\w+/)?(\w+\.\w+)", tests.stdout)))
+    if tests.returncode == 0:
+        return "SURVIVED"
+    return "caught by " + (", ".join(failed) or f"exit code {tests.returncode}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name has it")
+    arguments = parser.parse_args()
+    chosen = [
+        m for m in MUTANTS if not arguments.names or any(n in m.name for n in arguments.names)
+    ]
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        source, build = Path(folder, "source"), Path(folder, "build")
+        ignore = shutil.ignore_patterns(".git", ".venv", "build", "dist", ".*_cache")
+        shutil.copytree(ROOT, source, ignore=ignore)
+        configured = run(
+            [
+                *("cmake", "-S", str(source), "-B", str(build), "-DFUSED_CE_BUILD_TESTS=ON"),
+                "-DCMAKE_PREFIX_PATH=" + torch.utils.cmake_prefix_path,
+            ],
+            env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)},
+        )
+        if configured.returncode:
+            sys.exit(configured.stdout + configured.stderr)
+        for mutant in chosen:
+            file = source / "kernels/cpu" / mutant.file
+            text = file.read_text()
+            if text.count(mutant.before) < 1:
+                result = "the text it replaces is gone"
+            else:
+                file.write_text(text.replace(mutant.before, mutant.after))
+                result = verdict(source, build)
+                file.write_text(text)
+            failures += not result.startswith("caught")
+            print(f"| {mutant.name} | {mutant.file} | {result} |", flush=True)
+    return min(failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,7 +85,7 @@ void check_arguments(const at::Tensor& self, const at::Tensor& target,
                               "': input must be float32, float64, bfloat16 or float16");
   TORCH_CHECK(reduction >= at::Reduction::None && reduction < at::Reduction::END,
               "reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
-  TORCH_CHECK(!(label_smoothing < 0.0) && !(label_smoothing > 1.0),
+  TORCH_CHECK(label_smoothing >= 0.0 && label_smoothing <= 1.0,
               "label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
   TORCH_CHECK(target.device() == self.device(),
               "Expected all tensors to be on the same device, but target is on ", target.device(),

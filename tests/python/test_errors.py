@@ -77,11 +77,11 @@ def test_out_of_range_is_found_before_backward_and_changes_nothing(classes: int)
     assert torch.equal(x.detach(), before) and x.grad is None
 
 
+@pytest.mark.parametrize("smoothing", [-0.1, float("nan")])
 @pytest.mark.parametrize("target", [T, X.softmax(1)], ids=["indices", "probabilities"])
-def test_negative_smoothing(target: torch.Tensor) -> None:
-    """Torch takes it for 0."""
-    with pytest.raises(RuntimeError, match=r"between 0\.0 and 1\.0\. Got: -0\.1"):
-        fused_ce.cross_entropy(X, target, label_smoothing=-0.1)
+def test_smoothing_that_torch_takes_for_none(target: torch.Tensor, smoothing: float) -> None:
+    with pytest.raises(RuntimeError, match=rf"between 0\.0 and 1\.0\. Got: {smoothing}"):
+        fused_ce.cross_entropy(X, target, label_smoothing=smoothing)
 
 
 def test_reduction_number() -> None:

@@ -170,8 +170,11 @@ struct Fixture {
       total_terms += e.loss_terms;
       total_weight += e.weight;
     }
-    for (int64_t i = 0; i < grad.size(); ++i)
-      if (!written[i]) ASSERT_EQ(grad.get(i), Array(p.dtype, 1, 77).get(0)) << "element " << i;
+    for (int64_t i = 0; i < grad.size(); ++i) {
+      if (!written[i]) {
+        ASSERT_EQ(grad.get(i), Array(p.dtype, 1, 77).get(0)) << "element " << i;
+      }
+    }
     double sum_of_losses = 0, sum_of_weights = 0;
     for (const Partial& partial : partials) {
       ASSERT_EQ(partial.bad_row, kNoBadRow);
@@ -179,8 +182,9 @@ struct Fixture {
       sum_of_weights += partial.weight;
     }
     ASSERT_NEAR(sum_of_losses, total, work * total_terms);
-    if (p.target_kind != TargetKind::kProbabilities)
+    if (p.target_kind != TargetKind::kProbabilities) {
       ASSERT_NEAR(sum_of_weights, total_weight, 1e-12 * total_weight);
+    }
   }
 };
 

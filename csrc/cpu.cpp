@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "huge_pages.h"
 #include "ops.h"
 
 namespace fused_ce {
@@ -190,6 +191,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
   const Described d = describe(self, target, weight, ignore_index, label_smoothing);
   at::Tensor grad = at::empty_like(self);
   if (!collapses(grad)) grad = at::empty_like(self, at::MemoryFormat::Contiguous);
+  advise_huge_pages(grad.data_ptr(), grad.nbytes());
 
   Backward out{};
   const at::Tensor numbers = saved.contiguous();

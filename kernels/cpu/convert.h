@@ -104,6 +104,20 @@ inline Vec<float> load_partial(const float* p, int n, float fill) {
 inline void store_partial(float* p, int n, Vec<float> v) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
 }
+template <class S>
+  requires(sizeof(S) == 2)
+inline Vec<float> load_partial(const S* p, int n, float fill) {
+  const auto present = static_cast<__mmask16>((1u << n) - 1);
+  const __m256i bits = _mm256_maskz_loadu_epi16(present, p);
+  return _mm512_mask_mov_ps(splat(fill), present, load(reinterpret_cast<const S*>(&bits)));
+}
+template <class S>
+  requires(sizeof(S) == 2)
+inline void store_partial(S* p, int n, Vec<float> v) {
+  __m256i bits;
+  store(reinterpret_cast<S*>(&bits), v);
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), bits);
+}
 #endif
 
 // Single values.

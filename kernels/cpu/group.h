@@ -32,9 +32,7 @@ struct Group {
 // Double lanes [i, i + kLanes<double>) of an array.
 inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) {
-  Vec<double> v;
-  for (int k = 0; k < kLanes<double>; ++k) v[k] = static_cast<double>(p[i + k]);
-  return v;
+  return __builtin_convertvector(load_narrow(p + i), Vec<double>);
 }
 
 struct RowTerms {
@@ -90,8 +88,8 @@ inline void finish_forward(const Group<A>& group, int n, const Smoothing& smooth
       if (smoothing.spread > 0) {
         result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * above);
       }
-      Vec<int64_t> ignored;
-      for (int k = 0; k < kLanes<double>; ++k) ignored[k] = group.target[i + k] < 0 ? -1 : 0;
+      const auto ignored =
+          __builtin_convertvector(load_narrow(group.target + i), Vec<int64_t>) < int64_t{0};
       result = ignored ? Vec<double>{} : result;
     } else {
       result = lanes(group.linear, i) + lanes(group.mass, i) * above;
@@ -149,13 +147,11 @@ inline void finish_backward(const Group<A>& group, int n, const Smoothing& smoot
       factor = at_target = t.m - t.m;
       spread_grad = Vec<double>{};
     }
-    for (int k = 0; k < kLanes<double>; ++k) {
-      out.shift[i + k] = static_cast<A>(t.ref.shift[k]);
-      out.c[i + k] = static_cast<A>(c[k]);
-      out.factor[i + k] = static_cast<A>(factor[k]);
-      out.grad[i + k] = static_cast<A>(spread_grad[k]);
-      out.at_target[i + k] = static_cast<A>(at_target[k]);
-    }
+    store_narrow(out.shift + i, t.ref.shift);
+    store_narrow(out.c + i, c);
+    store_narrow(out.factor + i, factor);
+    store_narrow(out.grad + i, spread_grad);
+    store_narrow(out.at_target + i, at_target);
   }
 }
 

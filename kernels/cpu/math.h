@@ -68,7 +68,12 @@ inline Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   constexpr int kDegree = sizeof(K::kQ) / sizeof(T);
   Vec<T> q = splat(K::kQ[kDegree - 1]);
   for (int i = kDegree - 2; i >= 0; --i) q = q * r + K::kQ[i];
-  return scale<T>((q * r * r + r) + T(1), n - c);
+#if defined(__FMA__)
+  const Vec<T> exp_r = (q * r + T(1)) * r + T(1);
+#else
+  const Vec<T> exp_r = (q * r * r + r) + T(1);
+#endif
+  return scale<T>(exp_r, n - c);
 }
 
 // log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s =

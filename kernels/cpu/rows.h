@@ -133,17 +133,24 @@ class Rows {
     }
     return max_lane<A>(m);
   }
-  static V larger(V a, V b) { return b > a ? b : a; }
+
+  // The first guess of a row's reference. The sum of exponentials has headroom enough for any guess
+  // that is near the row's logits, as the target's is in all but the worst predictions; the linear
+  // sum would lose digits with one far from the largest.
+  template <Terms kTerms>
+  A guess(const S* x, int i) {
+    constexpr A kNone = -static_cast<A>(__builtin_inf());
+    if (kTerms == Terms::kIndices && group_.target_logit[i] > kNone) return group_.target_logit[i];
+    A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
+    if (kTerms != Terms::kProbabilities) m = larger(m, group_.target_logit[i]);
+    return m == kNone ? largest(x, p_.classes) : m;
+  }
 
   template <Terms kTerms>
   void sum_row(int64_t row, int i) {
     const S* x = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
-    A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
-    if constexpr (kTerms != Terms::kProbabilities)
-      m = group_.target_logit[i] > m ? group_.target_logit[i] : m;
-    if (m == -static_cast<A>(__builtin_inf())) m = largest(x, p_.classes);
-    sum_row_relative_to<kTerms>(x, row, i, m);
-    if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) && p_.classes > kProbe) {
+    sum_row_relative_to<kTerms>(x, row, i, guess<kTerms>(x, i));
+    if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum)) {
       sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
     }
   }
@@ -152,39 +159,22 @@ class Rows {
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
     const Reference<A> ref = Reference<A>::of(splat(m));
     const int64_t y = kTerms == Terms::kProbabilities ? -1 : group_.target[i];
-    double exponentials = 0, linear = 0, mass = 0;
+    RowSums<A> total;
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       const S* x = block(row_start, b, n);
       const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
       const A* w = weight_ ? weight_ + b : nullptr;
-      Sums<A> sums[kUnroll];
-      // The target's own exponential stays out of the sum.
       if (y >= b && y < b + n) {
-        const int at = static_cast<int>(y - b);
-        sum_range<kTerms>(x, w, t, 0, at, ref, splat(m), sums);
-        sum_range<kTerms>(x, w, t, at + 1, n, ref, splat(m), sums);
+        sum_block<kTerms, true>(x, w, t, n, ref, splat(m), static_cast<int>(y - b), total);
       } else {
-        sum_range<kTerms>(x, w, t, 0, n, ref, splat(m), sums);
+        sum_block<kTerms, false>(x, w, t, n, ref, splat(m), 0, total);
       }
-      exponentials += total(sums, &Sums<A>::exponentials);
-      if constexpr (kTerms != Terms::kIndices) linear += total(sums, &Sums<A>::linear);
-      if constexpr (kTerms == Terms::kProbabilities) mass += total(sums, &Sums<A>::mass);
-    }
-    if constexpr (kTerms == Terms::kSmoothed) {
-      const double w = weight_ ? static_cast<double>(weight_[y]) : 1.0;
-      linear += w * (static_cast<double>(m) - static_cast<double>(group_.target_logit[i]));
     }
     group_.reference[i] = m;
-    group_.sum[i] = exponentials;
-    group_.linear[i] = linear;
-    group_.mass[i] = mass;
-  }
-
-  static double total(const Sums<A> (&sums)[kUnroll], V Sums<A>::* member) {
-    DoubleSum<A> sum;
-    for (const Sums<A>& s : sums) sum.add(s.*member);
-    return sum.total();
+    group_.sum[i] = total.exponentials.total();
+    if constexpr (kTerms != Terms::kIndices) group_.linear[i] = total.linear.total();
+    if constexpr (kTerms == Terms::kProbabilities) group_.mass[i] = total.mass.total();
   }
 
   // The weights of the linear sum of lanes j..j+kW.
@@ -204,30 +194,31 @@ class Rows {
     return weight * (load_partial(t + j, n, A(0)) * mixing_.keep + mixing_.spread);
   }
 
-  template <Terms kTerms>
-  void sum_range(const S* x, const A* w, const A* t, int j, int end, const Reference<A>& ref, V m,
-                 Sums<A> (&sums)[kUnroll]) {
-    for (; j + kUnroll * kW <= end; j += kUnroll * kW) {
-      for (int u = 0; u < kUnroll; ++u) {
-        const int at = j + u * kW;
-        sums[u].template add<kTerms>(ref, m, load(x + at), weights<kTerms>(w, t, at));
-      }
+  // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
+  // exponential stays out of the sum.
+  template <Terms kTerms, bool kHasTarget>
+  void sum_block(const S* x, const A* w, const A* t, int n, const Reference<A>& ref, V m, int y,
+                 RowSums<A>& total) {
+    const auto is_target = [y](int j) {
+      return kHasTarget ? iota<Int<A>>() == static_cast<Int<A>>(y - j) : Vec<Int<A>>{};
+    };
+    Sums<A> sums[kUnroll];
+    const auto add = [&](int u, int j) {
+      sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), is_target(j));
+    };
+    int j = 0;
+    for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
+      for (int u = 0; u < kUnroll; ++u) add(u, j + u * kW);
     }
-    for (; j + kW <= end; j += kW)
-      sums[0].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j));
-    if (j < end) {
-      const int n = end - j;
-      // Lanes past the end: e^-inf adds nothing, and in the linear sum m - m times a weight of 0.
-      Sums<A> last;
-      last.template add<Terms::kIndices>(
-          ref, m, load_partial(x + j, n, -static_cast<A>(__builtin_inf())), V{});
-      sums[0].exponentials += last.exponentials;
-      if constexpr (kTerms != Terms::kIndices) {
-        const V q = weights_partial<kTerms>(w, t, j, n);
-        sums[0].linear += q * (m - load_partial(x + j, n, m[0]));
-        if constexpr (kTerms == Terms::kProbabilities) sums[0].mass += q;
-      }
+    for (int u = 0; j + kW <= n; j += kW) add(u++, j);
+    if (j < n) {
+      // Lanes past the end are skipped, and their weight is 0.
+      const Vec<Int<A>> past = iota<Int<A>>() >= static_cast<Int<A>>(n - j);
+      sums[kUnroll - 1].template add<kTerms>(ref, m, load_partial(x + j, n - j, m[0]),
+                                             weights_partial<kTerms>(w, t, j, n - j),
+                                             past | is_target(j));
     }
+    for (const Sums<A>& s : sums) total.template add<kTerms>(s);
   }
 
   template <Terms kTerms>

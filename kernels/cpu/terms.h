@@ -14,12 +14,27 @@ template <class A>
 struct Sums {
   Vec<A> exponentials{}, linear{}, mass{};
 
-  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j).
+  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `skipped`:
+  // the lanes whose exponential stays out, such as the target's own.
   template <Terms kTerms>
-  void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q) {
-    exponentials += ref.exp(x);
+  void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q, Vec<Int<A>> skipped) {
+    const Vec<A> e = ref.exp(x);
+    exponentials += skipped ? Vec<A>{} : e;
     if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
     if constexpr (kTerms == Terms::kProbabilities) mass += q;
+  }
+};
+
+// The sums of a row, in double.
+template <class A>
+struct RowSums {
+  DoubleSum<A> exponentials, linear, mass;
+
+  template <Terms kTerms>
+  void add(const Sums<A>& sums) {
+    exponentials.add(sums.exponentials);
+    if constexpr (kTerms != Terms::kIndices) linear.add(sums.linear);
+    if constexpr (kTerms == Terms::kProbabilities) mass.add(sums.mass);
   }
 };
 

@@ -171,13 +171,9 @@ class Tiles {
           const int64_t c = first + k;
           const V x = logits(c, i);
           const V q = weights<kTerms>(c, i, t[k]);
-          if constexpr (kProbabilities) {
-            sums.template add<kTerms>(ref, m, x, q);
-          } else {  // the target's own exponential stays out of the sum
-            const V e = ref.exp(x);
-            sums.exponentials += load(group_.target + i) == static_cast<Int<A>>(c) ? V{} : e;
-            if constexpr (kTerms == Terms::kSmoothed) sums.linear += q * (m - x);
-          }
+          const I is_target =
+              kProbabilities ? I{} : load(group_.target + i) == static_cast<Int<A>>(c);
+          sums.template add<kTerms>(ref, m, x, q, is_target);
         }
         add_to(group_.sum + i, sums.exponentials);
         if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear);

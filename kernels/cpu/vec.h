@@ -81,6 +81,23 @@ inline void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// As many values as a vector has lanes of double, of a type that may be narrower.
+template <class T>
+struct NarrowOf {
+  typedef T type __attribute__((vector_size(kLanes<double> * sizeof(T))));
+};
+template <class T>
+inline typename NarrowOf<T>::type load_narrow(const T* p) {
+  typename NarrowOf<T>::type v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class T>
+inline void store_narrow(T* p, Vec<double> v) {
+  const auto narrow = __builtin_convertvector(v, typename NarrowOf<T>::type);
+  __builtin_memcpy(p, &narrow, sizeof(narrow));
+}
+
 template <class T>
 inline Vec<T> iota() {
   Vec<T> v{};
@@ -88,18 +105,50 @@ inline Vec<T> iota() {
   return v;
 }
 
-// NaN in `v` survives: the comparison is false for it.
+// NaN in `v` survives: x86's instructions return the second operand for it, and a comparison is
+// false.
 template <class T>
 inline Vec<T> clamp(Vec<T> v, T low, T high) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_min_ps(splat(high), _mm512_max_ps(splat(low), v));
+  else
+    return _mm512_min_pd(splat(high), _mm512_max_pd(splat(low), v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_min_ps(splat(high), _mm256_max_ps(splat(low), v));
+  else
+    return _mm256_min_pd(splat(high), _mm256_max_pd(splat(low), v));
+#else
   const Vec<T> above = v < low ? splat(low) : v;
   return above > high ? splat(high) : above;
+#endif
+}
+
+template <class V>
+inline V larger(V a, V b) {
+  return b > a ? b : a;
+}
+
+// Combines the lanes of a vector in pairs: the depth of the tree, and not the number of lanes, is
+// what a row waits for.
+template <class T, class V, class F>
+inline T fold_lanes(V v, F combine) {
+  if constexpr (sizeof(V) == 16) {
+    T result = v[0];
+    for (size_t i = 1; i < sizeof(V) / sizeof(T); ++i) result = combine(result, v[i]);
+    return result;
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return fold_lanes<T, Half>(combine(halves[0], halves[1]), combine);
+  }
 }
 
 template <class T>
 inline T max_lane(Vec<T> v) {
-  T best = v[0];
-  for (int i = 1; i < kLanes<T>; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  return fold_lanes<T>(v, [](auto a, auto b) { return larger(a, b); });
 }
 
 // Lanes that collect sums in double, whatever the lanes of the terms.
@@ -111,9 +160,7 @@ struct DoubleSum<double> {
   Vec<double> lanes{};
   void add(Vec<double> v) { lanes += v; }
   double total() const {
-    double sum = 0;
-    for (int i = 0; i < kLanes<double>; ++i) sum += lanes[i];
-    return sum;
+    return fold_lanes<double>(lanes, [](auto a, auto b) { return a + b; });
   }
 };
 

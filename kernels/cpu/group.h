@@ -70,10 +70,11 @@ inline void finish_forward(const Group<A>& group, int n, const Smoothing& smooth
   for (int i = 0; i < n; i += kLanes<double>) {
     const RowTerms t = row_terms<A, kIndices>(group, i);
     // lse - m. The reference cancels against m first, while the products are still exact.
-    const Vec<double> above =
-        smoothing.single_class
-            ? t.m - t.m
-            : ((t.ref.shift - t.m) + t.ref.c * K::kLn2High) + (t.ref.c * K::kLn2Low + log(t.total));
+    const auto above = [&] {
+      return smoothing.single_class ? t.m - t.m
+                                    : ((t.ref.shift - t.m) + t.ref.c * K::kLn2High) +
+                                          (t.ref.c * K::kLn2Low + log(t.total));
+    };
     Vec<double> result;
     if constexpr (kIndices) {
       const Vec<double> others = lanes(group.sum, i);
@@ -81,18 +82,19 @@ inline void finish_forward(const Group<A>& group, int n, const Smoothing& smooth
       const Vec<double> w = lanes(group.target_weight, i);
       // The quotient is exact to the last bits however small the loss is; it fails only where
       // e^(x_y) underflows.
-      const auto representable = t.target_exp > others * 1e-290 && t.target_exp > 1e-290;
-      const Vec<double> nll =
-          representable || t.total != t.total ? log1p(others / t.target_exp) : above + (t.m - x);
+      const auto representable =
+          (t.target_exp > others * 1e-290 && t.target_exp > 1e-290) || t.total != t.total;
+      Vec<double> nll = log1p(others / t.target_exp);
+      if (!all_lanes(representable)) nll = representable ? nll : above() + (t.m - x);
       result = smoothing.keep * w * nll;
       if (smoothing.spread > 0) {
-        result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * above);
+        result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * above());
       }
       const auto ignored =
           __builtin_convertvector(load_narrow(group.target + i), Vec<int64_t>) < int64_t{0};
       result = ignored ? Vec<double>{} : result;
     } else {
-      result = lanes(group.linear, i) + lanes(group.mass, i) * above;
+      result = lanes(group.linear, i) + lanes(group.mass, i) * above();
     }
     store(loss + i, result);
   }

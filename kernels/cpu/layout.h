@@ -69,20 +69,34 @@ inline bool read_target(const Problem& p, int64_t row, Group& group, int i) {
   return in_range || y == p.ignore_index;
 }
 
-inline void put_loss(void* loss, DType dtype, int64_t row, double value) {
-  switch (dtype) {
+template <class T>
+inline void put_as(void* out, const double* values, int64_t first, int n) {
+  T* p = static_cast<T*>(out) + first;
+  for (int i = 0; i < n; ++i) p[i] = static_cast<T>(values[i]);
+}
+template <class S>
+inline void put_rounded(void* out, const double* values, int64_t first, int n) {
+  for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
+}
+
+// What a group of rows leaves behind: the numbers for backward, and the losses if they are wanted.
+template <class A, bool kIndices, class Group>
+inline void put_results(const Forward& out, const Group& group, const double* loss, int64_t first,
+                        int n) {
+  __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
+                   static_cast<size_t>(n) * sizeof(A));
+  put_as<A>(out.saved.sum, group.sum, first, n);
+  if constexpr (!kIndices) put_as<A>(out.saved.mass, group.mass, first, n);
+  if (!out.loss) return;
+  switch (out.loss_dtype) {
     case DType::kFloat:
-      static_cast<float*>(loss)[row] = static_cast<float>(value);
-      break;
+      return put_as<float>(out.loss, loss, first, n);
     case DType::kDouble:
-      static_cast<double*>(loss)[row] = value;
-      break;
+      return put_as<double>(out.loss, loss, first, n);
     case DType::kBFloat16:
-      put(static_cast<BFloat16*>(loss) + row, static_cast<float>(value));
-      break;
+      return put_rounded<BFloat16>(out.loss, loss, first, n);
     case DType::kHalf:
-      put(static_cast<Half*>(loss) + row, static_cast<float>(value));
-      break;
+      return put_rounded<Half>(out.loss, loss, first, n);
   }
 }
 

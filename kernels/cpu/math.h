@@ -40,7 +40,7 @@ struct ExpConstants<double> {
 
 // v * 2^e for integer-valued e. v is of the order of 1.
 template <class T>
-inline Vec<T> scale(Vec<T> v, Vec<T> e) {
+FUSED_CE_INLINE Vec<T> scale(Vec<T> v, Vec<T> e) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(v, e);
   if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(v, e);
@@ -58,7 +58,7 @@ inline Vec<T> scale(Vec<T> v, Vec<T> e) {
 // multiply-add to be exact; taking the reference out as an integer power of two costs no rounding
 // at all.
 template <class T>
-inline Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
+FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
   d = clamp<T>(d, K::kLow, K::kHigh);

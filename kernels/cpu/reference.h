@@ -47,7 +47,7 @@ struct Reference {
     return {small ? Vec<A>{} : m, (small ? rounded : Vec<A>{}) - A(R::kHeadroomBits)};
   }
 
-  Vec<A> exp(Vec<A> x) const { return exp_scaled<A>(x - shift, c); }
+  FUSED_CE_INLINE Vec<A> exp(Vec<A> x) const { return exp_scaled<A>(x - shift, c); }
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

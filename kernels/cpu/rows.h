@@ -99,12 +99,7 @@ class Rows {
     finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
-    for (int i = 0; i < n; ++i) {
-      static_cast<A*>(out.saved.reference)[first + i] = group_.reference[i];
-      static_cast<A*>(out.saved.sum)[first + i] = static_cast<A>(group_.sum[i]);
-      if (!kIndices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
-      if (out.loss) put_loss(out.loss, out.loss_dtype, first + i, loss_[i]);
-    }
+    put_results<A, kIndices>(out, group_, loss_, first, n);
   }
 
   const S* block(const S* row, int64_t b, int n) {
@@ -197,20 +192,25 @@ class Rows {
   // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
   // exponential stays out of the sum.
   template <Terms kTerms, bool kHasTarget>
-  void sum_block(const S* x, const A* w, const A* t, int n, const Reference<A>& ref, V m, int y,
-                 RowSums<A>& total) {
-    const auto is_target = [y](int j) {
+  FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<A>& ref,
+                                 V m, int y, RowSums<A>& total) {
+    const auto is_target = [y](int j) __attribute__((always_inline)) {
       return kHasTarget ? iota<Int<A>>() == static_cast<Int<A>>(y - j) : Vec<Int<A>>{};
     };
     Sums<A> sums[kUnroll];
-    const auto add = [&](int u, int j) {
+    const auto add = [&](int u, int j) __attribute__((always_inline)) {
       sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), is_target(j));
     };
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
+#pragma GCC unroll 4
       for (int u = 0; u < kUnroll; ++u) add(u, j + u * kW);
     }
-    for (int u = 0; j + kW <= n; j += kW) add(u++, j);
+    // Not a loop over sums[u], which would keep the sums in memory.
+    if (j + kW <= n) add(0, j), j += kW;
+    if (j + kW <= n) add(1, j), j += kW;
+    if (j + kW <= n) add(2, j), j += kW;
+    static_assert(kUnroll == 4);
     if (j < n) {
       // Lanes past the end are skipped, and their weight is 0.
       const Vec<Int<A>> past = iota<Int<A>>() >= static_cast<Int<A>>(n - j);
@@ -218,7 +218,8 @@ class Rows {
                                              weights_partial<kTerms>(w, t, j, n - j),
                                              past | is_target(j));
     }
-    for (const Sums<A>& s : sums) total.template add<kTerms>(s);
+#pragma GCC unroll 2
+    for (int u = 0; u < kUnroll; u += 2) total.template add<kTerms>(sums[u], sums[u + 1]);
   }
 
   template <Terms kTerms>

@@ -17,7 +17,8 @@ struct Sums {
   // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `skipped`:
   // the lanes whose exponential stays out, such as the target's own.
   template <Terms kTerms>
-  void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q, Vec<Int<A>> skipped) {
+  FUSED_CE_INLINE void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q,
+                           Vec<Int<A>> skipped) {
     const Vec<A> e = ref.exp(x);
     exponentials += skipped ? Vec<A>{} : e;
     if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
@@ -31,16 +32,17 @@ struct RowSums {
   DoubleSum<A> exponentials, linear, mass;
 
   template <Terms kTerms>
-  void add(const Sums<A>& sums) {
-    exponentials.add(sums.exponentials);
-    if constexpr (kTerms != Terms::kIndices) linear.add(sums.linear);
-    if constexpr (kTerms == Terms::kProbabilities) mass.add(sums.mass);
+  void add(const Sums<A>& a, const Sums<A>& b) {
+    exponentials.add(a.exponentials + b.exponentials);
+    if constexpr (kTerms != Terms::kIndices) linear.add(a.linear + b.linear);
+    if constexpr (kTerms == Terms::kProbabilities) mass.add(a.mass + b.mass);
   }
 };
 
 // factor * e^(x - shift) 2^-c - subtracted
 template <Terms kTerms, class A>
-inline Vec<A> gradient(const Reference<A>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x, Vec<A> q) {
+FUSED_CE_INLINE Vec<A> gradient(const Reference<A>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x,
+                                Vec<A> q) {
   const Vec<A> softmax = factor * ref.exp(x);
   if constexpr (kTerms == Terms::kIndices) return softmax;
   return softmax - grad * q;

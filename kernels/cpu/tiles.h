@@ -7,6 +7,7 @@
 #include "layout.h"
 #include "sum.h"
 #include "terms.h"
+#include "transpose.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -47,12 +48,7 @@ class Tiles {
     finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
-    for (int i = 0; i < n; ++i) {
-      static_cast<A*>(out.saved.reference)[first + i] = group_.reference[i];
-      static_cast<A*>(out.saved.sum)[first + i] = static_cast<A>(group_.sum[i]);
-      if (!kIndices) static_cast<A*>(out.saved.mass)[first + i] = static_cast<A>(group_.mass[i]);
-      if (out.loss) put_loss(out.loss, out.loss_dtype, first + i, loss_[i]);
-    }
+    put_results<A, kIndices>(out, group_, loss_, first, n);
   }
 
   template <Terms kTerms>
@@ -88,12 +84,55 @@ class Tiles {
         if (sums && real && !valid && sums->bad_row < 0) sums->bad_row = first + i;
       }
     }
-    if (transpose_) {
-      const S* logits = static_cast<const S*>(p_.logits);
-      const int64_t stride = p_.logits_strides.classes;
-      for (int i = 0; i < padded(n); ++i) {
-        const S* row = logits + row_offset(p_, p_.logits_strides, first + (i < n ? i : n - 1));
-        for (int64_t c = 0; c < p_.classes; ++c) transposed_[c * kTile + i] = row[c * stride];
+    if (transpose_) gather_rows();
+  }
+
+  const S* row_of(int i) const {
+    return static_cast<const S*>(p_.logits) +
+           row_offset(p_, p_.logits_strides, first_ + (i < n_ ? i : n_ - 1));
+  }
+
+  // The rows' logits, class by class.
+  void gather_rows() {
+    const int classes = static_cast<int>(p_.classes);
+    const int64_t stride = p_.logits_strides.classes;
+    for (int i = 0; i < padded(n_); i += kW) {
+      for (int c = 0; c < classes; c += kW) {
+        const int some = classes - c < kW ? classes - c : kW;
+        V square[kW];
+        if (stride == 1) {
+          for (int k = 0; k < kW; ++k) square[k] = load_partial(row_of(i + k) + c, some, A(0));
+          transpose<A>(square);
+        } else {
+          for (int k = 0; k < kW; ++k) {
+            const S* row = row_of(i + k) + c * stride;
+            for (int m = 0; m < some; ++m) square[m][k] = get(row + m * stride);
+          }
+        }
+        for (int m = 0; m < some; ++m) store(transposed_ + (c + m) * kTile + i, square[m]);
+      }
+    }
+  }
+
+  void scatter_rows(const Backward& out) const {
+    const int classes = static_cast<int>(p_.classes);
+    const int64_t stride = out.grad_strides.classes;
+    for (int i = 0; i < n_; i += kW) {
+      const int rows = n_ - i < kW ? n_ - i : kW;
+      for (int c = 0; c < classes; c += kW) {
+        const int some = classes - c < kW ? classes - c : kW;
+        V square[kW] = {};
+        for (int m = 0; m < some; ++m) square[m] = load(transposed_ + (c + m) * kTile + i);
+        transpose<A>(square);
+        for (int k = 0; k < rows; ++k) {
+          S* row = static_cast<S*>(out.grad_logits) +
+                   row_offset(p_, out.grad_strides, first_ + i + k) + c * stride;
+          if (stride == 1) {
+            store_partial(row, some, square[k]);
+          } else {
+            for (int m = 0; m < some; ++m) put(row + m * stride, square[k][m]);
+          }
+        }
       }
     }
   }
@@ -221,12 +260,7 @@ class Tiles {
         }
       }
     }
-    if (!transpose_) return;
-    for (int i = 0; i < n_; ++i) {
-      S* row = grad_base + row_offset(p_, out.grad_strides, first_ + i);
-      for (int64_t c = 0; c < p_.classes; ++c)
-        row[c * out.grad_strides.classes] = transposed_[c * kTile + i];
-    }
+    if (transpose_) scatter_rows(out);
   }
 
   const Problem& p_;
@@ -240,7 +274,7 @@ class Tiles {
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
   alignas(64) A targets_[kPlanes][kTile];
-  alignas(64) S transposed_[kFewClasses * kTile];
+  alignas(64) A transposed_[kFewClasses * kTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -13,6 +13,10 @@
 #include <immintrin.h>
 #endif
 
+// What runs once a vector: gcc leaves an exp out of line where it is used often, and then keeps
+// every vector of the caller in memory across the call.
+#define FUSED_CE_INLINE inline __attribute__((always_inline))
+
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
 #if defined(__AVX512F__)
@@ -55,6 +59,17 @@ struct IntOf<double> {
 };
 template <class T>
 using Int = typename IntOf<T>::type;
+
+// 0, 1, ... n - 1 as a parameter pack; std's is a template that units of other instruction sets
+// share.
+template <size_t... kIndex>
+struct IndexSequence {};
+template <size_t kN, size_t... kIndex>
+struct MakeIndexSequence : MakeIndexSequence<kN - 1, kN - 1, kIndex...> {};
+template <size_t... kIndex>
+struct MakeIndexSequence<0, kIndex...> {
+  using type = IndexSequence<kIndex...>;
+};
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -144,6 +159,12 @@ inline T fold_lanes(V v, F combine) {
     __builtin_memcpy(halves, &v, sizeof(v));
     return fold_lanes<T, Half>(combine(halves[0], halves[1]), combine);
   }
+}
+
+// Whether a comparison holds in every lane.
+template <class Mask>
+inline bool all_lanes(Mask mask) {
+  return fold_lanes<int64_t>(mask, [](auto a, auto b) { return a & b; }) == -1;
 }
 
 template <class T>

@@ -50,6 +50,11 @@ train: build $(STAMPS)/train ## Train the examples: digits, a language model, C+
 .PHONY: test
 test: cpptest pytest ## All tests
 
+.PHONY: bench
+bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: two minutes)
+	$(PY) benchmarks/bench.py $(BENCH)
+	$(PY) benchmarks/chart.py
+
 .PHONY: build
 build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editable
 
@@ -57,7 +62,7 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation
+	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 .PHONY: tidy

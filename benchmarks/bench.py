@@ -1,8 +1,9 @@
 """Time cross entropy on the CPU: fused_ce beside its peers, interleaved in one process.
 
-Every round calls each candidate once, in an order that rotates, so that whatever else the machine does
-falls on all alike. Reported are medians and minima, ratios of medians, the share of the machine that
-other processes took, and two ceilings: reading the logits once (torch.sum) and copying them.
+Every round calls each candidate once, in an order that rotates, so that whatever else the machine
+does falls on all alike. Reported are medians and minima, ratios of medians, the share of the
+machine that other processes took, and two ceilings: reading the logits once (torch.sum) and
+copying them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fused_ce
@@ -106,7 +108,7 @@ def measure(case: Case, losses: dict[str, Loss], seconds: float) -> dict[str, ob
     x = case.logits.detach()
     copy = torch.empty_like(x)
     for phase, run in (("forward", case.forward), ("forward+backward", case.both)):
-        calls = {name: (lambda f=f, run=run: run(f)) for name, f in losses.items()}
+        calls: dict[str, Callable[[], object]] = {n: partial(run, f) for n, f in losses.items()}
         if phase == "forward":
             calls |= {"read": lambda: x.sum(), "copy": lambda: copy.copy_(x)}
         times = interleave(calls, seconds)
@@ -202,7 +204,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
     console = Console(width=140)
     show(console, "time of a peer over ours (medians)", records, arguments.peers)
-    other = [float(r["other load"]) for r in records]  # type: ignore[arg-type]
+    other = [float(r["other load"]) for r in records]
     console.print(f"other processes took {100 * max(other):.0f} % of the machine at most")
     console.print(f"written: {arguments.out}")
 

@@ -1,4 +1,4 @@
-"""Draw a result file of bench.py: how many times longer each peer takes, and the memory it takes."""
+"""Draw a result file of bench.py: how many times as long each peer takes, and the memory."""
 
 from __future__ import annotations
 

@@ -41,11 +41,11 @@ struct RowTerms {
       total;  // target_exp: e^(x_y) relative to the reference; total: all classes
 };
 
-template <class A, bool kIndices>
-inline RowTerms row_terms(const Group<A>& group, int i) {
+template <class S, bool kIndices>
+inline RowTerms row_terms(const Group<Accumulate<S>>& group, int i) {
   RowTerms t;
   t.m = lanes(group.reference, i);
-  t.ref = Reference<double>::of<A>(t.m);
+  t.ref = Reference<double>::of<S>(t.m);
   t.target_exp = kIndices ? t.ref.exp(lanes(group.target_logit, i)) : Vec<double>{};
   t.total = lanes(group.sum, i) + t.target_exp;
   return t;
@@ -64,11 +64,12 @@ struct Smoothing {
 };
 
 // loss[0, n): ignored rows give 0. Arrays are read up to the next multiple of a vector.
-template <class A, bool kIndices>
-inline void finish_forward(const Group<A>& group, int n, const Smoothing& smoothing, double* loss) {
+template <class S, bool kIndices>
+inline void finish_forward(const Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
+                           double* loss) {
   using K = ExpConstants<double>;
   for (int i = 0; i < n; i += kLanes<double>) {
-    const RowTerms t = row_terms<A, kIndices>(group, i);
+    const RowTerms t = row_terms<S, kIndices>(group, i);
     // lse - m. The reference cancels against m first, while the products are still exact.
     const auto above = [&] {
       return smoothing.single_class ? t.m - t.m
@@ -113,11 +114,11 @@ struct Factors {
 };
 
 // grad[i] is g of row i.
-template <class A, bool kIndices>
-inline void finish_backward(const Group<A>& group, int n, const Smoothing& smoothing,
-                            const double* grad, Factors<A>& out) {
+template <class S, bool kIndices>
+inline void finish_backward(const Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
+                            const double* grad, Factors<Accumulate<S>>& out) {
   for (int i = 0; i < n; i += kLanes<double>) {
-    const RowTerms t = row_terms<A, kIndices>(group, i);
+    const RowTerms t = row_terms<S, kIndices>(group, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum

@@ -76,6 +76,24 @@ FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   return scale<T>(exp_r, n - c);
 }
 
+#if defined(__AVX512F__)
+// The same for logits of a half type, in two thirds of the instructions: 2^t with t = d log2(e) -
+// c. The rounding of t costs |t| half-ulps, nothing near a half type's own precision: relative
+// error 2^-23 + |t| 2^-24. Both instructions have the limits right: t of -inf and inf gives 0 and
+// inf.
+FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
+  // 2^f = 1 + f q(f) on [0, 1), relative error 2^-23.3
+  constexpr float kQ[] = {0x1.62e4bap-1f, 0x1.ebdb56p-3f, 0x1.c91ce6p-5f, 0x1.277854p-7f,
+                          0x1.e97502p-10f};
+  constexpr int kRoundDown = 0x09;  // imm8 of VREDUCEPS: to an integer, towards -inf, quietly
+  const Vec<float> t = d * 1.44269504f - c;
+  const Vec<float> f = _mm512_reduce_ps(t, kRoundDown);
+  Vec<float> q = splat(kQ[4]);
+  for (int i = 3; i >= 0; --i) q = q * f + kQ[i];
+  return _mm512_scalef_ps(q * f + 1.0f, t);
+}
+#endif
+
 // log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s =
 // (m-1) / (m+1) (Tang, ACM TOMS 16, 1990), with v = 2^k m and m in [sqrt(1/2), sqrt(2)).
 inline Vec<double> log_corrected(Vec<double> v, Vec<double> correction) {

@@ -10,17 +10,24 @@
 // overflows is seen (kLargestSum) and done again with the true maximum.
 #pragma once
 
+#include "convert.h"
 #include "math.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-template <class A>
-struct ReferenceConstants;
+// By storage type.
+template <class S>
+struct ReferenceConstants {  // the half types: exponents near 0 lose nothing in exp_half
+  static constexpr float kLargest = 256;  // |m| beyond which m is subtracted
+  static constexpr float kHeadroomBits =
+      0;  // what e^m becomes: 2^0, 127 bits above it and 126 below
+  static constexpr double kLargestSum = 0x1p126;
+};
 
 template <>
 struct ReferenceConstants<float> {
-  static constexpr float kLargest = 256;      // |m| beyond which m is subtracted
-  static constexpr float kHeadroomBits = 40;  // e^m becomes 2^40: 87 bits above it, 166 below
+  static constexpr float kLargest = 256;
+  static constexpr float kHeadroomBits = 40;  // 87 bits above, 166 below
   static constexpr double kLargestSum = 0x1p126;
 };
 
@@ -31,13 +38,14 @@ struct ReferenceConstants<double> {
   static constexpr double kLargestSum = 0x1p1000;
 };
 
-template <class A>
+template <class S>
 struct Reference {
+  using A = Accumulate<S>;
   Vec<A> shift, c;
 
-  // Exponentials relative to m, for the accumulate type `For` (double lanes may follow a float
-  // row's reference).
-  template <class For = A>
+  // Exponentials relative to m, for the storage type `For` (double lanes may follow another row's
+  // reference).
+  template <class For = S>
   static Reference of(Vec<A> m) {
     using R = ReferenceConstants<For>;
     using K = ExpConstants<A>;
@@ -47,7 +55,12 @@ struct Reference {
     return {small ? Vec<A>{} : m, (small ? rounded : Vec<A>{}) - A(R::kHeadroomBits)};
   }
 
-  FUSED_CE_INLINE Vec<A> exp(Vec<A> x) const { return exp_scaled<A>(x - shift, c); }
+  FUSED_CE_INLINE Vec<A> exp(Vec<A> x) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 2) return exp_half(x - shift, c);
+#endif
+    return exp_scaled<A>(x - shift, c);
+  }
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

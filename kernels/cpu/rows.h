@@ -71,7 +71,7 @@ class Rows {
         group_.sum[i] = static_cast<double>(sums[row]);
         grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
       }
-      finish_backward<A, kIndices>(group_, n, smoothing_, grad_, factors_);
+      finish_backward<S, kIndices>(group_, n, smoothing_, grad_, factors_);
       for (int i = 0; i < n; ++i) write_row<kTerms>(out, first + i, i);
     }
   }
@@ -96,7 +96,7 @@ class Rows {
 
   template <bool kIndices>
   void finish(const Forward& out, int64_t first, int n, TaskSums& sums) {
-    finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
+    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
     put_results<A, kIndices>(out, group_, loss_, first, n);
@@ -145,14 +145,14 @@ class Rows {
   void sum_row(int64_t row, int i) {
     const S* x = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
     sum_row_relative_to<kTerms>(x, row, i, guess<kTerms>(x, i));
-    if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum)) {
+    if (!(group_.sum[i] < ReferenceConstants<S>::kLargestSum)) {
       sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
     }
   }
 
   template <Terms kTerms>
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    const Reference<A> ref = Reference<A>::of(splat(m));
+    const Reference<S> ref = Reference<S>::of(splat(m));
     const int64_t y = kTerms == Terms::kProbabilities ? -1 : group_.target[i];
     RowSums<A> total;
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
@@ -192,7 +192,7 @@ class Rows {
   // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
   // exponential stays out of the sum.
   template <Terms kTerms, bool kHasTarget>
-  FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<A>& ref,
+  FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<S>& ref,
                                  V m, int y, RowSums<A>& total) {
     const auto is_target = [y](int j) __attribute__((always_inline)) {
       return kHasTarget ? iota<Int<A>>() == static_cast<Int<A>>(y - j) : Vec<Int<A>>{};
@@ -228,7 +228,7 @@ class Rows {
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
     const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
-    const Reference<A> ref{splat(factors_.shift[i]), splat(factors_.c[i])};
+    const Reference<S> ref{splat(factors_.shift[i]), splat(factors_.c[i])};
     const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);

@@ -16,8 +16,8 @@ struct Sums {
 
   // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `skipped`:
   // the lanes whose exponential stays out, such as the target's own.
-  template <Terms kTerms>
-  FUSED_CE_INLINE void add(const Reference<A>& ref, Vec<A> m, Vec<A> x, Vec<A> q,
+  template <Terms kTerms, class S>
+  FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, Vec<A> x, Vec<A> q,
                            Vec<Int<A>> skipped) {
     const Vec<A> e = ref.exp(x);
     exponentials += skipped ? Vec<A>{} : e;
@@ -40,8 +40,8 @@ struct RowSums {
 };
 
 // factor * e^(x - shift) 2^-c - subtracted
-template <Terms kTerms, class A>
-FUSED_CE_INLINE Vec<A> gradient(const Reference<A>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x,
+template <Terms kTerms, class S, class A = Accumulate<S>>
+FUSED_CE_INLINE Vec<A> gradient(const Reference<S>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x,
                                 Vec<A> q) {
   const Vec<A> softmax = factor * ref.exp(x);
   if constexpr (kTerms == Terms::kIndices) return softmax;

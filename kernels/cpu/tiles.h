@@ -45,7 +45,7 @@ class Tiles {
       set_reference(p_.classes, kIndices);
       sum<kTerms>();
     }
-    finish_forward<A, kIndices>(group_, n, smoothing_, loss_);
+    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
     put_results<A, kIndices>(out, group_, loss_, first, n);
@@ -63,7 +63,7 @@ class Tiles {
         group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
       grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
     }
-    finish_backward<A, kIndices>(group_, padded(n), smoothing_, grad_, factors_);
+    finish_backward<S, kIndices>(group_, padded(n), smoothing_, grad_, factors_);
     write<kTerms>(out);
   }
 
@@ -156,7 +156,7 @@ class Tiles {
 
   bool all_in_range() const {
     for (int i = 0; i < n_; ++i) {
-      if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) ||
+      if (!(group_.sum[i] < ReferenceConstants<S>::kLargestSum) ||
           group_.reference[i] == -static_cast<A>(__builtin_inf())) {
         return false;
       }
@@ -204,7 +204,7 @@ class Tiles {
       }
       for (int i = 0; i < n_; i += kW) {
         const V m = load(group_.reference + i);
-        const Reference<A> ref = Reference<A>::of(m);
+        const Reference<S> ref = Reference<S>::of(m);
         Sums<A> sums;
         for (int k = 0; k < planes; ++k) {
           const int64_t c = first + k;
@@ -243,7 +243,7 @@ class Tiles {
       S* plane =
           grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
       for (int i = 0; i < n_; i += kW) {
-        const Reference<A> ref{load(factors_.shift + i), load(factors_.c + i)};
+        const Reference<S> ref{load(factors_.shift + i), load(factors_.c + i)};
         V g = gradient<kTerms>(ref, load(factors_.factor + i), load(factors_.grad + i),
                                logits(c, i), weights<kTerms>(c, i, t));
         if constexpr (!kProbabilities) {

@@ -22,8 +22,7 @@ BuildInfo build_info() {
   info.torch = TORCH_VERSION;
   info.compiler = FUSED_CE_COMPILER;
   info.cpu_capability = cpu::capability_name(cpu::active());
-  for (const auto capability :
-       {cpu::Capability::kDefault, cpu::Capability::kAvx2, cpu::Capability::kAvx512}) {
+  for (const cpu::Capability capability : cpu::kCapabilities) {
     if (cpu::supported(capability)) {
       info.cpu_capabilities.emplace_back(cpu::capability_name(capability));
     }

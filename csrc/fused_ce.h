@@ -80,10 +80,10 @@ TORCH_MODULE(CrossEntropyLoss);
 
 /// What this library was built from, and what it runs on.
 struct BuildInfo {
-  std::string version;                        ///< of fused_ce
-  std::string torch;                          ///< the torch it was compiled against
-  std::string compiler;                       ///< name and version
-  std::string cpu_capability;                 ///< the instruction set in use: default, avx2, avx512
+  std::string version;         ///< of fused_ce
+  std::string torch;           ///< the torch it was compiled against
+  std::string compiler;        ///< name and version
+  std::string cpu_capability;  ///< the instruction set in use: default, avx2, avx512...
   std::vector<std::string> cpu_capabilities;  ///< all that were built and that this machine runs
   bool openmp;                                ///< false: every call runs on one thread
   bool cuda;                                  ///< whether CUDA kernels were built

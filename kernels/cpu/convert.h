@@ -34,6 +34,13 @@ inline Vec<float> load(const BFloat16* p) {
   return bits_as<Vec<float>>(__builtin_convertvector(h, WordBits) << 16);
 }
 
+#if defined(__AVX512BF16__)
+// Flushes what is below the smallest normal number, 2^-126, to 0.
+inline void store(BFloat16* p, Vec<float> v) {
+  const __m256bh h = _mm512_cvtneps_pbh(v);
+  __builtin_memcpy(p, &h, sizeof(h));
+}
+#else
 inline void store(BFloat16* p, Vec<float> v) {
   const WordBits u = bits_as<WordBits>(v);
   const WordBits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
@@ -41,6 +48,7 @@ inline void store(BFloat16* p, Vec<float> v) {
   const HalfBits h = __builtin_convertvector(v == v ? rounded : quiet, HalfBits);
   __builtin_memcpy(p, &h, sizeof(h));
 }
+#endif
 
 #if defined(__AVX512F__)
 inline Vec<float> load(const Half* p) {

@@ -6,7 +6,9 @@
 namespace fused_ce::cpu {
 
 // Instruction sets the kernels are compiled for, narrowest first.
-enum class Capability : int { kDefault, kAvx2, kAvx512 };
+enum class Capability : int { kDefault, kAvx2, kAvx512, kAvx512BFloat16 };
+inline constexpr Capability kCapabilities[] = {Capability::kDefault, Capability::kAvx2,
+                                               Capability::kAvx512, Capability::kAvx512BFloat16};
 
 // Both functions work on the tasks [begin, end) of a problem: contiguous ranges of rows that may
 // run in any order and on any thread. `partials` has one entry a task, indexed from task 0.
@@ -22,8 +24,8 @@ const char* capability_name(Capability capability);
 // Whether this build has kernels for the capability and this machine can run them.
 bool supported(Capability capability);
 
-// The capability in use: the widest supported one, or what FUSED_CE_CPU_CAPABILITY (default, avx2
-// or avx512, read once) names if that is narrower.
+// The capability in use: the widest supported one, or what FUSED_CE_CPU_CAPABILITY (default, avx2,
+// avx512 or avx512_bf16, read once) names if that is narrower.
 Capability active();
 
 // Requires supported(capability).

@@ -1,6 +1,5 @@
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 
 #include "cpu.h"
 
@@ -16,14 +15,17 @@ extern const Kernels kKernels;
 namespace isa_avx512 {
 extern const Kernels kKernels;
 }
+namespace isa_avx512_bf16 {
+extern const Kernels kKernels;
+}
 #endif
 
 namespace {
 
 Capability choose() {
-  Capability widest = Capability::kAvx512;
+  Capability widest = Capability::kAvx512BFloat16;
   if (const char* wanted = std::getenv("FUSED_CE_CPU_CAPABILITY")) {
-    for (Capability c : {Capability::kDefault, Capability::kAvx2}) {
+    for (Capability c : kCapabilities) {
       if (std::strcmp(wanted, capability_name(c)) == 0) widest = c;
     }
   }
@@ -35,6 +37,8 @@ Capability choose() {
 
 const char* capability_name(Capability capability) {
   switch (capability) {
+    case Capability::kAvx512BFloat16:
+      return "avx512_bf16";
     case Capability::kAvx512:
       return "avx512";
     case Capability::kAvx2:
@@ -47,6 +51,8 @@ const char* capability_name(Capability capability) {
 bool supported(Capability capability) {
 #ifdef FUSED_CE_X86
   switch (capability) {
+    case Capability::kAvx512BFloat16:
+      return __builtin_cpu_supports("avx512bf16") && supported(Capability::kAvx512);
     case Capability::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -70,6 +76,7 @@ Capability active() {
 
 const Kernels& kernels(Capability capability) {
 #ifdef FUSED_CE_X86
+  if (capability == Capability::kAvx512BFloat16) return isa_avx512_bf16::kKernels;
   if (capability == Capability::kAvx512) return isa_avx512::kKernels;
   if (capability == Capability::kAvx2) return isa_avx2::kKernels;
 #endif

@@ -206,9 +206,7 @@ class Kernel : public ::testing::TestWithParam<std::tuple<Capability, DType>> {
 };
 
 INSTANTIATE_TEST_SUITE_P(, Kernel,
-                         ::testing::Combine(::testing::Values(Capability::kDefault,
-                                                              Capability::kAvx2,
-                                                              Capability::kAvx512),
+                         ::testing::Combine(::testing::ValuesIn(cpu::kCapabilities),
                                             ::testing::Values(DType::kFloat, DType::kDouble,
                                                               DType::kBFloat16, DType::kHalf)),
                          [](const ::testing::TestParamInfo<Kernel::ParamType>& info) {

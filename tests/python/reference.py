@@ -39,11 +39,10 @@ def check(logits: torch.Tensor, target: torch.Tensor, reduction: str = "mean", *
     """Compare value and gradient with float64, from the same (already rounded) inputs.
 
     A result is a sum of terms. Each term may be wrong by a few units in the last place of the type
-    that the kernels work in (a product or two, an exp of 1 ulp, its share of the sum's roundings; 2e-6
-    for half types, far below what they resolve),
-    and by as much in the float64 reference, where exp(log p) magnifies the rounding of log p, and
-    where the roundings of a sum over the classes walk at random. The sum is then rounded once, to
-    the type of the result: half a unit.
+    that the kernels work in (a product or two, an exp of 1 ulp, its share of the sum's roundings;
+    2e-6 for half types, far below what they resolve), and by as much in the float64 reference,
+    where exp(log p) magnifies the rounding of log p, and where the roundings of a sum over the
+    classes walk at random. The sum is then rounded once, to the type of the result: half a unit.
     """
     dim = min(1, logits.dim() - 1)
     mass, total = dense_target(target, logits.size(dim), dim, **options)

@@ -14,7 +14,7 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-inline constexpr int kGroup = 256;  // rows finished together
+inline constexpr int kGroup = 1024;  // rows finished together, at most
 
 // Where an array of the group is said to be "of indices" or "of probabilities", it is unused for
 // the other kind.
@@ -27,6 +27,7 @@ struct Group {
   alignas(64) A target_logit[kGroup];        // indices
   alignas(64) double target_weight[kGroup];  // indices: w_y, 0 for ignored rows
   alignas(64) Int<A> target[kGroup];         // indices: the class, -1 for ignored rows
+  alignas(64) double target_exp[kGroup];     // e^(x_y) relative to the reference, 0: probabilities
 };
 
 // Double lanes [i, i + kLanes<double>) of an array.
@@ -35,20 +36,19 @@ inline Vec<double> lanes(const float* p, int i) {
   return __builtin_convertvector(load_narrow(p + i), Vec<double>);
 }
 
-struct RowTerms {
-  Reference<double> ref;
-  Vec<double> m, target_exp,
-      total;  // target_exp: e^(x_y) relative to the reference; total: all classes
-};
+template <class S>
+inline Reference<double> reference_of(const Group<Accumulate<S>>& group, int i) {
+  return Reference<double>::of<S>(lanes(group.reference, i));
+}
 
+// The finish is cut into loops with short chains of dependent instructions, of which the processor
+// runs several at a time; in one loop each vector would wait for the one before.
 template <class S, bool kIndices>
-inline RowTerms row_terms(const Group<Accumulate<S>>& group, int i) {
-  RowTerms t;
-  t.m = lanes(group.reference, i);
-  t.ref = Reference<double>::of<S>(t.m);
-  t.target_exp = kIndices ? t.ref.exp(lanes(group.target_logit, i)) : Vec<double>{};
-  t.total = lanes(group.sum, i) + t.target_exp;
-  return t;
+inline void find_target_exps(Group<Accumulate<S>>& group, int n) {
+  for (int i = 0; i < n; i += kLanes<double>) {
+    store(group.target_exp + i,
+          kIndices ? reference_of<S>(group, i).exp(lanes(group.target_logit, i)) : Vec<double>{});
+  }
 }
 
 struct Smoothing {
@@ -65,28 +65,30 @@ struct Smoothing {
 
 // loss[0, n): ignored rows give 0. Arrays are read up to the next multiple of a vector.
 template <class S, bool kIndices>
-inline void finish_forward(const Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
+inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                            double* loss) {
   using K = ExpConstants<double>;
+  find_target_exps<S, kIndices>(group, n);
   for (int i = 0; i < n; i += kLanes<double>) {
-    const RowTerms t = row_terms<S, kIndices>(group, i);
+    const Vec<double> m = lanes(group.reference, i), target_exp = lanes(group.target_exp, i);
+    const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
     // lse - m. The reference cancels against m first, while the products are still exact.
     const auto above = [&] {
-      return smoothing.single_class ? t.m - t.m
-                                    : ((t.ref.shift - t.m) + t.ref.c * K::kLn2High) +
-                                          (t.ref.c * K::kLn2Low + log(t.total));
+      const Reference<double> ref = reference_of<S>(group, i);
+      return smoothing.single_class
+                 ? m - m
+                 : ((ref.shift - m) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
     };
     Vec<double> result;
     if constexpr (kIndices) {
-      const Vec<double> others = lanes(group.sum, i);
       const Vec<double> x = lanes(group.target_logit, i);
       const Vec<double> w = lanes(group.target_weight, i);
       // The quotient is exact to the last bits however small the loss is; it fails only where
       // e^(x_y) underflows.
       const auto representable =
-          (t.target_exp > others * 1e-290 && t.target_exp > 1e-290) || t.total != t.total;
-      Vec<double> nll = log1p(others / t.target_exp);
-      if (!all_lanes(representable)) nll = representable ? nll : above() + (t.m - x);
+          (target_exp > others * 1e-290 && target_exp > 1e-290) || total != total;
+      Vec<double> nll = log1p(others / target_exp);
+      if (!all_lanes(representable)) nll = representable ? nll : above() + (m - x);
       result = smoothing.keep * w * nll;
       if (smoothing.spread > 0) {
         result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * above());
@@ -115,15 +117,18 @@ struct Factors {
 
 // grad[i] is g of row i.
 template <class S, bool kIndices>
-inline void finish_backward(const Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
+inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                             const double* grad, Factors<Accumulate<S>>& out) {
+  find_target_exps<S, kIndices>(group, n);
   for (int i = 0; i < n; i += kLanes<double>) {
-    const RowTerms t = row_terms<S, kIndices>(group, i);
+    const Vec<double> m = lanes(group.reference, i), target_exp = lanes(group.target_exp, i);
+    const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
+    const Reference<double> ref = reference_of<S>(group, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
                                       : lanes(group.mass, i);
-    const Vec<double> scale_by = g * mass / t.total;
+    const Vec<double> scale_by = g * mass / total;
 
     // Split into a mantissa in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN factors
     // stay whole.
@@ -135,22 +140,22 @@ inline void finish_backward(const Group<Accumulate<S>>& group, int n, const Smoo
         bits_as<Vec<double>>((field - 1022) + bits_as<int64_t>(ExpConstants<double>::kRound)) -
         ExpConstants<double>::kRound;
     Vec<double> factor = whole ? scale_by : bits_as<Vec<double>>(mantissa);
-    const Vec<double> c = whole ? t.ref.c : t.ref.c - exponent;
+    const Vec<double> c = whole ? ref.c : ref.c - exponent;
 
     Vec<double> at_target{}, spread_grad = g;
     if constexpr (kIndices) {
       spread_grad = g * smoothing.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
-      at_target = -g * smoothing.keep * w * (lanes(group.sum, i) / t.total);
+      at_target = -g * smoothing.keep * w * (others / total);
       if (smoothing.spread > 0) {
-        at_target += spread_grad * (smoothing.weight_sum * (t.target_exp / t.total) - w);
+        at_target += spread_grad * (smoothing.weight_sum * (target_exp / total) - w);
       }
     }
     if (smoothing.single_class) {
-      factor = at_target = t.m - t.m;
+      factor = at_target = m - m;
       spread_grad = Vec<double>{};
     }
-    store_narrow(out.shift + i, t.ref.shift);
+    store_narrow(out.shift + i, ref.shift);
     store_narrow(out.c + i, c);
     store_narrow(out.factor + i, factor);
     store_narrow(out.grad + i, spread_grad);

@@ -18,6 +18,7 @@ enum class Loop { kRows, kPlanes, kTransposed };
 // How rows are dealt out: `rows` at a time, never across the end of a span of neighbouring rows.
 struct Cut {
   Loop loop;
+  int tile;           // rows a tile, unless the loop is over rows
   int64_t span;       // rows that lie in one piece
   int64_t task_rows;  // rows a task
   int64_t tasks_per_span;
@@ -35,11 +36,12 @@ Cut cut(const Problem& p, const Strides& grad) {
     cut.loop = p.classes <= kFewClasses ? Loop::kTransposed : Loop::kRows;
   }
   cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
+  cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kTransposedTile;
   int64_t rows = kTaskElements / (p.classes > 0 ? p.classes : 1);
   if (cut.loop == Loop::kRows) {
     rows = rows > 1 ? rows : 1;
   } else {  // whole tiles
-    rows = (rows / kTile > 1 ? rows / kTile : 1) * kTile;
+    rows = (rows / cut.tile > 1 ? rows / cut.tile : 1) * cut.tile;
   }
   cut.task_rows = rows;
   cut.tasks_per_span = (cut.span + rows - 1) / rows;
@@ -72,9 +74,9 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
   for (int64_t task = begin; task < end; ++task) {
     const Range r = rows_of_task(cut, task);
     TaskSums sums;
-    for (int64_t row = r.begin; row < r.end; row += kTile) {
+    for (int64_t row = r.begin; row < r.end; row += cut.tile) {
       tiles.template forward<kTerms>(
-          out, row, static_cast<int>(r.end - row < kTile ? r.end - row : kTile), sums);
+          out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile), sums);
     }
     partials[task] = sums.partial();
   }
@@ -94,9 +96,9 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
   Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
   for (int64_t task = begin; task < end; ++task) {
     const Range r = rows_of_task(cut, task);
-    for (int64_t row = r.begin; row < r.end; row += kTile) {
-      tiles.template backward<kTerms>(out, row,
-                                      static_cast<int>(r.end - row < kTile ? r.end - row : kTile));
+    for (int64_t row = r.begin; row < r.end; row += cut.tile) {
+      tiles.template backward<kTerms>(
+          out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile));
     }
   }
 }

@@ -52,21 +52,42 @@ inline Vec<A> weights_at(const A* weight, int64_t j) {
   return weight ? load(weight + j) : splat(A(1));
 }
 
-// Reads a row's target into slot i of the group. Returns false where the index is out of range;
-// such a row is treated as ignored, so that nothing is read outside the row.
-template <class S, class A, class Group>
-inline bool read_target(const Problem& p, int64_t row, Group& group, int i) {
-  const int64_t y = class_index(p, row);
-  const bool in_range = y >= 0 && y < p.classes;
-  const bool used = in_range && y != p.ignore_index;
-  const A* weight = static_cast<const A*>(p.weight);
-  group.target[i] = used ? static_cast<Int<A>>(y) : -1;
-  group.target_weight[i] = used ? (weight ? static_cast<double>(weight[y]) : 1.0) : 0.0;
-  group.target_logit[i] =
-      used ? get(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row) +
-                 y * p.logits_strides.classes)
-           : A(0);
-  return in_range || y == p.ignore_index;
+template <class T, class A, class Group>
+inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group) {
+  const T* y = static_cast<const T*>(p.target) + first;
+  int64_t bad = 0;
+  for (int i = 0; i < n; ++i) {  // no branch: a vector loop
+    const int64_t c = y[i];
+    const int64_t in_range = c >= 0 && c < p.classes ? -1 : 0;
+    const int64_t used = c != p.ignore_index ? in_range : 0;
+    group.target[i] = static_cast<Int<A>>(used ? c : -1);
+    group.target_weight[i] = used ? 1.0 : 0.0;
+    bad |= c != p.ignore_index ? ~in_range : 0;
+  }
+  if (const A* weight = static_cast<const A*>(p.weight)) {
+    for (int i = 0; i < n; ++i) {
+      if (group.target[i] >= 0)
+        group.target_weight[i] = static_cast<double>(weight[group.target[i]]);
+    }
+  }
+  return bad == 0;
+}
+
+// Reads the targets of n rows into a group, which is filled up to `padded` rows with ignored ones.
+// Returns the first row whose index is out of range, or kNoBadRow; such a row is treated as
+// ignored, so that nothing is read outside the row.
+template <class A, class Group>
+inline int64_t read_targets(const Problem& p, int64_t first, int n, int padded, Group& group) {
+  for (int i = n; i < padded; ++i) group.target[i] = -1, group.target_weight[i] = 0;
+  if (p.target_kind == TargetKind::kUInt8 ? read_targets_as<uint8_t, A>(p, first, n, group)
+                                          : read_targets_as<int64_t, A>(p, first, n, group)) {
+    return kNoBadRow;
+  }
+  int64_t row = first;
+  for (;; ++row) {
+    const int64_t y = class_index(p, row);
+    if (y != p.ignore_index && (y < 0 || y >= p.classes)) return row;
+  }
 }
 
 template <class T>

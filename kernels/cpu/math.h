@@ -94,9 +94,10 @@ FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
 }
 #endif
 
-// log(v) + correction for v > 0, by log(m) = log((1 + s) / (1 - s)) = 2 s + s z L(z), z = s^2, s =
-// (m-1) / (m+1) (Tang, ACM TOMS 16, 1990), with v = 2^k m and m in [sqrt(1/2), sqrt(2)).
-inline Vec<double> log_corrected(Vec<double> v, Vec<double> correction) {
+// log(v + lost) for v > 0 and a `lost` below its last place, by log(1 + f) = log((1 + s) / (1 - s))
+// = 2 s + s z L(z), z = s^2, s = f / (2 + f) (Tang, ACM TOMS 16, 1990), with v + lost = 2^k (1 + f)
+// and 1 + f in [sqrt(1/2), sqrt(2)). f has digits to spare for `lost`.
+FUSED_CE_INLINE Vec<double> log_sum(Vec<double> v, Vec<double> lost) {
   using K = ExpConstants<double>;
   constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   // relative error 2^-58.5
@@ -106,27 +107,28 @@ inline Vec<double> log_corrected(Vec<double> v, Vec<double> correction) {
   const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
   const Vec<int64_t> exponent = (bits - kSqrtHalf) >> 52;
   const Vec<double> m = bits_as<Vec<double>>(bits - (exponent << 52));
+  const Vec<double> scale = bits_as<Vec<double>>((1023 - exponent) << 52);  // 2^-k
   const Vec<double> k = bits_as<Vec<double>>(exponent + bits_as<int64_t>(K::kRound)) - K::kRound;
-  const Vec<double> f = m - 1.0;
-  const Vec<double> s = f / (m + 1.0);
+  const Vec<double> f = (m - 1.0) + lost * scale;
+  const Vec<double> s = f / (f + 2.0);
   const Vec<double> z = s * s;
   Vec<double> series = splat(kL[6]);
   for (int i = 5; i >= 0; --i) series = series * z + kL[i];
   const Vec<double> half_square = 0.5 * f * f;
-  const Vec<double> tail = s * (half_square + z * series) + (k * K::kLn2Low + correction);
+  const Vec<double> tail = s * (half_square + z * series) + k * K::kLn2Low;
   const Vec<double> result = k * K::kLn2High - ((half_square - tail) - f);
   // Infinity and NaN come back as they are, and 0 gives -infinity.
   const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;
   return v < __builtin_inf() && v > 0.0 ? result : special;
 }
 
-inline Vec<double> log(Vec<double> v) { return log_corrected(v, Vec<double>{}); }
+FUSED_CE_INLINE Vec<double> log(Vec<double> v) { return log_sum(v, Vec<double>{}); }
 
-// log(1 + z) for z >= 0: the rounding of the sum is put back as a correction.
-inline Vec<double> log1p(Vec<double> z) {
+// log(1 + z) for z >= 0.
+FUSED_CE_INLINE Vec<double> log1p(Vec<double> z) {
   const Vec<double> v = 1.0 + z;
   const Vec<double> lost = z >= 1.0 ? 1.0 - (v - z) : z - (v - 1.0);
-  return log_corrected(v, v < __builtin_inf() ? lost / v : Vec<double>{});
+  return log_sum(v, v < __builtin_inf() ? lost : Vec<double>{});
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

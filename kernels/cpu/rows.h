@@ -6,6 +6,7 @@
 #include "layout.h"
 #include "sum.h"
 #include "terms.h"
+#include "transpose.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -13,6 +14,8 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 inline constexpr int kUnroll = 4;
 // What a lane adds up before it goes into double: few enough that a float sum keeps its digits.
 inline constexpr int kLaneTerms = 16;
+// Rows finished together: their numbers stay in the first cache.
+inline constexpr int kRowGroup = 256;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
@@ -35,19 +38,20 @@ class Rows {
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     TaskSums sums;
-    for (int64_t first = begin; first < end; first += kGroup) {
-      const int n = static_cast<int>(end - first < kGroup ? end - first : kGroup);
-      pad_from(n);
-      for (int i = 0; i < n; ++i) {
-        const int64_t row = first + i;
-        if constexpr (kIndices) {
-          if (!read_target<S, A>(p_, row, group_, i) && sums.bad_row < 0) sums.bad_row = row;
-          if (group_.target[i] < 0) {
+    for (int64_t first = begin; first < end; first += kRowGroup) {
+      const int n = static_cast<int>(end - first < kRowGroup ? end - first : kRowGroup);
+      const int64_t bad = open<kIndices>(first, n);
+      if (sums.bad_row < 0) sums.bad_row = bad;
+      if (p_.classes <= kBlock) {
+        for (int i = 0; i < n; i += kW) sum_batch<kTerms>(first, i, n - i < kW ? n - i : kW);
+      } else {
+        for (int i = 0; i < n; ++i) {
+          if (kIndices && group_.target[i] < 0) {
             blank(i);
-            continue;
+          } else {
+            sum_row<kTerms>(first + i, i);
           }
         }
-        sum_row<kTerms>(row, i);
       }
       finish<kIndices>(out, first, n, sums);
     }
@@ -60,12 +64,11 @@ class Rows {
     const A* references = static_cast<const A*>(out.saved.reference);
     const A* sums = static_cast<const A*>(out.saved.sum);
     const A* masses = static_cast<const A*>(out.saved.mass);
-    for (int64_t first = begin; first < end; first += kGroup) {
-      const int n = static_cast<int>(end - first < kGroup ? end - first : kGroup);
-      pad_from(n);
+    for (int64_t first = begin; first < end; first += kRowGroup) {
+      const int n = static_cast<int>(end - first < kRowGroup ? end - first : kRowGroup);
+      open<kIndices>(first, n);
       for (int i = 0; i < n; ++i) {
         const int64_t row = first + i;
-        if constexpr (kIndices) read_target<S, A>(p_, row, group_, i);
         if constexpr (!kIndices) group_.mass[i] = static_cast<double>(masses[row]);
         group_.reference[i] = references[row];
         group_.sum[i] = static_cast<double>(sums[row]);
@@ -83,15 +86,26 @@ class Rows {
     group_.linear[i] = group_.mass[i] = 0;
   }
 
-  // Lanes past the group's end are computed with: give them harmless values.
-  void pad_from(int n) {
-    for (int i = n; i % kLanes<double>; ++i) {
+  // Reads the targets of rows [first, first + n) and their logits. Returns the first bad row.
+  // Lanes past the group's end are computed with: they get harmless values.
+  template <bool kIndices>
+  int64_t open(int64_t first, int n) {
+    const int padded = (n + kW - 1) / kW * kW;
+    for (int i = n; i < padded; ++i) {
       blank(i);
-      group_.target_logit[i] = 0;
-      group_.target_weight[i] = 0;
-      group_.target[i] = -1;
       grad_[i] = 0;
     }
+    if constexpr (!kIndices) return kNoBadRow;
+    const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
+    for (int i = 0; i < padded; ++i) {
+      const int64_t y = group_.target[i];
+      group_.target_logit[i] = y < 0 ? A(0) : get(row(first + i) + y * p_.logits_strides.classes);
+    }
+    return bad;
+  }
+
+  const S* row(int64_t r) const {
+    return static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, r);
   }
 
   template <bool kIndices>
@@ -117,7 +131,9 @@ class Rows {
 
   static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
 
-  A largest(const S* row, int64_t n) {
+  A largest(const S* row, int64_t n) { return max_lane<A>(largest_lanes(row, n)); }
+
+  V largest_lanes(const S* row, int64_t n) {
     V m = splat(-static_cast<A>(__builtin_inf()));
     for (int64_t b = 0; b < n; b += kBlock) {
       const int size = block_size(n - b);
@@ -126,7 +142,7 @@ class Rows {
       for (; j + kW <= size; j += kW) m = larger(m, load(x + j));
       if (j < size) m = larger(m, load_partial(x + j, size - j, -static_cast<A>(__builtin_inf())));
     }
-    return max_lane<A>(m);
+    return m;
   }
 
   // The first guess of a row's reference. The sum of exponentials has headroom enough for any guess
@@ -143,16 +159,77 @@ class Rows {
 
   template <Terms kTerms>
   void sum_row(int64_t row, int i) {
-    const S* x = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
+    const S* x = this->row(row);
     sum_row_relative_to<kTerms>(x, row, i, guess<kTerms>(x, i));
-    if (!(group_.sum[i] < ReferenceConstants<S>::kLargestSum)) {
-      sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
-    }
+    if (!in_range(i)) sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
   }
+
+  bool in_range(int i) const { return group_.sum[i] < ReferenceConstants<S>::kLargestSum; }
 
   template <Terms kTerms>
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    const Reference<S> ref = Reference<S>::of(splat(m));
+    const RowSums<A> total = sums_of<kTerms>(row_start, row, i, m, Reference<S>::of(splat(m)));
+    group_.reference[i] = m;
+    group_.sum[i] = total.exponentials.total();
+    if constexpr (kTerms != Terms::kIndices) group_.linear[i] = total.linear.total();
+    if constexpr (kTerms == Terms::kProbabilities) group_.mass[i] = total.mass.total();
+  }
+
+  // A vector's worth of short rows. Their references are found together before, and their lanes
+  // added up together after: a row that did it all by itself would be one long chain of
+  // dependent instructions, and keep the next rows waiting.
+  template <Terms kTerms>
+  void sum_batch(int64_t first, int i, int n) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    V m = load(group_.target_logit + i);
+    if constexpr (kTerms != Terms::kIndices) {
+      const V largest = largest_of_batch(first + i, n);
+      m = kIndices ? larger(m, largest) : largest;
+    }
+    store(group_.reference + i, m);
+    const Reference<S> reference = Reference<S>::of(m);
+    alignas(64) A shift[kW], c[kW];
+    store(shift, reference.shift);
+    store(c, reference.c);
+    Vec<double> exponentials[kW] = {}, linear[kW] = {}, mass[kW] = {};
+    for (int r = 0; r < n; ++r) {
+      if (kIndices && group_.target[i + r] < 0) continue;
+      const Reference<S> ref{splat(shift[r]), splat(c[r])};
+      const RowSums<A> sums =
+          sums_of<kTerms>(row(first + i + r), first + i + r, i + r, group_.reference[i + r], ref);
+      exponentials[r] = sums.exponentials.lanes;
+      if constexpr (kTerms != Terms::kIndices) linear[r] = sums.linear.lanes;
+      if constexpr (kTerms == Terms::kProbabilities) mass[r] = sums.mass.lanes;
+    }
+    const auto add_up = [i](const Vec<double>* v, double* out) {
+      constexpr auto kAdd = [](auto a, auto b) { return a + b; };
+      for (int r = 0; r < kW; r += kLanes<double>)
+        store(out + i + r, fold_each<double>(v + r, kAdd));
+    };
+    add_up(exponentials, group_.sum);
+    if constexpr (kTerms != Terms::kIndices) add_up(linear, group_.linear);
+    if constexpr (kTerms == Terms::kProbabilities) add_up(mass, group_.mass);
+    for (int r = i; r < i + n; ++r) {
+      if (kIndices && group_.target[r] < 0) {
+        blank(r);
+      } else if (!in_range(r)) {
+        sum_row_relative_to<kTerms>(row(first + r), first + r, r,
+                                    largest(row(first + r), p_.classes));
+      }
+    }
+  }
+
+  // The largest of the first logits of each row.
+  V largest_of_batch(int64_t first, int n) {
+    V lanes[kW] = {};
+    const int64_t some = p_.classes < kProbe ? p_.classes : kProbe;
+    for (int r = 0; r < n; ++r) lanes[r] = largest_lanes(row(first + r), some);
+    return fold_each<A>(lanes, [](auto a, auto b) { return larger(a, b); });
+  }
+
+  template <Terms kTerms>
+  FUSED_CE_INLINE RowSums<A> sums_of(const S* row_start, int64_t row, int i, A m,
+                                     const Reference<S>& ref) {
     const int64_t y = kTerms == Terms::kProbabilities ? -1 : group_.target[i];
     RowSums<A> total;
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
@@ -166,10 +243,7 @@ class Rows {
         sum_block<kTerms, false>(x, w, t, n, ref, splat(m), 0, total);
       }
     }
-    group_.reference[i] = m;
-    group_.sum[i] = total.exponentials.total();
-    if constexpr (kTerms != Terms::kIndices) group_.linear[i] = total.linear.total();
-    if constexpr (kTerms == Terms::kProbabilities) group_.mass[i] = total.mass.total();
+    return total;
   }
 
   // The weights of the linear sum of lanes j..j+kW.
@@ -224,7 +298,7 @@ class Rows {
 
   template <Terms kTerms>
   void write_row(const Backward& out, int64_t row, int i) {
-    const S* x_row = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
+    const S* x_row = this->row(row);
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
     const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;

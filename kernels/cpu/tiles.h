@@ -13,7 +13,10 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // Rows of at most so many classes are transposed.
 inline constexpr int64_t kFewClasses = 16;
-inline constexpr int kTile = kGroup;  // rows a tile
+// Rows a tile: of planes enough that each is read in long runs, of transposed rows few enough that
+// they stay in the first cache.
+inline constexpr int kPlaneTile = kGroup;
+inline constexpr int kTransposedTile = 256;
 // Classes taken together: their vectors share the loads of the rows' state, float lanes never add
 // up more of them before they go into double, and their largest is the first guess of the row's
 // reference.
@@ -38,12 +41,12 @@ class Tiles {
   template <Terms kTerms>
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    open<kTerms>(first, n, &sums);
-    set_reference(p_.classes < kPlanes ? p_.classes : kPlanes, kIndices);
-    sum<kTerms>();
+    const int64_t bad = open<kTerms>(first, n);
+    if (sums.bad_row < 0) sums.bad_row = bad;
+    sum<kTerms>(true);
     if (p_.classes > kPlanes && !all_in_range()) {
-      set_reference(p_.classes, kIndices);
-      sum<kTerms>();
+      set_reference();
+      sum<kTerms>(false);
     }
     finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
@@ -54,7 +57,8 @@ class Tiles {
   template <Terms kTerms>
   void backward(const Backward& out, int64_t first, int n) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    open<kTerms>(first, n, nullptr);
+    open<kTerms>(first, n);
+    if constexpr (kIndices) find_target_logits();
     for (int i = 0; i < padded(n); ++i) {
       const int64_t row = first + (i < n ? i : n - 1);
       group_.reference[i] = static_cast<const A*>(out.saved.reference)[row];
@@ -70,61 +74,62 @@ class Tiles {
  private:
   static int padded(int n) { return (n + kW - 1) / kW * kW; }
 
-  // Reads the targets and finds the logits. Lanes past the end repeat the last row and are never
-  // stored.
+  // Reads the targets and finds the logits. Lanes past the end repeat the last row, have no target
+  // and are never stored. Returns the first bad row.
   template <Terms kTerms>
-  void open(int64_t first, int n, TaskSums* sums) {
+  int64_t open(int64_t first, int n) {
     first_ = first;
     n_ = n;
     base_ = row_offset(p_, p_.logits_strides, first);
-    if constexpr (kTerms != Terms::kProbabilities) {
-      for (int i = 0; i < padded(n); ++i) {
-        const bool real = i < n;
-        const bool valid = read_target<S, A>(p_, first + (real ? i : n - 1), group_, i);
-        if (sums && real && !valid && sums->bad_row < 0) sums->bad_row = first + i;
-      }
-    }
     if (transpose_) gather_rows();
-  }
-
-  const S* row_of(int i) const {
-    return static_cast<const S*>(p_.logits) +
-           row_offset(p_, p_.logits_strides, first_ + (i < n_ ? i : n_ - 1));
+    if constexpr (kTerms == Terms::kProbabilities) return kNoBadRow;
+    return read_targets<A>(p_, first, n, padded(n), group_);
   }
 
   // The rows' logits, class by class.
   void gather_rows() {
-    const int classes = static_cast<int>(p_.classes);
     const int64_t stride = p_.logits_strides.classes;
     for (int i = 0; i < padded(n_); i += kW) {
-      for (int c = 0; c < classes; c += kW) {
-        const int some = classes - c < kW ? classes - c : kW;
+      const S* rows[kW];
+      for (int k = 0; k < kW; ++k) {
+        const int64_t row = first_ + (i + k < n_ ? i + k : n_ - 1);
+        rows[k] = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
+      }
+      for (int c = 0; c < classes(); c += kW) {
+        const int some = classes() - c < kW ? classes() - c : kW;
         V square[kW];
         if (stride == 1) {
-          for (int k = 0; k < kW; ++k) square[k] = load_partial(row_of(i + k) + c, some, A(0));
+#pragma GCC unroll 16
+          for (int k = 0; k < kW; ++k) square[k] = load_partial(rows[k] + c, some, A(0));
           transpose<A>(square);
         } else {
           for (int k = 0; k < kW; ++k) {
-            const S* row = row_of(i + k) + c * stride;
-            for (int m = 0; m < some; ++m) square[m][k] = get(row + m * stride);
+            for (int m = 0; m < some; ++m) square[m][k] = get(rows[k] + (c + m) * stride);
           }
         }
-        for (int m = 0; m < some; ++m) store(transposed_ + (c + m) * kTile + i, square[m]);
+        for (int m = 0; m < some; ++m)
+          store(transposed_ + (c + m) * kTransposedTile + i, square[m]);
       }
     }
   }
 
+  int classes() const { return static_cast<int>(p_.classes); }
+
   void scatter_rows(const Backward& out) const {
-    const int classes = static_cast<int>(p_.classes);
     const int64_t stride = out.grad_strides.classes;
     for (int i = 0; i < n_; i += kW) {
       const int rows = n_ - i < kW ? n_ - i : kW;
-      for (int c = 0; c < classes; c += kW) {
-        const int some = classes - c < kW ? classes - c : kW;
-        V square[kW] = {};
-        for (int m = 0; m < some; ++m) square[m] = load(transposed_ + (c + m) * kTile + i);
+      for (int c = 0; c < classes(); c += kW) {
+        const int some = classes() - c < kW ? classes() - c : kW;
+        V square[kW];
+#pragma GCC unroll 16
+        for (int m = 0; m < kW; ++m) {
+          square[m] = m < some ? load(transposed_ + (c + m) * kTransposedTile + i) : V{};
+        }
         transpose<A>(square);
-        for (int k = 0; k < rows; ++k) {
+#pragma GCC unroll 16
+        for (int k = 0; k < kW; ++k) {
+          if (k >= rows) break;
           S* row = static_cast<S*>(out.grad_logits) +
                    row_offset(p_, out.grad_strides, first_ + i + k) + c * stride;
           if (stride == 1) {
@@ -138,19 +143,30 @@ class Tiles {
   }
 
   V logits(int64_t c, int i) const {
-    if (transpose_) return load(transposed_ + c * kTile + i);
-    const S* plane = static_cast<const S*>(p_.logits) + base_ + c * p_.logits_strides.classes;
-    return i + kW <= n_ ? load(plane + i) : load_partial(plane + i, n_ - i, A(0));
+    if (transpose_) return load(transposed_ + c * kTransposedTile + i);
+    const S* x = logits_at(c) + i;
+    return i + kW <= n_ ? load(x) : load_partial(x, n_ - i, A(0));
   }
 
-  void set_reference(int64_t classes, bool indices) {
+  const S* logits_at(int64_t c) const {
+    return static_cast<const S*>(p_.logits) + base_ + c * p_.logits_strides.classes;
+  }
+
+  // The largest logit of every row.
+  void set_reference() {
     for (int i = 0; i < n_; i += kW) {
-      V m = indices ? load(group_.target_logit + i) : splat(-static_cast<A>(__builtin_inf()));
-      for (int64_t c = 0; c < classes; ++c) {
-        const V x = logits(c, i);
-        m = x > m ? x : m;
-      }
+      V m = logits(0, i);
+      for (int64_t c = 1; c < p_.classes; ++c) m = larger(m, logits(c, i));
       store(group_.reference + i, m);
+    }
+  }
+
+  void find_target_logits() {
+    for (int i = 0; i < padded(n_); ++i) {
+      const int64_t y = group_.target[i];
+      group_.target_logit[i] = y < 0        ? A(0)
+                               : transpose_ ? transposed_[y * kTransposedTile + i]
+                                            : get(logits_at(y) + i);
     }
   }
 
@@ -191,39 +207,76 @@ class Tiles {
     return buffer;
   }
 
+  // Finds the rows' sums and the targets' logits. `guess`: and takes the largest of the first
+  // planes for a row's reference.
   template <Terms kTerms>
-  void sum() {
-    constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
-    for (int i = 0; i < padded(n_); ++i) group_.sum[i] = group_.linear[i] = group_.mass[i] = 0;
+  void sum(bool guess) {
+    for (int i = 0; i < padded(n_); ++i) {
+      group_.sum[i] = group_.linear[i] = group_.mass[i] = 0;
+      group_.target_logit[i] = 0;
+    }
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
-      const int planes =
-          static_cast<int>(p_.classes - first < kPlanes ? p_.classes - first : kPlanes);
-      const A* t[kPlanes] = {};
-      if constexpr (kProbabilities) {
-        for (int k = 0; k < planes; ++k) t[k] = probabilities(first + k, targets_[k]);
-      }
-      for (int i = 0; i < n_; i += kW) {
-        const V m = load(group_.reference + i);
-        const Reference<S> ref = Reference<S>::of(m);
-        Sums<A> sums;
-        for (int k = 0; k < planes; ++k) {
-          const int64_t c = first + k;
-          const V x = logits(c, i);
-          const V q = weights<kTerms>(c, i, t[k]);
-          const I is_target =
-              kProbabilities ? I{} : load(group_.target + i) == static_cast<Int<A>>(c);
-          sums.template add<kTerms>(ref, m, x, q, is_target);
-        }
-        add_to(group_.sum + i, sums.exponentials);
-        if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear);
-        if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass);
+      const int64_t left = p_.classes - first;
+      if (left >= kPlanes) {
+        sum_planes<kTerms, true>(first, kPlanes, guess && first == 0);
+      } else {
+        sum_planes<kTerms, false>(first, static_cast<int>(left), guess && first == 0);
       }
     }
-    if constexpr (!kProbabilities) {
-      for (int i = 0; i < padded(n_);
-           ++i) {  // a NaN of an ignored row must not send the tile to the slow path
+    if constexpr (kTerms != Terms::kProbabilities) {
+      // A NaN of an ignored row must not send the tile to the slow path.
+      for (int i = 0; i < padded(n_); ++i) {
         if (group_.target[i] < 0) group_.reference[i] = 0, group_.sum[i] = 1;
       }
+    }
+  }
+
+  // kAll: `planes` is kPlanes, and the loops over it are unrolled.
+  template <Terms kTerms, bool kAll>
+  void sum_planes(int64_t first, int planes, bool guess) {
+    constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
+    const A* t[kPlanes] = {};
+    if constexpr (kProbabilities) {
+      for (int k = 0; k < planes; ++k) t[k] = probabilities(first + k, targets_[k]);
+    }
+    const bool more = !transpose_ && first + 2 * kPlanes <= p_.classes;
+    for (int i = 0; i < n_; i += kW) {
+      V x[kPlanes];
+#pragma GCC unroll 8
+      for (int k = 0; k < kPlanes; ++k) {
+        if (kAll || k < planes) x[k] = logits(first + k, i);
+        // Runs of a tile's length end before the processor's own prefetching has begun.
+        if (more) __builtin_prefetch(logits_at(first + kPlanes + k) + i, 0, 2);
+      }
+      if (guess) {
+        V m = x[0];
+#pragma GCC unroll 8
+        for (int k = 1; k < kPlanes; ++k) {
+          if (kAll || k < planes) m = larger(m, x[k]);
+        }
+        store(group_.reference + i, m);
+      }
+      const V m = load(group_.reference + i);
+      const Reference<S> ref = Reference<S>::of(m);
+      V target_logit{};
+      I target{};
+      if constexpr (!kProbabilities) {
+        target_logit = load(group_.target_logit + i);
+        target = load(group_.target + i) - static_cast<Int<A>>(first);
+      }
+      Sums<A> sums;
+#pragma GCC unroll 8
+      for (int k = 0; k < kPlanes; ++k) {
+        if (kAll || k < planes) {
+          const I is_target = kProbabilities ? I{} : target == static_cast<Int<A>>(k);
+          if constexpr (!kProbabilities) target_logit = is_target ? x[k] : target_logit;
+          sums.template add<kTerms>(ref, m, x[k], weights<kTerms>(first + k, i, t[k]), is_target);
+        }
+      }
+      if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);
+      add_to(group_.sum + i, sums.exponentials);
+      if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear);
+      if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass);
     }
   }
 
@@ -242,7 +295,9 @@ class Tiles {
       const A* t = kProbabilities ? probabilities(c, targets_[0]) : nullptr;
       S* plane =
           grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
+      const bool more = !transpose_ && c + 1 < p_.classes;
       for (int i = 0; i < n_; i += kW) {
+        if (more) __builtin_prefetch(logits_at(c + 1) + i, 0, 2);
         const Reference<S> ref{load(factors_.shift + i), load(factors_.c + i)};
         V g = gradient<kTerms>(ref, load(factors_.factor + i), load(factors_.grad + i),
                                logits(c, i), weights<kTerms>(c, i, t));
@@ -252,7 +307,7 @@ class Tiles {
           g = y < 0 ? V{} : g;
         }
         if (transpose_) {
-          store(transposed_ + c * kTile + i, g);
+          store(transposed_ + c * kTransposedTile + i, g);
         } else if (i + kW <= n_) {
           store(plane + i, g);
         } else {
@@ -273,8 +328,8 @@ class Tiles {
   Group<A> group_;
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
-  alignas(64) A targets_[kPlanes][kTile];
-  alignas(64) A transposed_[kFewClasses * kTile];
+  alignas(64) A targets_[kPlanes][kPlaneTile];
+  alignas(64) A transposed_[kFewClasses * kTransposedTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

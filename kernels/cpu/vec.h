@@ -198,13 +198,11 @@ inline Widened widen(Vec<float> v) {
 }
 
 template <>
-struct DoubleSum<float> {
-  DoubleSum<double> sum;
+struct DoubleSum<float> : DoubleSum<double> {
   void add(Vec<float> v) {
     const Widened w = widen(v);
-    sum.add(w.low + w.high);
+    lanes += w.low + w.high;
   }
-  double total() const { return sum.total(); }
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -96,7 +96,7 @@ FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
 
 // log(v + lost) for v > 0 and a `lost` below its last place, by log(1 + f) = log((1 + s) / (1 - s))
 // = 2 s + s z L(z), z = s^2, s = f / (2 + f) (Tang, ACM TOMS 16, 1990), with v + lost = 2^k (1 + f)
-// and 1 + f in [sqrt(1/2), sqrt(2)). f has digits to spare for `lost`.
+// and 1 + f in [sqrt(1/2), sqrt(2)). f takes up most of `lost`, and the rest is added last.
 FUSED_CE_INLINE Vec<double> log_sum(Vec<double> v, Vec<double> lost) {
   using K = ExpConstants<double>;
   constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
@@ -107,15 +107,19 @@ FUSED_CE_INLINE Vec<double> log_sum(Vec<double> v, Vec<double> lost) {
   const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
   const Vec<int64_t> exponent = (bits - kSqrtHalf) >> 52;
   const Vec<double> m = bits_as<Vec<double>>(bits - (exponent << 52));
-  const Vec<double> scale = bits_as<Vec<double>>((1023 - exponent) << 52);  // 2^-k
+  // 2^-k, or 0 where k is so large that nothing can be lost
+  const Vec<int64_t> scale_field = exponent < 1023 ? 1023 - exponent : Vec<int64_t>{};
+  const Vec<double> scale = bits_as<Vec<double>>(scale_field << 52);
   const Vec<double> k = bits_as<Vec<double>>(exponent + bits_as<int64_t>(K::kRound)) - K::kRound;
-  const Vec<double> f = (m - 1.0) + lost * scale;
+  const Vec<double> low = lost * scale;
+  const Vec<double> f = (m - 1.0) + low;
+  const Vec<double> rest = low - (f - (m - 1.0));
   const Vec<double> s = f / (f + 2.0);
   const Vec<double> z = s * s;
   Vec<double> series = splat(kL[6]);
   for (int i = 5; i >= 0; --i) series = series * z + kL[i];
   const Vec<double> half_square = 0.5 * f * f;
-  const Vec<double> tail = s * (half_square + z * series) + k * K::kLn2Low;
+  const Vec<double> tail = s * (half_square + z * series) + (k * K::kLn2Low + rest);
   const Vec<double> result = k * K::kLn2High - ((half_square - tail) - f);
   // Infinity and NaN come back as they are, and 0 gives -infinity.
   const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;

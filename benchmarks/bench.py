@@ -46,6 +46,14 @@ def jiffies() -> tuple[float, float]:
     return busy / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    for line in Path("/proc/cpuinfo").read_text().split("\n"):
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.machine()
+
+
 def peak_growth(call: Callable[[], object]) -> int:
     """Bytes by which the resident memory of this process peaks above its start during a call."""
 
@@ -197,7 +205,7 @@ def main() -> None:
         record = measure(Case(shape, dtype, kind), losses, seconds)
         records.append({"shape": shape, "dtype": dtype, "kind": kind, "threads": threads, **record})
         machine = {
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
             "fused_ce": fused_ce.build_info(),

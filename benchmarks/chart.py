@@ -44,11 +44,15 @@ def memory(axes: Any, records: list[dict[str, Any]], names: list[str]) -> None:
 
 
 def scaling(axes: Any, records: list[dict[str, Any]], names: list[str]) -> None:
-    classes = [int(r["shape"].split("x")[1]) for r in records]
-    for i, name in enumerate([*names, "fused_ce"]):
-        colour = "#d55e00" if name == "fused_ce" else COLOURS[i]
-        times = [1e3 * r["forward+backward"][name]["median"] for r in records]
-        axes.plot(classes, times, "o-", color=colour, label=name)
+    threads = sorted({r["threads"] for r in records})
+    for style, count in zip(("-", ":", "--"), reversed(threads), strict=False):
+        some = [r for r in records if r["threads"] == count]
+        classes = [int(r["shape"].split("x")[1]) for r in some]
+        for i, name in enumerate([*names, "fused_ce"]):
+            colour = "#d55e00" if name == "fused_ce" else COLOURS[i]
+            times = [1e3 * r["forward+backward"][name]["median"] for r in some]
+            label = f"{name}, {count} thread{'s' if count > 1 else ''}"
+            axes.plot(classes, times, "o" + style, color=colour, label=label, markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("classes C, with N x C = 2^24 float32 logits")

@@ -159,6 +159,7 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   const at::Tensor saved =
       at::empty({probabilities ? 3 : 2, d.rows()}, options.dtype(accumulate_type(self)));
   Forward out{};
+  advise_huge_pages(saved.data_ptr(), saved.nbytes());
   out.saved = saved_of(saved);
   at::Tensor loss;
   if (reduction == at::Reduction::None) {

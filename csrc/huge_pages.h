@@ -1,4 +1,4 @@
-// Huge pages for a large gradient.
+// Huge pages for large results.
 #pragma once
 
 #include <cstddef>

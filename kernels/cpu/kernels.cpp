@@ -25,15 +25,16 @@ struct Cut {
   int64_t tasks;
 };
 
-Cut cut(const Problem& p, const Strides& grad) {
+// `few`: rows of so many classes are transposed.
+Cut cut(const Problem& p, const Strides& grad, int64_t few) {
   Cut cut{};
   const Strides& s = p.logits_strides;
-  if (p.classes <= kFewClasses && s.inner != 1) {
+  if (p.classes <= few && s.inner != 1) {
     cut.loop = Loop::kTransposed;
   } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
     cut.loop = Loop::kPlanes;
   } else {
-    cut.loop = p.classes <= kFewClasses ? Loop::kTransposed : Loop::kRows;
+    cut.loop = p.classes <= few ? Loop::kTransposed : Loop::kRows;
   }
   cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
   cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kTransposedTile;
@@ -125,21 +126,23 @@ void with_types(const Problem& p, F f) {
   }
 }
 
-int64_t forward_tasks(const Problem& p) { return cut(p, p.logits_strides).tasks; }
+int64_t forward_tasks(const Problem& p) {
+  return cut(p, p.logits_strides, kFewClassesForward).tasks;
+}
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Cut c = cut(p, p.logits_strides);
+  const Cut c = cut(p, p.logits_strides, kFewClassesForward);
   with_types(p, [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials);
   });
 }
 
 int64_t backward_tasks(const Problem& p, const Backward& out) {
-  return cut(p, out.grad_strides).tasks;
+  return cut(p, out.grad_strides, kFewClassesBackward).tasks;
 }
 
 void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end) {
-  const Cut c = cut(p, out.grad_strides);
+  const Cut c = cut(p, out.grad_strides, kFewClassesBackward);
   with_types(p,
              [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
 }

@@ -11,12 +11,13 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Rows of at most so many classes are transposed.
-inline constexpr int64_t kFewClasses = 16;
+// Rows of at most so many classes are transposed. Backward, which folds no lanes, gains less.
+inline constexpr int64_t kFewClassesForward = 32;
+inline constexpr int64_t kFewClassesBackward = 16;
 // Rows a tile: of planes enough that each is read in long runs, of transposed rows few enough that
 // they stay in the first cache.
 inline constexpr int kPlaneTile = kGroup;
-inline constexpr int kTransposedTile = 256;
+inline constexpr int kTransposedTile = 128;
 // Classes taken together: their vectors share the loads of the rows' state, float lanes never add
 // up more of them before they go into double, and their largest is the first guess of the row's
 // reference.
@@ -100,7 +101,11 @@ class Tiles {
         V square[kW];
         if (stride == 1) {
 #pragma GCC unroll 16
-          for (int k = 0; k < kW; ++k) square[k] = load_partial(rows[k] + c, some, A(0));
+          for (int k = 0; k < kW; ++k) {
+            square[k] = load_partial(rows[k] + c, some, A(0));
+            // The next tile comes from memory while this one is computed.
+            __builtin_prefetch(rows[k] + c + kTransposedTile * p_.logits_strides.outer, 0, 2);
+          }
           transpose<A>(square);
         } else {
           for (int k = 0; k < kW; ++k) {
@@ -329,7 +334,7 @@ class Tiles {
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
   alignas(64) A targets_[kPlanes][kPlaneTile];
-  alignas(64) A transposed_[kFewClasses * kTransposedTile];
+  alignas(64) A transposed_[kFewClassesForward * kTransposedTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -34,28 +34,33 @@ MUTANTS = [
     Mutant(
         "target's own term left in the sum (rows)",
         "rows.h",
-        "sum_range<kTerms>(x, w, t, at + 1, n,",
-        "sum_range<kTerms>(x, w, t, at, n,",
+        "kHasTarget ? iota<Int<A>>() ==",
+        "false ? iota<Int<A>>() ==",
     ),
     Mutant(
         "target's own term left in the sum (tiles)",
         "tiles.h",
-        "load(group_.target + i) == static_cast<Int<A>>(c) ? V{} : e",
-        "e",
+        "weights<kTerms>(first + k, i, t[k]), is_target);",
+        "weights<kTerms>(first + k, i, t[k]), I{});",
     ),
-    Mutant("lost tail of a row", "rows.h", "    if (j < end) {", "    if (j < end - 1) {"),
+    Mutant(
+        "lost tail of a row",
+        "rows.h",
+        "    if (j < n) {\n      // Lanes past",
+        "    if (j < n - 1) {\n      // Lanes past",
+    ),
     Mutant("lost tail of a gradient", "rows.h", "        if (j < n) {", "        if (j < n - 1) {"),
     Mutant(
         "only the last block counts",
-        "rows.h",
-        "exponentials += total(sums, &Sums<A>::exponentials);",
-        "exponentials = total(sums, &Sums<A>::exponentials);",
+        "terms.h",
+        "exponentials.add(a.exponentials + b.exponentials);",
+        "exponentials = {}, exponentials.add(a.exponentials + b.exponentials);",
     ),
     Mutant(
         "missing weight of the target",
         "layout.h",
-        "static_cast<double>(weight[y]) : 1.0",
-        "1.0 : 1.0",
+        "static_cast<double>(weight[group.target[i]])",
+        "1.0",
     ),
     Mutant(
         "weights of another class",
@@ -75,9 +80,12 @@ MUTANTS = [
         "grad_base + row_offset(p_, out.grad_strides, first_) + c *",
         "grad_base + row_offset(p_, out.grad_strides, first_) + (c + 0 * first_) / 2 *",
     ),
-    Mutant("ignored rows counted", "layout.h", "in_range && y != p.ignore_index", "in_range"),
+    Mutant("ignored rows counted", "layout.h", "c != p.ignore_index ? in_range : 0", "in_range"),
     Mutant(
-        "range check off by one", "layout.h", "y >= 0 && y < p.classes", "y >= 0 && y <= p.classes"
+        "range check off by one",
+        "layout.h",
+        "c >= 0 && c < p.classes ?",
+        "c >= 0 && c <= p.classes ?",
     ),
     Mutant(
         "smoothing spread over C - 1",
@@ -86,10 +94,10 @@ MUTANTS = [
         "static_cast<double>(p.classes - 1) : 0)",
     ),
     Mutant(
-        "overflow not noticed",
+        "overflow not noticed (long rows)",
         "rows.h",
-        "if (!(group_.sum[i] < ReferenceConstants<A>::kLargestSum) && p_.classes > kProbe)",
-        "if (false)",
+        "if (!in_range(i)) sum_row",
+        "if (false) sum_row",
     ),
     Mutant(
         "overflow not noticed (tiles)",
@@ -110,8 +118,26 @@ MUTANTS = [
     Mutant(
         "plain 1 + z in log1p",
         "math.h",
-        "lost / v : Vec<double>{}",
-        "Vec<double>{} : Vec<double>{}",
+        "? lost : Vec<double>{});",
+        "? Vec<double>{} : Vec<double>{});",
+    ),
+    Mutant(
+        "rest of the lost digits dropped", "math.h", "(k * K::kLn2Low + rest)", "k * K::kLn2Low"
+    ),
+    Mutant(
+        "overflow not noticed (batches)",
+        "rows.h",
+        "} else if (!in_range(r)) {",
+        "} else if (false) {",
+    ),
+    Mutant(
+        "folded rows swapped",
+        "transpose.h",
+        "combine(interleave<0>(a, b, All{})",
+        "combine(interleave<0>(b, a, All{})",
+    ),
+    Mutant(
+        "target's logit not found", "tiles.h", "is_target ? x[k] : target_logit;", "target_logit;"
     ),
     Mutant("sum without its rounding errors", "sum.h", "sum + lost : sum", "sum : sum"),
 ]

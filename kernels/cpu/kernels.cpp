@@ -1,6 +1,7 @@
 // Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its
 // shape.
 #include "cpu.h"
+#include "flat.h"
 #include "rows.h"
 #include "tiles.h"
 
@@ -13,7 +14,7 @@ constexpr int64_t kTaskElements = 32768;
 // Fewer neighbouring rows than this would leave the lanes of a tile mostly empty.
 constexpr int64_t kNarrowestPlane = 8;
 
-enum class Loop { kRows, kPlanes, kTransposed };
+enum class Loop { kRows, kPlanes, kFew };
 
 // How rows are dealt out: `rows` at a time, never across the end of a span of neighbouring rows.
 struct Cut {
@@ -25,19 +26,20 @@ struct Cut {
   int64_t tasks;
 };
 
-// `few`: rows of so many classes are transposed.
+// `few`: rows of so many classes have a loop of their own.
 Cut cut(const Problem& p, const Strides& grad, int64_t few) {
   Cut cut{};
   const Strides& s = p.logits_strides;
   if (p.classes <= few && s.inner != 1) {
-    cut.loop = Loop::kTransposed;
+    cut.loop = Loop::kFew;
   } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
     cut.loop = Loop::kPlanes;
   } else {
-    cut.loop = p.classes <= few ? Loop::kTransposed : Loop::kRows;
+    cut.loop = p.classes <= few ? Loop::kFew : Loop::kRows;
   }
   cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
   cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kTransposedTile;
+  static_assert(kFlatTile == kTransposedTile);
   int64_t rows = kTaskElements / (p.classes > 0 ? p.classes : 1);
   if (cut.loop == Loop::kRows) {
     rows = rows > 1 ? rows : 1;
@@ -71,7 +73,7 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
     }
     return;
   }
-  Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
+  Tiles<S> tiles(p, cut.loop == Loop::kFew);
   for (int64_t task = begin; task < end; ++task) {
     const Range r = rows_of_task(cut, task);
     TaskSums sums;
@@ -94,13 +96,21 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
     }
     return;
   }
-  Tiles<S> tiles(p, cut.loop == Loop::kTransposed);
-  for (int64_t task = begin; task < end; ++task) {
-    const Range r = rows_of_task(cut, task);
-    for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-      tiles.template backward<kTerms>(
-          out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile));
+  const auto over_tiles = [&](auto& tiles) {
+    for (int64_t task = begin; task < end; ++task) {
+      const Range r = rows_of_task(cut, task);
+      for (int64_t row = r.begin; row < r.end; row += cut.tile) {
+        tiles.template backward<kTerms>(
+            out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile));
+      }
     }
+  };
+  if (cut.loop == Loop::kFew) {
+    Flat<S> flat(p);
+    over_tiles(flat);
+  } else {
+    Tiles<S> planes(p, /*transpose=*/false);
+    over_tiles(planes);
   }
 }
 
@@ -127,22 +137,22 @@ void with_types(const Problem& p, F f) {
 }
 
 int64_t forward_tasks(const Problem& p) {
-  return cut(p, p.logits_strides, kFewClassesForward).tasks;
+  return cut(p, p.logits_strides, kTransposedClasses).tasks;
 }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Cut c = cut(p, p.logits_strides, kFewClassesForward);
+  const Cut c = cut(p, p.logits_strides, kTransposedClasses);
   with_types(p, [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials);
   });
 }
 
 int64_t backward_tasks(const Problem& p, const Backward& out) {
-  return cut(p, out.grad_strides, kFewClassesBackward).tasks;
+  return cut(p, out.grad_strides, kFlatClasses).tasks;
 }
 
 void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end) {
-  const Cut c = cut(p, out.grad_strides, kFewClassesBackward);
+  const Cut c = cut(p, out.grad_strides, kFlatClasses);
   with_types(p,
              [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
 }

@@ -47,9 +47,19 @@ inline const A* gather(const void* base, DType dtype, int64_t offset, int64_t st
   return buffer;
 }
 
-template <class A>
-inline Vec<A> weights_at(const A* weight, int64_t j) {
-  return weight ? load(weight + j) : splat(A(1));
+// Rows [first, first + n) as one run of n * classes values: the memory itself where they lie so,
+// or else `buffer`.
+template <class S>
+inline const S* flat_rows(const Problem& p, int64_t first, int n, S* buffer) {
+  const S* logits = static_cast<const S*>(p.logits);
+  const Strides& s = p.logits_strides;
+  if (p.inner == 1 && s.classes == 1 && s.outer == p.classes) return logits + first * p.classes;
+  S* out = buffer;
+  for (int i = 0; i < n; ++i) {
+    const S* row = logits + row_offset(p, s, first + i);
+    for (int64_t c = 0; c < p.classes; ++c) *out++ = row[c * s.classes];
+  }
+  return buffer;
 }
 
 template <class T, class A, class Group>

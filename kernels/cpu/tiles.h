@@ -1,7 +1,7 @@
 // Tiles: the lanes of a vector are rows, and the loop runs over the classes.
 // For logits whose neighbours in memory are rows ((N,C,d1..) planes, transposed matrices), read in
-// place, and for rows of few classes, where vectors along the classes would be mostly empty: those
-// are transposed in the cache.
+// place, and, forward, for rows of few classes, where vectors along the classes would be mostly
+// empty and their sums hard to fold: those are transposed in the cache.
 #pragma once
 
 #include "layout.h"
@@ -11,9 +11,8 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Rows of at most so many classes are transposed. Backward, which folds no lanes, gains less.
-inline constexpr int64_t kFewClassesForward = 32;
-inline constexpr int64_t kFewClassesBackward = 16;
+// Rows of at most so many classes are transposed.
+inline constexpr int64_t kTransposedClasses = 64;
 // Rows a tile: of planes enough that each is read in long runs, of transposed rows few enough that
 // they stay in the first cache.
 inline constexpr int kPlaneTile = kGroup;
@@ -55,6 +54,7 @@ class Tiles {
     put_results<A, kIndices>(out, group_, loss_, first, n);
   }
 
+  // Of planes.
   template <Terms kTerms>
   void backward(const Backward& out, int64_t first, int n) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
@@ -82,67 +82,35 @@ class Tiles {
     first_ = first;
     n_ = n;
     base_ = row_offset(p_, p_.logits_strides, first);
-    if (transpose_) gather_rows();
+    if (transpose_) transpose_rows();
     if constexpr (kTerms == Terms::kProbabilities) return kNoBadRow;
     return read_targets<A>(p_, first, n, padded(n), group_);
   }
 
-  // The rows' logits, class by class.
-  void gather_rows() {
-    const int64_t stride = p_.logits_strides.classes;
-    for (int i = 0; i < padded(n_); i += kW) {
-      const S* rows[kW];
-      for (int k = 0; k < kW; ++k) {
-        const int64_t row = first_ + (i + k < n_ ? i + k : n_ - 1);
-        rows[k] = static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, row);
-      }
-      for (int c = 0; c < classes(); c += kW) {
-        const int some = classes() - c < kW ? classes() - c : kW;
-        V square[kW];
-        if (stride == 1) {
-#pragma GCC unroll 16
-          for (int k = 0; k < kW; ++k) {
-            square[k] = load_partial(rows[k] + c, some, A(0));
-            // The next tile comes from memory while this one is computed.
-            __builtin_prefetch(rows[k] + c + kTransposedTile * p_.logits_strides.outer, 0, 2);
-          }
-          transpose<A>(square);
-        } else {
-          for (int k = 0; k < kW; ++k) {
-            for (int m = 0; m < some; ++m) square[m][k] = get(rows[k] + (c + m) * stride);
-          }
-        }
-        for (int m = 0; m < some; ++m)
-          store(transposed_ + (c + m) * kTransposedTile + i, square[m]);
-      }
+  // The rows' logits, class by class. A square may reach past the end of the last row, so they are
+  // copied first where memory ends there.
+  void transpose_rows() {
+    const int classes = static_cast<int>(p_.classes), rows = padded(n_);
+    const S* logits = flat_rows(p_, first_, n_, gathered_);
+    const A* flat = flat_;
+    const bool inside = (rows_of(p_) - first_) * classes >= rows * classes + kSquare<A>;
+    if (sizeof(S) == sizeof(A) && (inside && logits != gathered_)) {
+      flat = reinterpret_cast<const A*>(logits);
+    } else {
+      int i = 0;
+      for (; i + kW <= n_ * classes; i += kW) store(flat_ + i, load(logits + i));
+      if (i < n_ * classes) store(flat_ + i, load_partial(logits + i, n_ * classes - i, A(0)));
     }
-  }
-
-  int classes() const { return static_cast<int>(p_.classes); }
-
-  void scatter_rows(const Backward& out) const {
-    const int64_t stride = out.grad_strides.classes;
-    for (int i = 0; i < n_; i += kW) {
-      const int rows = n_ - i < kW ? n_ - i : kW;
-      for (int c = 0; c < classes(); c += kW) {
-        const int some = classes() - c < kW ? classes() - c : kW;
-        V square[kW];
-#pragma GCC unroll 16
-        for (int m = 0; m < kW; ++m) {
-          square[m] = m < some ? load(transposed_ + (c + m) * kTransposedTile + i) : V{};
-        }
-        transpose<A>(square);
-#pragma GCC unroll 16
-        for (int k = 0; k < kW; ++k) {
-          if (k >= rows) break;
-          S* row = static_cast<S*>(out.grad_logits) +
-                   row_offset(p_, out.grad_strides, first_ + i + k) + c * stride;
-          if (stride == 1) {
-            store_partial(row, some, square[k]);
-          } else {
-            for (int m = 0; m < some; ++m) put(row + m * stride, square[k][m]);
-          }
-        }
+    // The next tile comes from memory while this one is computed.
+    for (int i = 0; i < n_ * classes; i += 64 / static_cast<int>(sizeof(S)))
+      __builtin_prefetch(logits + n_ * classes + i, 0, 2);
+    for (int c = 0; c < classes; c += kSquare<A>) {
+      A* out = transposed_ + c * kTransposedTile;
+      for (int i = 0; i < rows; i += kW) {
+        V square[kSquare<A>];
+        load_transposed(flat + i * classes + c, classes, square);
+#pragma GCC unroll 4
+        for (int k = 0; k < kSquare<A>; ++k) store(out + k * kTransposedTile + i, square[k]);
       }
     }
   }
@@ -169,9 +137,7 @@ class Tiles {
   void find_target_logits() {
     for (int i = 0; i < padded(n_); ++i) {
       const int64_t y = group_.target[i];
-      group_.target_logit[i] = y < 0        ? A(0)
-                               : transpose_ ? transposed_[y * kTransposedTile + i]
-                                            : get(logits_at(y) + i);
+      group_.target_logit[i] = y < 0 ? A(0) : get(logits_at(y) + i);
     }
   }
 
@@ -300,7 +266,7 @@ class Tiles {
       const A* t = kProbabilities ? probabilities(c, targets_[0]) : nullptr;
       S* plane =
           grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
-      const bool more = !transpose_ && c + 1 < p_.classes;
+      const bool more = c + 1 < p_.classes;
       for (int i = 0; i < n_; i += kW) {
         if (more) __builtin_prefetch(logits_at(c + 1) + i, 0, 2);
         const Reference<S> ref{load(factors_.shift + i), load(factors_.c + i)};
@@ -311,16 +277,13 @@ class Tiles {
           g = y == static_cast<Int<A>>(c) ? load(factors_.at_target + i) : g;
           g = y < 0 ? V{} : g;
         }
-        if (transpose_) {
-          store(transposed_ + c * kTransposedTile + i, g);
-        } else if (i + kW <= n_) {
+        if (i + kW <= n_) {
           store(plane + i, g);
         } else {
           store_partial(plane + i, n_ - i, g);
         }
       }
     }
-    if (transpose_) scatter_rows(out);
   }
 
   const Problem& p_;
@@ -334,7 +297,10 @@ class Tiles {
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
   alignas(64) A targets_[kPlanes][kPlaneTile];
-  alignas(64) A transposed_[kFewClassesForward * kTransposedTile];
+  // Of transposed rows. Lanes past the end are computed with, so they need numbers.
+  alignas(64) S gathered_[kTransposedClasses * kTransposedTile];
+  alignas(64) A flat_[kTransposedClasses * kTransposedTile + kSquare<A>] = {};
+  alignas(64) A transposed_[kTransposedClasses * kTransposedTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,145 @@
+// The gradient of rows of few classes: the lanes of a vector are neighbours in memory, whatever
+// rows they belong to, so that no lane is empty and nothing is transposed. As many rows as a vector
+// has lanes are as many vectors as there are classes, and the row of each lane is the same in every
+// such group: a table of permutations brings every lane its row's factors.
+#pragma once
+
+#include "layout.h"
+#include "terms.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// Rows of at most so many classes: beyond, a permutation costs more than empty lanes.
+inline constexpr int64_t kFlatClasses = 64;
+// Rows finished together.
+inline constexpr int kFlatTile = 128;
+
+template <class S>
+class Flat {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  using I = Vec<Int<A>>;
+  static constexpr int kW = kLanes<A>;
+
+ public:
+  explicit Flat(const Problem& problem)
+      : p_(problem),
+        classes_(static_cast<int>(problem.classes)),
+        smoothing_(problem),
+        mixing_(smoothing_) {
+    for (int i = 0; i < classes_ * kW; ++i) {
+      row_of_[i] = static_cast<Int<A>>(i / classes_);
+      weight_of_[i] = p_.weight ? static_cast<const A*>(p_.weight)[i % classes_] : A(1);
+    }
+  }
+
+  // rows [first, first + n) of one tile
+  template <Terms kTerms>
+  void backward(const Backward& out, int64_t first, int n) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    const int padded = (n + kW - 1) / kW * kW;
+    const S* x = flat_rows(p_, first, n, gathered_);
+    if constexpr (kIndices) {
+      read_targets<A>(p_, first, n, padded, group_);
+      for (int i = 0; i < n; ++i) {
+        const int64_t y = group_.target[i];
+        group_.target_logit[i] = y < 0 ? A(0) : get(x + i * classes_ + y);
+      }
+    }
+    for (int i = 0; i < padded; ++i) {
+      const int64_t row = first + (i < n ? i : n - 1);
+      group_.reference[i] = static_cast<const A*>(out.saved.reference)[row];
+      group_.sum[i] = static_cast<double>(static_cast<const A*>(out.saved.sum)[row]);
+      if (!kIndices)
+        group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
+      grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
+    }
+    finish_backward<S, kIndices>(group_, padded, smoothing_, grad_, factors_);
+
+    const Strides& to = out.grad_strides;
+    const bool in_place = p_.inner == 1 && to.classes == 1 && to.outer == classes_;
+    S* g = in_place ? static_cast<S*>(out.grad_logits) + first * classes_ : gathered_;
+    const A* t = kIndices ? nullptr : probabilities(first, n);
+    for (int i = 0; i < n; i += kW) {
+      const int left = (n - i) * classes_;
+      write<kTerms>(x + i * classes_, t + i * classes_, i, left, g + i * classes_);
+    }
+    if constexpr (kIndices) put_targets(g, n);
+    if (!in_place) scatter(out, first, n);
+  }
+
+ private:
+  // The gradient of the group of rows that begins with row i of the tile. `left`: values to the
+  // tile's end.
+  template <Terms kTerms>
+  void write(const S* x, const A* t, int i, int left, S* g) {
+    const V shifts = load(factors_.shift + i), cs = load(factors_.c + i);
+    const V factors = load(factors_.factor + i), grads = load(factors_.grad + i);
+    const auto at = [&](int k, V logits, V target) __attribute__((always_inline)) {
+      const I row = load(row_of_ + k);
+      const Reference<S> ref{__builtin_shuffle(shifts, row), __builtin_shuffle(cs, row)};
+      V q{};
+      if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + k);
+      if constexpr (kTerms == Terms::kProbabilities)
+        q = load(weight_of_ + k) * (target * mixing_.keep + mixing_.spread);
+      return gradient<kTerms>(ref, __builtin_shuffle(factors, row), __builtin_shuffle(grads, row),
+                              logits, q);
+    };
+    constexpr bool kTargets = kTerms == Terms::kProbabilities;
+    const int size = left < classes_ * kW ? left : classes_ * kW;
+    int k = 0;
+    for (; k + kW <= size; k += kW) store(g + k, at(k, load(x + k), kTargets ? load(t + k) : V{}));
+    if (k < size) {
+      const V target = kTargets ? load_partial(t + k, size - k, A(0)) : V{};
+      store_partial(g + k, size - k, at(k, load_partial(x + k, size - k, A(0)), target));
+    }
+  }
+
+  void put_targets(S* g, int n) const {
+    for (int i = 0; i < n; ++i) {
+      S* row = g + i * classes_;
+      if (group_.target[i] < 0) {
+        __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
+      } else {
+        put(row + group_.target[i], factors_.at_target[i]);
+      }
+    }
+  }
+
+  const A* probabilities(int64_t first, int n) {
+    const Strides& s = p_.target_strides;
+    if (p_.inner == 1 && s.classes == 1 && s.outer == classes_) {
+      return gather<A>(p_.target, p_.target_dtype, first * classes_, 1, n * classes_, targets_);
+    }
+    for (int i = 0; i < n; ++i) {
+      A* out = targets_ + i * classes_;
+      const A* row = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first + i), s.classes,
+                               classes_, out);
+      if (row != out) __builtin_memcpy(out, row, static_cast<size_t>(classes_) * sizeof(A));
+    }
+    return targets_;
+  }
+
+  void scatter(const Backward& out, int64_t first, int n) const {
+    for (int i = 0; i < n; ++i) {
+      S* row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, first + i);
+      for (int c = 0; c < classes_; ++c)
+        row[c * out.grad_strides.classes] = gathered_[i * classes_ + c];
+    }
+  }
+
+  const Problem& p_;
+  const int classes_;
+  const Smoothing smoothing_;
+  const Mixing<A> mixing_;
+  Group<A> group_;
+  Factors<A> factors_;
+  alignas(64) double grad_[kFlatTile];
+  // Of the values of a group: the row each belongs to, and its class's weight.
+  alignas(64) Int<A> row_of_[kFlatClasses * kW];
+  alignas(64) A weight_of_[kFlatClasses * kW];
+  alignas(64) S gathered_[kFlatClasses * kFlatTile];
+  alignas(64) A targets_[kFlatClasses * kFlatTile];
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -128,6 +128,34 @@ inline void store_partial(S* p, int n, Vec<float> v) {
 }
 #endif
 
+// Stores past the caches, which spares reading what is overwritten; p is aligned to what a vector
+// takes up. The values are seen by other threads after fence().
+#if defined(__AVX512F__)
+inline void stream(float* p, Vec<float> v) { _mm512_stream_ps(p, v); }
+inline void stream(double* p, Vec<double> v) { _mm512_stream_pd(p, v); }
+template <class S>
+  requires(sizeof(S) == 2)
+inline void stream(S* p, Vec<float> v) {
+  __m256i bits;
+  store(reinterpret_cast<S*>(&bits), v);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
+}
+inline void fence() { _mm_sfence(); }
+#else
+template <class S>
+inline void stream(S* p, Vec<Accumulate<S>> v) {
+  store(p, v);
+}
+inline void fence() {}
+#endif
+
+// Lanes before the first address of p on that can be streamed to.
+template <class S>
+inline int lanes_to_alignment(const S* p) {
+  constexpr uintptr_t kBytes = kLanes<Accumulate<S>> * sizeof(S);
+  return static_cast<int>(-reinterpret_cast<uintptr_t>(p) % kBytes / sizeof(S));
+}
+
 // Single values.
 template <class S>
 inline Accumulate<S> get(const S* p) {

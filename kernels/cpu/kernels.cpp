@@ -94,6 +94,7 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
       const Range r = rows_of_task(cut, task);
       rows.template backward<kTerms>(out, r.begin, r.end);
     }
+    fence();
     return;
   }
   const auto over_tiles = [&](auto& tiles) {
@@ -111,6 +112,7 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
   } else {
     Tiles<S> planes(p, /*transpose=*/false);
     over_tiles(planes);
+    fence();
   }
 }
 

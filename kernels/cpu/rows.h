@@ -16,6 +16,9 @@ inline constexpr int kUnroll = 4;
 inline constexpr int kLaneTerms = 16;
 // Rows finished together: their numbers stay in the first cache.
 inline constexpr int kRowGroup = 256;
+// How far ahead logits are fetched. The processor's own prefetching stops at every page and row,
+// and its window of instructions is too short to see the next cache line behind an exponential.
+inline constexpr int kPrefetchBytes = 8192;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
@@ -127,6 +130,10 @@ class Rows {
     const Strides& s = p_.target_strides;
     return gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, row) + b * s.classes, s.classes,
                      n, target_);
+  }
+
+  static FUSED_CE_INLINE void prefetch(const S* x) {
+    __builtin_prefetch(reinterpret_cast<const char*>(x) + kPrefetchBytes, 0, 2);
   }
 
   static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
@@ -273,6 +280,7 @@ class Rows {
     };
     Sums<A> sums[kUnroll];
     const auto add = [&](int u, int j) __attribute__((always_inline)) {
+      prefetch(x + j);
       sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), is_target(j));
     };
     int j = 0;
@@ -301,6 +309,7 @@ class Rows {
     const S* x_row = this->row(row);
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
+    const bool streamed = stride == 1 && streams<S>(p_);
     const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
     const Reference<S> ref{splat(factors_.shift[i]), splat(factors_.c[i])};
     const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
@@ -313,15 +322,25 @@ class Rows {
         const S* x = block(x_row, b, n);
         const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
         const A* w = weight_ ? weight_ + b : nullptr;
+        const auto whole = [&](int j) __attribute__((always_inline)) {
+          prefetch(x + j);
+          return gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j));
+        };
+        const auto write_partial = [&](int j, int lanes) {
+          const V q = weights_partial<kTerms>(w, t, j, lanes);
+          const V logits = load_partial(x + j, lanes, A(0));
+          store_partial(g + j, lanes, gradient<kTerms>(ref, factor, grad, logits, q));
+        };
         int j = 0;
-        for (; j + kW <= n; j += kW) {
-          store(g + j, gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j)));
+        if (streamed) {
+          const int head = lanes_to_alignment(g);
+          if (head < n) {
+            if (head > 0) write_partial(0, head);
+            for (j = head; j + kW <= n; j += kW) stream(g + j, whole(j));
+          }
         }
-        if (j < n) {
-          const V q = weights_partial<kTerms>(w, t, j, n - j);
-          store_partial(g + j, n - j,
-                        gradient<kTerms>(ref, factor, grad, load_partial(x + j, n - j, A(0)), q));
-        }
+        for (; j + kW <= n; j += kW) store(g + j, whole(j));
+        if (j < n) write_partial(j, n - j);
       }
       if (stride != 1) {
         for (int k = 0; k < n; ++k) g_row[(b + k) * stride] = scattered_[k];

@@ -267,6 +267,7 @@ class Tiles {
       S* plane =
           grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
       const bool more = c + 1 < p_.classes;
+      const bool streamed = streams<S>(p_) && lanes_to_alignment(plane) == 0;
       for (int i = 0; i < n_; i += kW) {
         if (more) __builtin_prefetch(logits_at(c + 1) + i, 0, 2);
         const Reference<S> ref{load(factors_.shift + i), load(factors_.c + i)};
@@ -277,10 +278,12 @@ class Tiles {
           g = y == static_cast<Int<A>>(c) ? load(factors_.at_target + i) : g;
           g = y < 0 ? V{} : g;
         }
-        if (i + kW <= n_) {
-          store(plane + i, g);
-        } else {
+        if (i + kW > n_) {
           store_partial(plane + i, n_ - i, g);
+        } else if (streamed) {
+          stream(plane + i, g);
+        } else {
+          store(plane + i, g);
         }
       }
     }

@@ -106,7 +106,7 @@ Described describe(const at::Tensor& self, const at::Tensor& target,
 Saved saved_of(const at::Tensor& saved) {
   char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
-  return {start, start + step, saved.size(0) == 3 ? start + 2 * step : nullptr};
+  return {start, start + step, start + 2 * step};
 }
 
 // Tasks hold some 32 K elements; threads are only woken for two of them or more.
@@ -156,8 +156,7 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
   const auto options = self.options();
 
-  const at::Tensor saved =
-      at::empty({probabilities ? 3 : 2, d.rows()}, options.dtype(accumulate_type(self)));
+  const at::Tensor saved = at::empty({3, d.rows()}, options.dtype(accumulate_type(self)));
   Forward out{};
   advise_huge_pages(saved.data_ptr(), saved.nbytes());
   out.saved = saved_of(saved);

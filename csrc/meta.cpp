@@ -20,10 +20,9 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   c10::SymInt count = 1;
   for (const c10::SymInt& size : rows) count *= size;
   const auto options = self.options();
-  const c10::SymInt numbers = is_probabilities(self, target) ? 3 : 2;
   return {reduction == at::Reduction::None ? at::empty_symint(rows, options.dtype(dtype))
                                            : at::empty({}, options.dtype(dtype)),
-          at::empty_symint({numbers, count}, options.dtype(accumulate_type(self))),
+          at::empty_symint({3, count}, options.dtype(accumulate_type(self))),
           at::empty({}, options.dtype(at::kDouble))};
 }
 

@@ -8,8 +8,8 @@ TORCH_LIBRARY(fused_ce, m) {
       "ignore_index=-100, "
       "float label_smoothing=0.0) -> Tensor",
       {at::Tag::pt2_compliant_tag});
-  // self: (N, C, d1, ..., dK). saved: see kernels/problem.h, (2, rows) for class indices, (3, rows)
-  // for probabilities. total_weight: what a mean divides by, a double. dtype: of the loss.
+  // self: (N, C, d1, ..., dK). saved: (3, rows), see kernels/problem.h. total_weight: what a mean
+  // divides by, a double. dtype: of the loss.
   m.def(
       "_forward(Tensor self, Tensor target, Tensor? weight, int reduction, SymInt ignore_index, "
       "float label_smoothing, ScalarType dtype) -> (Tensor loss, Tensor saved, Tensor "

@@ -50,11 +50,13 @@ struct Problem {
 //   sum:       the sum of those exponentials; for class indices without the target's own term,
 //   which keeps
 //              1 - p(target) exact where p(target) is close to 1
-//   mass:      sum of weight * target over the classes; probabilities only, null for class indices
+//   target:    class indices: the target's logit, which lies anywhere in the row. probabilities:
+//   the mass,
+//              sum of weight * target over the classes
 struct Saved {
   void* reference;
   void* sum;
-  void* mass;
+  void* target;
 };
 
 struct Forward {

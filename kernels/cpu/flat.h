@@ -39,21 +39,8 @@ class Flat {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);
-    if constexpr (kIndices) {
-      read_targets<A>(p_, first, n, padded, group_);
-      for (int i = 0; i < n; ++i) {
-        const int64_t y = group_.target[i];
-        group_.target_logit[i] = y < 0 ? A(0) : get(x + i * classes_ + y);
-      }
-    }
-    for (int i = 0; i < padded; ++i) {
-      const int64_t row = first + (i < n ? i : n - 1);
-      group_.reference[i] = static_cast<const A*>(out.saved.reference)[row];
-      group_.sum[i] = static_cast<double>(static_cast<const A*>(out.saved.sum)[row]);
-      if (!kIndices)
-        group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
-      grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
-    }
+    if constexpr (kIndices) read_targets<A>(p_, first, n, padded, group_);
+    read_saved<A, kIndices>(out, first, n, padded, group_, grad_);
     finish_backward<S, kIndices>(group_, padded, smoothing_, grad_, factors_);
 
     const Strides& to = out.grad_strides;

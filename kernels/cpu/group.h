@@ -32,9 +32,7 @@ struct Group {
 
 // Double lanes [i, i + kLanes<double>) of an array.
 inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
-inline Vec<double> lanes(const float* p, int i) {
-  return __builtin_convertvector(load_narrow(p + i), Vec<double>);
-}
+inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
 
 template <class S>
 inline Reference<double> reference_of(const Group<Accumulate<S>>& group, int i) {

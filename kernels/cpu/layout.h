@@ -119,6 +119,28 @@ inline void put_rounded(void* out, const double* values, int64_t first, int n) {
   for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
 }
 
+// Reads back what forward left for n rows, and the gradients of their losses. The group is filled
+// up to `padded` rows with ones that are harmless to compute with.
+template <class A, bool kIndices, class Group>
+inline void read_saved(const Backward& from, int64_t first, int n, int padded, Group& group,
+                       double* grad) {
+  const A* reference = static_cast<const A*>(from.saved.reference) + first;
+  const A* sum = static_cast<const A*>(from.saved.sum) + first;
+  const A* target = static_cast<const A*>(from.saved.target) + first;
+  for (int i = 0; i < n; ++i) {
+    group.reference[i] = reference[i];
+    group.sum[i] = static_cast<double>(sum[i]);
+    if constexpr (kIndices) group.target_logit[i] = target[i];
+    if constexpr (!kIndices) group.mass[i] = static_cast<double>(target[i]);
+    grad[i] = from.grad_rows ? from.grad_rows[first + i] : from.grad;
+  }
+  for (int i = n; i < padded; ++i) {
+    group.reference[i] = group.target_logit[i] = 0;
+    group.sum[i] = 1;
+    group.mass[i] = grad[i] = 0;
+  }
+}
+
 // What a group of rows leaves behind: the numbers for backward, and the losses if they are wanted.
 template <class A, bool kIndices, class Group>
 inline void put_results(const Forward& out, const Group& group, const double* loss, int64_t first,
@@ -126,7 +148,12 @@ inline void put_results(const Forward& out, const Group& group, const double* lo
   __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
                    static_cast<size_t>(n) * sizeof(A));
   put_as<A>(out.saved.sum, group.sum, first, n);
-  if constexpr (!kIndices) put_as<A>(out.saved.mass, group.mass, first, n);
+  if constexpr (kIndices) {
+    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.target_logit,
+                     static_cast<size_t>(n) * sizeof(A));
+  } else {
+    put_as<A>(out.saved.target, group.mass, first, n);
+  }
   if (!out.loss) return;
   switch (out.loss_dtype) {
     case DType::kFloat:

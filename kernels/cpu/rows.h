@@ -64,19 +64,11 @@ class Rows {
   template <Terms kTerms>
   void backward(const Backward& out, int64_t begin, int64_t end) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    const A* references = static_cast<const A*>(out.saved.reference);
-    const A* sums = static_cast<const A*>(out.saved.sum);
-    const A* masses = static_cast<const A*>(out.saved.mass);
     for (int64_t first = begin; first < end; first += kRowGroup) {
       const int n = static_cast<int>(end - first < kRowGroup ? end - first : kRowGroup);
-      open<kIndices>(first, n);
-      for (int i = 0; i < n; ++i) {
-        const int64_t row = first + i;
-        if constexpr (!kIndices) group_.mass[i] = static_cast<double>(masses[row]);
-        group_.reference[i] = references[row];
-        group_.sum[i] = static_cast<double>(sums[row]);
-        grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
-      }
+      const int padded = (n + kW - 1) / kW * kW;
+      if (kIndices) read_targets<A>(p_, first, n, padded, group_);
+      read_saved<A, kIndices>(out, first, n, padded, group_, grad_);
       finish_backward<S, kIndices>(group_, n, smoothing_, grad_, factors_);
       for (int i = 0; i < n; ++i) write_row<kTerms>(out, first + i, i);
     }
@@ -94,10 +86,7 @@ class Rows {
   template <bool kIndices>
   int64_t open(int64_t first, int n) {
     const int padded = (n + kW - 1) / kW * kW;
-    for (int i = n; i < padded; ++i) {
-      blank(i);
-      grad_[i] = 0;
-    }
+    for (int i = n; i < padded; ++i) blank(i);
     if constexpr (!kIndices) return kNoBadRow;
     const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
     for (int i = 0; i < padded; ++i) {

@@ -15,7 +15,7 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 inline constexpr int64_t kTransposedClasses = 64;
 // Rows a tile: of planes enough that each is read in long runs, of transposed rows few enough that
 // they stay in the first cache.
-inline constexpr int kPlaneTile = kGroup;
+inline constexpr int kPlaneTile = 512;
 inline constexpr int kTransposedTile = 128;
 // Classes taken together: their vectors share the loads of the rows' state, float lanes never add
 // up more of them before they go into double, and their largest is the first guess of the row's
@@ -59,15 +59,7 @@ class Tiles {
   void backward(const Backward& out, int64_t first, int n) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     open<kTerms>(first, n);
-    if constexpr (kIndices) find_target_logits();
-    for (int i = 0; i < padded(n); ++i) {
-      const int64_t row = first + (i < n ? i : n - 1);
-      group_.reference[i] = static_cast<const A*>(out.saved.reference)[row];
-      group_.sum[i] = static_cast<double>(static_cast<const A*>(out.saved.sum)[row]);
-      if (!kIndices)
-        group_.mass[i] = static_cast<double>(static_cast<const A*>(out.saved.mass)[row]);
-      grad_[i] = out.grad_rows ? out.grad_rows[row] : out.grad;
-    }
+    read_saved<A, kIndices>(out, first, n, padded(n), group_, grad_);
     finish_backward<S, kIndices>(group_, padded(n), smoothing_, grad_, factors_);
     write<kTerms>(out);
   }
@@ -134,21 +126,14 @@ class Tiles {
     }
   }
 
-  void find_target_logits() {
-    for (int i = 0; i < padded(n_); ++i) {
-      const int64_t y = group_.target[i];
-      group_.target_logit[i] = y < 0 ? A(0) : get(logits_at(y) + i);
-    }
-  }
-
   bool all_in_range() const {
-    for (int i = 0; i < n_; ++i) {
-      if (!(group_.sum[i] < ReferenceConstants<S>::kLargestSum) ||
-          group_.reference[i] == -static_cast<A>(__builtin_inf())) {
-        return false;
-      }
+    constexpr A kNone = -static_cast<A>(__builtin_inf());
+    bool in_range = true;
+    for (int i = 0; i < n_; i += kLanes<double>) {
+      in_range &= all_lanes((lanes(group_.sum, i) < ReferenceConstants<S>::kLargestSum) &
+                            (lanes(group_.reference, i) != double{kNone}));
     }
-    return true;
+    return in_range;
   }
 
   template <Terms kTerms>
@@ -182,10 +167,6 @@ class Tiles {
   // planes for a row's reference.
   template <Terms kTerms>
   void sum(bool guess) {
-    for (int i = 0; i < padded(n_); ++i) {
-      group_.sum[i] = group_.linear[i] = group_.mass[i] = 0;
-      group_.target_logit[i] = 0;
-    }
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
       const int64_t left = p_.classes - first;
       if (left >= kPlanes) {
@@ -210,14 +191,15 @@ class Tiles {
     if constexpr (kProbabilities) {
       for (int k = 0; k < planes; ++k) t[k] = probabilities(first + k, targets_[k]);
     }
-    const bool more = !transpose_ && first + 2 * kPlanes <= p_.classes;
+    const bool fresh = first == 0;
+    const S* next = transpose_ ? nullptr : next_planes(first);
     for (int i = 0; i < n_; i += kW) {
       V x[kPlanes];
 #pragma GCC unroll 8
       for (int k = 0; k < kPlanes; ++k) {
         if (kAll || k < planes) x[k] = logits(first + k, i);
         // Runs of a tile's length end before the processor's own prefetching has begun.
-        if (more) __builtin_prefetch(logits_at(first + kPlanes + k) + i, 0, 2);
+        if (next) __builtin_prefetch(next + k * p_.logits_strides.classes + i, 0, 2);
       }
       if (guess) {
         V m = x[0];
@@ -232,7 +214,7 @@ class Tiles {
       V target_logit{};
       I target{};
       if constexpr (!kProbabilities) {
-        target_logit = load(group_.target_logit + i);
+        if (!fresh) target_logit = load(group_.target_logit + i);
         target = load(group_.target + i) - static_cast<Int<A>>(first);
       }
       Sums<A> sums;
@@ -245,17 +227,22 @@ class Tiles {
         }
       }
       if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);
-      add_to(group_.sum + i, sums.exponentials);
-      if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear);
-      if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass);
+      add_to(group_.sum + i, sums.exponentials, fresh);
+      if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear, fresh);
+      if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass, fresh);
     }
   }
 
-  static void add_to(double* p, Vec<double> v) { store(p, load(p) + v); }
-  static void add_to(double* p, Vec<float> v) {
+  // The planes to be read after those that begin with class `first`: of the next tile at the end.
+  const S* next_planes(int64_t first) const {
+    return first + kPlanes < p_.classes ? logits_at(first + kPlanes) : logits_at(0) + kPlaneTile;
+  }
+
+  static void add_to(double* p, Vec<double> v, bool fresh) { store(p, fresh ? v : load(p) + v); }
+  static void add_to(double* p, Vec<float> v, bool fresh) {
     const Widened w = widen(v);
-    add_to(p, w.low);
-    add_to(p + kLanes<double>, w.high);
+    add_to(p, w.low, fresh);
+    add_to(p + kLanes<double>, w.high, fresh);
   }
 
   template <Terms kTerms>

@@ -107,6 +107,9 @@ inline typename NarrowOf<T>::type load_narrow(const T* p) {
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
 }
+#if defined(__AVX512F__)
+inline void store_narrow(float* p, Vec<double> v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
+#endif
 template <class T>
 inline void store_narrow(T* p, Vec<double> v) {
   const auto narrow = __builtin_convertvector(v, typename NarrowOf<T>::type);
@@ -164,6 +167,10 @@ inline T fold_lanes(V v, F combine) {
 // Whether a comparison holds in every lane.
 template <class Mask>
 inline bool all_lanes(Mask mask) {
+#if defined(__AVX512F__)
+  static_assert(sizeof(mask) == 64 && sizeof(mask[0]) == 8);
+  return _mm512_movepi64_mask(bits_as<__m512i>(mask)) == 0xff;
+#endif
   return fold_lanes<int64_t>(mask, [](auto a, auto b) { return a & b; }) == -1;
 }
 
@@ -185,16 +192,23 @@ struct DoubleSum<double> {
   }
 };
 
-// The two halves of a float vector, widened.
+// Half a vector of floats, and the two halves of a whole one, widened. (gcc 12 takes a conversion
+// to 64 bytes apart.)
+typedef float HalfOfFloats __attribute__((vector_size(kVectorBytes / 2)));
+inline Vec<double> widen_half(HalfOfFloats v) {
+#if defined(__AVX512F__)
+  return _mm512_cvtps_pd(v);
+#else
+  return __builtin_convertvector(v, Vec<double>);
+#endif
+}
 struct Widened {
   Vec<double> low, high;
 };
 inline Widened widen(Vec<float> v) {
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-  Half halves[2];
+  HalfOfFloats halves[2];
   __builtin_memcpy(halves, &v, sizeof(v));
-  return {__builtin_convertvector(halves[0], Vec<double>),
-          __builtin_convertvector(halves[1], Vec<double>)};
+  return {widen_half(halves[0]), widen_half(halves[1])};
 }
 
 template <>

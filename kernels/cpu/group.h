@@ -16,18 +16,28 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 
 inline constexpr int kGroup = 1024;  // rows finished together, at most
 
+// A number a row. The numbers of one row are used together, in arrays that would all begin at the
+// same offset into a page, and crowd each other out of the first cache, were it not for the odd
+// length.
+template <class T>
+struct alignas(64) PerRow {
+  T values[kGroup + 192 / sizeof(T)];
+  operator T*() { return values; }
+  operator const T*() const { return values; }
+};
+
 // Where an array of the group is said to be "of indices" or "of probabilities", it is unused for
 // the other kind.
 template <class A>
 struct Group {
-  alignas(64) A reference[kGroup];
-  alignas(64) double sum[kGroup];            // of exponentials; indices: without the target's
-  alignas(64) double linear[kGroup];         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
-  alignas(64) double mass[kGroup];           // probabilities: sum of q_j
-  alignas(64) A target_logit[kGroup];        // indices
-  alignas(64) double target_weight[kGroup];  // indices: w_y, 0 for ignored rows
-  alignas(64) Int<A> target[kGroup];         // indices: the class, -1 for ignored rows
-  alignas(64) double target_exp[kGroup];     // e^(x_y) relative to the reference, 0: probabilities
+  PerRow<A> reference;
+  PerRow<double> sum;            // of exponentials; indices: without the target's
+  PerRow<double> linear;         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
+  PerRow<double> mass;           // probabilities: sum of q_j
+  PerRow<A> target_logit;        // indices
+  PerRow<double> target_weight;  // indices: w_y, 0 for ignored rows
+  PerRow<Int<A>> target;         // indices: the class, -1 for ignored rows
+  PerRow<double> target_exp;     // e^(x_y) relative to the reference, 0: probabilities
 };
 
 // Double lanes [i, i + kLanes<double>) of an array.
@@ -106,11 +116,10 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
 //   / C w_j for indices.
 template <class A>
 struct Factors {
-  alignas(64) A shift[kGroup], c[kGroup];  // g * mass * p_j = factor * e^(x_j - shift) 2^-c
-  alignas(64) A
-      factor[kGroup];  // in [1/2, 1), its exponent is in c: no intermediate can over- or underflow
-  alignas(64) A grad[kGroup];       // probabilities: g. indices: g * s / C
-  alignas(64) A at_target[kGroup];  // indices: the gradient at the target's class
+  PerRow<A> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
+  PerRow<A> factor;     // in [1/2, 1), its exponent is in c: no intermediate can over- or underflow
+  PerRow<A> grad;       // probabilities: g. indices: g * s / C
+  PerRow<A> at_target;  // indices: the gradient at the target's class
 };
 
 // grad[i] is g of row i.

@@ -73,15 +73,22 @@ inline const S* flat_rows(const Problem& p, int64_t first, int n, S* buffer) {
 
 template <class T, class A, class Group>
 inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group) {
+  using V = Vec<int64_t>;
+  constexpr int kW = kLanes<int64_t>;
   const T* y = static_cast<const T*>(p.target) + first;
-  int64_t bad = 0;
-  for (int i = 0; i < n; ++i) {  // no branch: a vector loop
-    const int64_t c = y[i];
-    const int64_t in_range = c >= 0 && c < p.classes ? -1 : 0;
-    const int64_t used = c != p.ignore_index ? in_range : 0;
-    group.target[i] = static_cast<Int<A>>(used ? c : -1);
-    group.target_weight[i] = used ? 1.0 : 0.0;
-    bad |= c != p.ignore_index ? ~in_range : 0;
+  V bad{};
+  for (int i = 0; i < n; i += kW) {
+    T some[kW] = {};
+    const bool all = i + kW <= n;
+    if (!all) __builtin_memcpy(some, y + i, static_cast<size_t>(n - i) * sizeof(T));
+    const V c = __builtin_convertvector(load_narrow(all ? y + i : some), V);
+    const V in_range = (c >= 0) & (c < p.classes);
+    const V counted = all ? c != p.ignore_index
+                          : (c != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
+    const V used = in_range & counted;
+    bad |= counted & ~in_range;
+    store_narrow(group.target + i, used ? c : V{} - 1);
+    store(group.target_weight + i, used ? splat(1.0) : Vec<double>{});
   }
   if (const A* weight = static_cast<const A*>(p.weight)) {
     for (int i = 0; i < n; ++i) {
@@ -89,7 +96,7 @@ inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group
         group.target_weight[i] = static_cast<double>(weight[group.target[i]]);
     }
   }
-  return bad == 0;
+  return all_lanes(bad == 0);
 }
 
 // Reads the targets of n rows into a group, which is filled up to `padded` rows with ignored ones.
@@ -97,7 +104,8 @@ inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group
 // ignored, so that nothing is read outside the row.
 template <class A, class Group>
 inline int64_t read_targets(const Problem& p, int64_t first, int n, int padded, Group& group) {
-  for (int i = n; i < padded; ++i) group.target[i] = -1, group.target_weight[i] = 0;
+  for (int i = (n + kLanes<int64_t> - 1) / kLanes<int64_t> * kLanes<int64_t>; i < padded; ++i)
+    group.target[i] = -1, group.target_weight[i] = 0;
   if (p.target_kind == TargetKind::kUInt8 ? read_targets_as<uint8_t, A>(p, first, n, group)
                                           : read_targets_as<int64_t, A>(p, first, n, group)) {
     return kNoBadRow;

@@ -12,8 +12,7 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLow = -512,
-                         kHigh = 512;  // beyond, 2^-c * e^d is 0 or infinite for every c in use
+  static constexpr float kLow = -512;         // below, 2^-c * e^d is 0 for every c in use
   static constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to an integer
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
@@ -25,7 +24,7 @@ struct ExpConstants<float> {
 
 template <>
 struct ExpConstants<double> {
-  static constexpr double kLow = -4096, kHigh = 4096;
+  static constexpr double kLow = -4096;
   static constexpr double kRound = 0x1.8p52;
   static constexpr int kMantissaBits = 52, kBias = 1023;
   static constexpr double kLn2High = 0x1.62e42fefa3000p-1;  // 41 bits: exact for |n| < 2^12
@@ -49,11 +48,13 @@ FUSED_CE_INLINE Vec<T> scale(Vec<T> v, Vec<T> e) {
   // The sum's low bits are e + bias as an integer: shifted into the exponent field they are 2^e,
   // and at the ends of the range 0 (results below the smallest normal number are flushed) and
   // infinity.
-  const Vec<T> biased = clamp<T>(e, T(-K::kBias), T(K::kBias + 1)) + (K::kRound + T(K::kBias));
+  const Vec<T> biased =
+      at_most<T>(at_least<T>(e, T(-K::kBias)), T(K::kBias + 1)) + (K::kRound + T(K::kBias));
   return v * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(biased) << K::kMantissaBits);
 }
 
-// e^d * 2^-c for integer-valued c, relative error 1 ulp. The argument is reduced by Cody and
+// e^d * 2^-c for integer-valued c, relative error 1 ulp; infinity or NaN where d is past all
+// reason (2^22 and more), and NaN for infinity. The argument is reduced by Cody and
 // Waite's two-part ln 2 (Software Manual for the Elementary Functions, 1980), which needs no fused
 // multiply-add to be exact; taking the reference out as an integer power of two costs no rounding
 // at all.
@@ -61,7 +62,7 @@ template <class T>
 FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
-  d = clamp<T>(d, K::kLow, K::kHigh);
+  d = at_least<T>(d, K::kLow);
   const Vec<T> n = (d * kLog2E + K::kRound) - K::kRound;
   Vec<T> r = d - n * K::kLn2High;
   r = r - n * K::kLn2Low;

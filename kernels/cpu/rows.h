@@ -160,7 +160,9 @@ class Rows {
     if (!in_range(i)) sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
   }
 
-  bool in_range(int i) const { return group_.sum[i] < ReferenceConstants<S>::kLargestSum; }
+  bool in_range(int i) const {
+    return group_.sum[i] >= 0 && group_.sum[i] < ReferenceConstants<S>::kLargestSum;
+  }
 
   template <Terms kTerms>
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
@@ -264,13 +266,13 @@ class Rows {
   template <Terms kTerms, bool kHasTarget>
   FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<S>& ref,
                                  V m, int y, RowSums<A>& total) {
-    const auto is_target = [y](int j) __attribute__((always_inline)) {
-      return kHasTarget ? iota<Int<A>>() == static_cast<Int<A>>(y - j) : Vec<Int<A>>{};
+    const auto kept = [y](int j) __attribute__((always_inline)) {
+      return kHasTarget ? iota<Int<A>>() != static_cast<Int<A>>(y - j) : ~Vec<Int<A>>{};
     };
     Sums<A> sums[kUnroll];
     const auto add = [&](int u, int j) __attribute__((always_inline)) {
       prefetch(x + j);
-      sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), is_target(j));
+      sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), kept(j));
     };
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
@@ -283,11 +285,11 @@ class Rows {
     if (j + kW <= n) add(2, j), j += kW;
     static_assert(kUnroll == 4);
     if (j < n) {
-      // Lanes past the end are skipped, and their weight is 0.
-      const Vec<Int<A>> past = iota<Int<A>>() >= static_cast<Int<A>>(n - j);
+      // Lanes past the end stay out too, and their weight is 0.
+      const Vec<Int<A>> present = iota<Int<A>>() < static_cast<Int<A>>(n - j);
       sums[kUnroll - 1].template add<kTerms>(ref, m, load_partial(x + j, n - j, m[0]),
                                              weights_partial<kTerms>(w, t, j, n - j),
-                                             past | is_target(j));
+                                             present & kept(j));
     }
 #pragma GCC unroll 2
     for (int u = 0; u < kUnroll; u += 2) total.template add<kTerms>(sums[u], sums[u + 1]);

@@ -14,13 +14,13 @@ template <class A>
 struct Sums {
   Vec<A> exponentials{}, linear{}, mass{};
 
-  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `skipped`:
-  // the lanes whose exponential stays out, such as the target's own.
+  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `kept`: the
+  // lanes whose exponential enters the sum: the target's own does not.
   template <Terms kTerms, class S>
   FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, Vec<A> x, Vec<A> q,
-                           Vec<Int<A>> skipped) {
+                           Vec<Int<A>> kept) {
     const Vec<A> e = ref.exp(x);
-    exponentials += skipped ? Vec<A>{} : e;
+    exponentials += kept ? e : Vec<A>{};
     if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
     if constexpr (kTerms == Terms::kProbabilities) mass += q;
   }

@@ -130,7 +130,8 @@ class Tiles {
     constexpr A kNone = -static_cast<A>(__builtin_inf());
     bool in_range = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
-      in_range &= all_lanes((lanes(group_.sum, i) < ReferenceConstants<S>::kLargestSum) &
+      const Vec<double> sum = lanes(group_.sum, i);
+      in_range &= all_lanes((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
                             (lanes(group_.reference, i) != double{kNone}));
     }
     return in_range;
@@ -221,9 +222,9 @@ class Tiles {
 #pragma GCC unroll 8
       for (int k = 0; k < kPlanes; ++k) {
         if (kAll || k < planes) {
-          const I is_target = kProbabilities ? I{} : target == static_cast<Int<A>>(k);
-          if constexpr (!kProbabilities) target_logit = is_target ? x[k] : target_logit;
-          sums.template add<kTerms>(ref, m, x[k], weights<kTerms>(first + k, i, t[k]), is_target);
+          const I kept = kProbabilities ? ~I{} : target != static_cast<Int<A>>(k);
+          if constexpr (!kProbabilities) target_logit = kept ? target_logit : x[k];
+          sums.template add<kTerms>(ref, m, x[k], weights<kTerms>(first + k, i, t[k]), kept);
         }
       }
       if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);

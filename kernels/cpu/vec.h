@@ -110,8 +110,8 @@ inline typename NarrowOf<T>::type load_narrow(const T* p) {
 #if defined(__AVX512F__)
 inline void store_narrow(float* p, Vec<double> v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
 #endif
-template <class T>
-inline void store_narrow(T* p, Vec<double> v) {
+template <class T, class V>
+inline void store_narrow(T* p, V v) {
   const auto narrow = __builtin_convertvector(v, typename NarrowOf<T>::type);
   __builtin_memcpy(p, &narrow, sizeof(narrow));
 }
@@ -123,23 +123,34 @@ inline Vec<T> iota() {
   return v;
 }
 
-// NaN in `v` survives: x86's instructions return the second operand for it, and a comparison is
-// false.
+// The larger of v and `low`. NaN in v survives: x86's instructions return the second operand for
+// it, and a comparison is false.
 template <class T>
-inline Vec<T> clamp(Vec<T> v, T low, T high) {
+inline Vec<T> at_least(Vec<T> v, T low) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return _mm512_min_ps(splat(high), _mm512_max_ps(splat(low), v));
+    return _mm512_max_ps(splat(low), v);
   else
-    return _mm512_min_pd(splat(high), _mm512_max_pd(splat(low), v));
+    return _mm512_max_pd(splat(low), v);
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
-    return _mm256_min_ps(splat(high), _mm256_max_ps(splat(low), v));
+    return _mm256_max_ps(splat(low), v);
   else
-    return _mm256_min_pd(splat(high), _mm256_max_pd(splat(low), v));
+    return _mm256_max_pd(splat(low), v);
 #else
-  const Vec<T> above = v < low ? splat(low) : v;
-  return above > high ? splat(high) : above;
+  return v < low ? splat(low) : v;
+#endif
+}
+
+template <class T>
+inline Vec<T> at_most(Vec<T> v, T high) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_min_ps(splat(high), v);
+  else
+    return _mm256_min_pd(splat(high), v);
+#else
+  return v > high ? splat(high) : v;
 #endif
 }
 

@@ -1,9 +1,8 @@
 """Time cross entropy on the CPU: fused_ce beside its peers, interleaved in one process.
 
-Every round calls each candidate once, in an order that rotates, so that whatever else the machine
+Every round times each candidate once, in an order that rotates, so that whatever else the machine
 does falls on all alike. Reported are medians and minima, ratios of medians, the share of the
-machine that other processes took, and two ceilings: reading the logits once (torch.sum) and
-copying them.
+machine that others took, and two ceilings: reading the logits once (torch.sum) and copying them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -18,32 +18,28 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fused_ce
 import torch
 import torch.nn.functional as F
+from cases import DTYPES, FULL, KINDS, QUICK, SCALING, Case, Loss, Spec, draw
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-Loss = Callable[..., torch.Tensor]
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-QUICK = ["65536x10", "4096x64", "8192x1000", "1024x32000"]
-FULL = ["32x10", "128x100", "65536x10", "4096x64", "8192x1000", "2048x32000"]
-FULL += ["1024x50257", "512x128256", "64x1000000", "8x21x512x512"]
-SCALING = [f"{2**24 // c}x{c}" for c in (2, 4, 16, 64, 256, 1024, 4096, 16384, 131072, 1048576)]
+Record = dict[str, Any]
+PHASES = ("forward", "forward+backward")
+SAMPLE = 1e-4  # seconds: shorter calls are timed several at once, so that the clock costs nothing
+MAPPED = 1 << 25  # bytes: glibc gives larger blocks back to the system, and their peak is seen
 
 
-def jiffies() -> tuple[float, float]:
-    """Processor time of the whole machine and of this process, in seconds."""
-    fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    busy = sum(fields) - fields[3] - fields[4]  # less idle and iowait
-    return busy / os.sysconf("SC_CLK_TCK"), time.process_time()
+def clocks() -> tuple[float, float, float]:
+    """Seconds: busy processors of the whole machine, this process's, and on the wall."""
+    # user nice system idle iowait irq softirq steal; the guests after them are in user already.
+    fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    busy = sum(fields) - fields[3] - fields[4]  # steal, what other virtual machines took, counts
+    return busy / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
 
 
 def processor() -> str:
@@ -67,79 +63,61 @@ def peak_growth(call: Callable[[], object]) -> int:
     return max(0, status("VmHWM") - before)
 
 
-class Case:
-    """One shape, dtype and set of options, and what to call on it."""
-
-    def __init__(self, shape: str, dtype: str, kind: str, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        sizes = [int(s) for s in shape.split("x")]
-        self.logits = torch.randn(sizes).to(DTYPES[dtype]).requires_grad_()
-        self.options: dict[str, object] = {}
-        if kind == "probabilities":
-            self.target = torch.rand(sizes).to(DTYPES[dtype])
-        else:
-            self.target = torch.randint(sizes[1], sizes[:1] + sizes[2:])
-        if kind == "weighted":
-            self.options = {
-                "weight": torch.rand(sizes[1]).to(DTYPES[dtype]),
-                "label_smoothing": 0.1,
-            }
-
-    def forward(self, loss: Loss) -> torch.Tensor:
-        with torch.no_grad():
-            return loss(self.logits, self.target, **self.options)
-
-    def both(self, loss: Loss) -> None:
-        self.logits.grad = None
-        torch.autograd.backward(loss(self.logits, self.target, **self.options))
-
-
-def interleave(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    for call in calls.values():  # compilation, first touches
+def sample(call: Callable[[], object], batch: int) -> float:
+    """Seconds that one of `batch` calls in a row takes."""
+    begin = time.perf_counter()
+    for _ in range(batch):
         call()
-        call()
+    return (time.perf_counter() - begin) / batch
+
+
+def interleave(
+    calls: dict[str, Callable[[], object]], batch: int, seconds: float
+) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, start = list(calls), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
         names = names[1:] + names[:1]
         for name in names:
-            begin = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(sample(calls[name], batch))
     return times
 
 
-def measure(case: Case, losses: dict[str, Loss], seconds: float) -> dict[str, object]:
-    busy, own = jiffies()
-    start = time.perf_counter()
-    record: dict[str, object] = {}
+def measure(spec: Spec, losses: dict[str, Loss], seconds: float) -> Record:
+    torch.set_num_threads(spec.threads)
+    torch.compiler.reset()  # each case is compiled alone, for its own shape
+    case = Case(spec)
     x = case.logits.detach()
     copy = torch.empty_like(x)
-    for phase, run in (("forward", case.forward), ("forward+backward", case.both)):
+    record: Record = {**spec._asdict(), "bytes": x.nbytes, "other load": 0.0}
+    for phase, run in zip(PHASES, (case.forward, case.both), strict=True):
         calls: dict[str, Callable[[], object]] = {n: partial(run, f) for n, f in losses.items()}
-        if phase == "forward":
-            calls |= {"read": lambda: x.sum(), "copy": lambda: copy.copy_(x)}
-        times = interleave(calls, seconds)
-        case.logits.grad = None
+        peaks: dict[str, int] = {}
+        with torch.set_grad_enabled(phase != "forward"):
+            if phase == "forward":
+                calls |= {"read": x.sum, "copy": partial(copy.copy_, x)}
+            for call in calls.values():  # compilation, first touches
+                call()
+            batch = math.ceil(SAMPLE / min(sample(call, 1) for call in calls.values()))
+            before = clocks()
+            times = interleave(calls, batch, seconds)
+            busy, own, wall = (b - a for a, b in zip(before, clocks(), strict=True))
+            for name in losses if x.nbytes > MAPPED else ():
+                case.logits.grad = None
+                peaks[name] = peak_growth(calls[name])
+            case.logits.grad = None
         record[phase] = {
-            name: {"median": statistics.median(t), "min": min(t), "rounds": len(t)}
+            name: {"median": statistics.median(t), "min": min(t), "rounds": len(t), "batch": batch}
             for name, t in times.items()
         }
-        peaks: dict[str, int] = {}
-        for name in losses if x.nbytes >= 1 << 26 else ():  # below, memory is reused, not mapped
-            case.logits.grad = None
-            peaks[name] = peak_growth(calls[name])
         record[f"{phase} peak bytes"] = peaks
-        case.logits.grad = None
-    busy, own = (after - before for after, before in zip(jiffies(), (busy, own), strict=True))
-    wall = (time.perf_counter() - start) * (os.cpu_count() or 1)
-    record["other load"] = max(0.0, busy - own) / wall
-    record["bytes"] = x.nbytes
+        load = max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+        record["other load"] = max(record["other load"], load)
     return record
 
 
-def peers(names: list[str]) -> dict[str, Loss]:
-    """The candidates. A name with a colon is module:function, with F.cross_entropy's signature."""
+def candidates(names: list[str]) -> dict[str, Loss]:
+    """A name with a colon is module:function, anything with F.cross_entropy's signature."""
     found: dict[str, Loss] = {"fused_ce": fused_ce.cross_entropy}
     for name in names:
         if name == "eager":
@@ -152,70 +130,109 @@ def peers(names: list[str]) -> dict[str, Loss]:
     return found
 
 
-def show(console: Console, title: str, records: list[dict[str, object]], names: list[str]) -> None:
-    table = Table(title=title)
-    table.add_column("shape, dtype, target, threads")
-    for phase in ("forward", "forward+backward"):
-        table.add_column(f"{phase}: ms", justify="right")
+def ratio(record: Record, phase: str, name: str) -> float:
+    """How many times as long as ours a peer takes."""
+    return float(record[phase][name]["median"] / record[phase]["fused_ce"]["median"])
+
+
+def worst(record: Record, names: list[str]) -> float:
+    return min(ratio(record, phase, name) for phase in PHASES for name in names)
+
+
+def table(title: str, records: list[Record], names: list[str]) -> Table:
+    result = Table(title=title)
+    result.add_column("shape, dtype, target, threads")
+    for phase in PHASES:
+        result.add_column(f"{phase}: ms", justify="right")
         for name in names:
-            table.add_column(f"{name} / ours", justify="right")
+            result.add_column(f"{name} / ours", justify="right")
     for record in records:
-        row = [" ".join(str(record[k]) for k in ("shape", "dtype", "kind", "threads"))]
-        for phase in ("forward", "forward+backward"):
-            times: dict[str, dict[str, float]] = record[phase]  # type: ignore[assignment]
-            ours = times["fused_ce"]["median"]
-            row.append(f"{1e3 * ours:.3f}")
-            row += [f"{times[name]['median'] / ours:.2f}" for name in names]
-        table.add_row(*row)
-    console.print(table)
+        row = [" ".join(str(record[field]) for field in Spec._fields)]
+        for phase in PHASES:
+            row.append(f"{1e3 * record[phase]['fused_ce']['median']:.4g}")
+            ratios = [ratio(record, phase, name) for name in names]
+            row += [f"{r:.2f}" if r >= 1 else f"[red]{r:.2f}[/red]" for r in ratios]
+        result.add_row(*row)
+    return result
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="four shapes, within two minutes")
+    mode.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 8x21x512x512")
+    mode.add_argument("--scaling", action="store_true", help="2^24 logits, C from 2 to 2^20")
+    mode.add_argument(
+        "--random", type=int, metavar="N", help="N cases at random; shows where a peer was faster"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --random")
+    parser.add_argument("--largest", type=int, default=2**22, help="most logits of --random")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, help="float32 and bfloat16; --random: all four"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="indices; --random: all three")
+    parser.add_argument("--peers", nargs="+", default=["eager", "compile"], metavar="NAME")
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument(
+        "--seconds", type=float, help="each case and phase: 2; --quick: 1; --random: 0.3"
+    )
+    parser.add_argument("--out", type=Path, help="benchmarks/results/{cpu,scaling,random}.json")
+    arguments = parser.parse_args()
+    if arguments.random:
+        seconds, name, dtypes, kinds = 0.3, "random", list(DTYPES), KINDS
+    else:
+        seconds, dtypes, kinds = 1.0 if arguments.quick else 2.0, ["float32", "bfloat16"], KINDS[:1]
+        name = "scaling" if arguments.scaling else "cpu"
+    arguments.seconds = arguments.seconds or seconds
+    arguments.dtypes = arguments.dtypes or dtypes
+    arguments.kinds = arguments.kinds or kinds
+    arguments.out = arguments.out or Path(f"benchmarks/results/{name}.json")
+    return arguments
+
+
+def chosen(arguments: argparse.Namespace) -> list[Spec]:
+    dtypes, kinds, threads = arguments.dtypes, arguments.kinds, arguments.threads
+    if arguments.random:
+        return draw(arguments.random, arguments.seed, arguments.largest, dtypes, kinds, threads)
+    shapes = SCALING if arguments.scaling else QUICK if arguments.quick else FULL
+    return [
+        Spec(shape, dtype, kind, count)
+        for count in threads
+        for kind in kinds
+        for dtype in dtypes
+        for shape in arguments.shapes or shapes
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="four shapes, within two minutes")
-    parser.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 8x21x512x512")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
-    parser.add_argument(
-        "--kinds", nargs="+", default=["indices"], choices=["indices", "weighted", "probabilities"]
-    )
-    parser.add_argument("--peers", nargs="+", default=["eager", "compile"], metavar="NAME")
-    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
-    parser.add_argument("--scaling", action="store_true", help="2^24 logits, C from 2 to 2^20")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each case and phase")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu.json"))
-    arguments = parser.parse_args()
-
-    shapes = arguments.shapes or (QUICK if arguments.quick else FULL)
-    if arguments.scaling:
-        shapes = SCALING
-    seconds = min(arguments.seconds, 1.0) if arguments.quick else arguments.seconds
-    cases = [
-        (shape, dtype, kind, threads)
-        for threads in arguments.threads
-        for kind in arguments.kinds
-        for dtype in arguments.dtypes
-        for shape in shapes
-    ]
-    print(f"{len(cases)} cases, about {len(cases) * (2 * seconds + 8) / 60:.0f} minutes")
-    torch._dynamo.config.cache_size_limit = 4 * len(cases)
-    losses, records = peers(arguments.peers), []
-    for shape, dtype, kind, threads in (progress := tqdm(cases)):
-        progress.set_description(f"{shape} {dtype} {kind}")
-        torch.set_num_threads(threads)
-        record = measure(Case(shape, dtype, kind), losses, seconds)
-        records.append({"shape": shape, "dtype": dtype, "kind": kind, "threads": threads, **record})
-        machine = {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "fused_ce": fused_ce.build_info(),
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments = parse()
+    specs, names = chosen(arguments), arguments.peers
+    each = 2 * arguments.seconds + 0.5 + 8 * ("compile" in names)  # measured on two cores
+    print(f"{len(specs)} cases, about {math.ceil(len(specs) * each / 60)} minutes")
+    losses = candidates(names)
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "fused_ce": fused_ce.build_info(),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    records: list[Record] = []
+    for spec in (progress := tqdm(specs)):
+        progress.set_description(" ".join(map(str, spec)))
+        record = measure(spec, losses, arguments.seconds)
+        if arguments.random and worst(record, names) < 1:  # by chance? Once more, and longer
+            record = measure(spec, losses, 4 * arguments.seconds)
+        records.append(record)
         arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
     console = Console(width=140)
-    show(console, "time of a peer over ours (medians)", records, arguments.peers)
-    other = [float(r["other load"]) for r in records]
-    console.print(f"other processes took {100 * max(other):.0f} % of the machine at most")
+    shown, title = records, "time of a peer over ours (medians)"
+    if arguments.random:
+        shown = sorted((r for r in records if worst(r, names) < 1), key=lambda r: worst(r, names))
+        title = f"a peer was faster in {len(shown)} of {len(records)} cases"
+    console.print(table(title, shown, names) if shown else title)
+    other = max(float(r["other load"]) for r in records)
+    console.print(f"others took {100 * other:.0f} % of the machine at most")
     console.print(f"written: {arguments.out}")
 
 

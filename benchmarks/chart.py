@@ -11,53 +11,166 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-COLOURS = ["#56b4e9", "#009e73", "#cc79a7"]
+Record = dict[str, Any]
+PHASES = ("forward", "forward+backward")
+OURS = "#d55e00"
+COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]
+LABELS = {"eager": "torch eager", "compile": "torch.compile"}
+STYLES = ["-", "--", ":", "-."]
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titleweight": "bold",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "font.size": 9,
+}
 
 
-def speed(axes: Any, records: list[dict[str, Any]], phase: str, names: list[str]) -> None:
-    height = 0.8 / len(names)
+def machine(result: dict[str, Any]) -> str:
+    """One line on where the numbers come from."""
+    about = result["machine"]
+    other = max(r["other load"] for r in result["records"])
+    return (
+        f"{about['processor']}, {about['cores']} cores, {about['fused_ce']['cpu_capability']}, "
+        f"torch {about['torch']}; others took {100 * other:.0f} % of the machine at most"
+    )
+
+
+def lines(records: list[Record]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Where each record's bars go, from the top down, and a heading for each group of records."""
+    at: list[float] = []
+    headings: list[tuple[float, str]] = []
+    y, last = 0.0, ""
+    for r in records:
+        group = f"{r['dtype']}, {r['kind']}, {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
+        if group != last:
+            headings.append((y, group))
+            y, last = y + 0.9, group
+        at.append(y)
+        y += 1
+    return at, headings
+
+
+def bars(axes: Any, at: list[float], values: list[float], row: int, rows: int, **style: Any) -> Any:
+    """One bar in each record's line: the `row`-th of `rows` that share it."""
+    height = 0.8 / rows
+    middles = [y + (row - (rows - 1) / 2) * height for y in at]
+    left = style.get("left", 0)
+    return axes.barh(middles, [v - left for v in values], 0.9 * height, **style)
+
+
+def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
+    """Bars start at 1, our time: to the right a peer takes longer, to the left it is faster."""
+    axes.set_xscale("log", base=2)
     for i, name in enumerate(names):
         ratios = [r[phase][name]["median"] / r[phase]["fused_ce"]["median"] for r in records]
-        at = [k + (i - (len(names) - 1) / 2) * height for k in range(len(records))]
-        bars = axes.barh(at, ratios, height, color=COLOURS[i], label=f"torch {name}")
-        axes.bar_label(bars, [f"{r:.1f}" for r in ratios], padding=2, fontsize=7)
-    axes.axvline(1, color="#d55e00", linewidth=2, label="fused_ce")
-    axes.set_yticks(range(len(records)), [f"{r['shape']} {r['dtype']}" for r in records])
-    axes.set_xlabel("times as long as fused_ce (median)")
-    axes.set_title(phase)
-    axes.invert_yaxis()
+        drawn = bars(axes, at, ratios, i, len(names), left=1, color=COLOURS[i % len(COLOURS)])
+        axes.bar_label(drawn, [f"{r:.2g}" if r < 10 else f"{r:.0f}" for r in ratios], padding=2)
+    axes.axvline(1, color=OURS, linewidth=2)
+    axes.xaxis.set_major_locator(LogLocator(2))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), 1.3 * high)
+    axes.set_title(f"{phase}: time over ours")
 
 
-def memory(axes: Any, records: list[dict[str, Any]], names: list[str]) -> None:
-    key = "forward+backward peak bytes"
-    records = [r for r in records if r[key]]
-    height = 0.8 / (len(names) + 1)
+def memory(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
+    key = f"{phase} peak bytes"
+    measured = [(y, r) for y, r in zip(at, records, strict=True) if r[key]]
     for i, name in enumerate([*names, "fused_ce"]):
-        at = [k + (i - len(names) / 2) * height for k in range(len(records))]
-        times = [r[key][name] / r["bytes"] for r in records]
-        axes.barh(at, times, height, color="#d55e00" if name == "fused_ce" else COLOURS[i])
-    axes.set_yticks(range(len(records)), [f"{r['shape']} {r['dtype']}" for r in records])
-    axes.set_xlabel("peak memory beside the logits, in sizes of the logits")
-    axes.set_title("memory, forward+backward")
-    axes.invert_yaxis()
+        sizes = [r[key][name] / r["bytes"] for _, r in measured]
+        colour = OURS if name == "fused_ce" else COLOURS[i % len(COLOURS)]
+        drawn = bars(axes, [y for y, _ in measured], sizes, i, len(names) + 1, color=colour)
+        axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2)
+    axes.set_xlim(0, 3.6)
+    for y, r in zip(at, records, strict=True):
+        if not r[key]:
+            axes.text(0.05, y, "not measured: small", va="center", color="#999999")
+    axes.set_title(f"{phase}: memory")
 
 
-def scaling(axes: Any, records: list[dict[str, Any]], names: list[str]) -> None:
-    threads = sorted({r["threads"] for r in records})
-    for style, count in zip(("-", ":", "--"), reversed(threads), strict=False):
-        some = [r for r in records if r["threads"] == count]
-        classes = [int(r["shape"].split("x")[1]) for r in some]
-        for i, name in enumerate([*names, "fused_ce"]):
-            colour = "#d55e00" if name == "fused_ce" else COLOURS[i]
-            times = [1e3 * r["forward+backward"][name]["median"] for r in some]
-            label = f"{name}, {count} thread{'s' if count > 1 else ''}"
-            axes.plot(classes, times, "o" + style, color=colour, label=label, markersize=4)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("classes C, with N x C = 2^24 float32 logits")
-    axes.set_ylabel("forward+backward, ms")
-    axes.legend(frameon=False)
+def comparison(result: dict[str, Any], names: list[str]) -> Any:
+    records = result["records"]
+    at, headings = lines(records)
+    tall = 0.15 * (len(names) + 1)  # inches for a line
+    figure, panels = plt.subplots(
+        1, 4, figsize=(15, 1.4 + tall * (at[-1] + 1)), sharey=True, width_ratios=[3, 3, 2, 2]
+    )
+    for phase, fast, small in zip(PHASES, panels[:2], panels[2:], strict=True):
+        speed(fast, at, records, phase, names)
+        memory(small, at, records, phase, names)
+        small.set_xlabel("peak beside the logits, in their size")
+        fast.set_xlabel("median time over that of fused_ce")
+    shapes = [r["shape"].replace("x", " × ") for r in records]
+    panels[0].set_yticks(at, shapes)
+    panels[0].set_ylim(at[-1] + 0.6, -0.5)
+    for panel in panels:
+        panel.tick_params(axis="y", length=0)
+        panel.grid(visible=False, axis="y")
+        panel.spines["left"].set_visible(False)
+    for y, text in headings:
+        panels[0].annotate(
+            text,
+            (0, y),
+            (-6, 0),
+            xycoords=panels[0].get_yaxis_transform(),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            weight="bold",
+            annotation_clip=False,
+        )
+    return figure
+
+
+def scaling(result: dict[str, Any], names: list[str]) -> Any:
+    records = result["records"]
+    threads = sorted({r["threads"] for r in records}, reverse=True)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
+    for phase, axes in zip(PHASES, panels, strict=True):
+        for style, count in zip(STYLES, threads, strict=False):
+            some = [r for r in records if r["threads"] == count]
+            classes = [int(r["shape"].split("x")[1]) for r in some]
+            for i, name in enumerate([*names, "fused_ce"]):
+                colour = OURS if name == "fused_ce" else COLOURS[i % len(COLOURS)]
+                times = [1e3 * r[phase][name]["median"] for r in some]
+                axes.plot(classes, times, "o" + style, color=colour, markersize=4)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_locator(LogLocator(16))
+        axes.set_xticks([2, 16, 256, 4096, 65536, 1048576], ["2", "16", "256", "4k", "64k", "1M"])
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_title(phase)
+        axes.set_xlabel(f"classes C, with N × C = 2²⁴ {records[0]['dtype']} logits")
+    panels[0].set_ylabel("median, ms")
+    panels[0].tick_params(axis="y", labelleft=True)
+    return figure
+
+
+def legend(figure: Any, names: list[str], threads: list[int], bottom: float) -> None:
+    entries = [("fused_ce", OURS, "-", 5.0)]
+    entries += [
+        (LABELS.get(n, n), COLOURS[i % len(COLOURS)], "-", 5.0) for i, n in enumerate(names)
+    ]
+    for style, count in zip(STYLES, threads, strict=False):
+        entries.append((f"{count} thread{'s' if count > 1 else ''}", "#444444", style, 1.5))
+    handles = [Line2D([], [], color=c, linestyle=s, linewidth=w) for _, c, s, w in entries]
+    figure.legend(
+        handles,
+        [label for label, *_ in entries],
+        loc="lower center",
+        bbox_to_anchor=(0.5, bottom),
+        ncols=len(entries),
+        frameon=False,
+    )
 
 
 def main() -> None:
@@ -67,22 +180,18 @@ def main() -> None:
     )
     parser.add_argument("--scaling", action="store_true", help="time against C instead")
     arguments = parser.parse_args()
-    records = json.loads(arguments.results.read_text())["records"]
+    result = json.loads(arguments.results.read_text())
+    records = result["records"]
     names = [n for n in records[0]["forward"] if n not in ("fused_ce", "read", "copy")]
-    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
-    if arguments.scaling:
-        figure, axes = plt.subplots(figsize=(7, 4.5))
-        scaling(axes, records, names)
-    else:
-        figure, (a, b, c) = plt.subplots(1, 3, figsize=(16, 1.5 + 0.42 * len(records)))
-        speed(a, records, "forward", names)
-        speed(b, records, "forward+backward", names)
-        memory(c, records, names)
-        handles, labels = a.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-        figure.tight_layout(rect=(0, 0.05, 1, 1))
+    mpl.rcParams.update(STYLE)
+    figure = (scaling if arguments.scaling else comparison)(result, names)
+    inch = 1 / figure.get_figheight()
+    figure.tight_layout(rect=(0, 0.55 * inch, 1, 1))
+    threads = sorted({r["threads"] for r in records}, reverse=True) if arguments.scaling else []
+    legend(figure, names, threads, 0.22 * inch)
+    figure.text(0.5, 0.08 * inch, machine(result), ha="center", color="#666666", fontsize=8)
     out = arguments.results.with_suffix(".png")
-    figure.savefig(out, dpi=130, bbox_inches="tight")
+    figure.savefig(out, dpi=110)
     print(f"written: {out}")
 
 

@@ -2,11 +2,12 @@
 // to torch's threads.
 #include "../kernels/cpu/cpu.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
+#include <c10/util/SmallVector.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -109,10 +110,24 @@ Saved saved_of(const at::Tensor& saved) {
   return {start, start + step, start + 2 * step};
 }
 
-// Tasks hold some 32 K elements; threads are only woken for two of them or more.
+// Waking a sleeping thread takes as long as so many logits.
+constexpr int64_t kLogitsOfAThread = 32768;
+
 template <class F>
-void for_tasks(int64_t tasks, F f) {
-  at::parallel_for(0, tasks, /*grain_size=*/1, f);
+void for_tasks(const Problem& p, int64_t tasks, F f) {
+  const int64_t logits = p.outer * p.inner * p.classes;
+  if (logits <= 2 * kLogitsOfAThread) return f(0, tasks);
+  at::parallel_for(0, tasks, tasks * kLogitsOfAThread / logits, f);
+}
+
+// A tensor of one number. at::full would be a second operator to dispatch, as dear as a small
+// batch.
+at::Tensor scalar(double value, const at::TensorOptions& options) {
+  at::Tensor result = at::empty({}, options);
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, result.scalar_type(), "fused_ce::_forward",
+      [&] { *result.mutable_data_ptr<scalar_t>() = static_cast<scalar_t>(value); });
+  return result;
 }
 
 [[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes,
@@ -130,7 +145,7 @@ void for_tasks(int64_t tasks, F f) {
 }
 
 // The partial sums in task order, compensated as in kernels/cpu/sum.h (Neumaier, ZAMM 54, 1974).
-Partial add_up(const std::vector<Partial>& partials) {
+Partial add_up(c10::ArrayRef<Partial> partials) {
   Partial sum{0, 0, kNoBadRow}, lost = sum;
   const auto add = [](double& sum, double& lost, double value) {
     const double s = sum + value;
@@ -170,8 +185,8 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   }
 
   const cpu::Kernels& kernels = cpu::kernels(cpu::active());
-  std::vector<Partial> partials(kernels.forward_tasks(d.problem));
-  for_tasks(static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
+  c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
+  for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
     kernels.forward(d.problem, out, begin, end, partials.data());
   });
 
@@ -179,9 +194,9 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
   const double total_weight = probabilities ? static_cast<double>(d.rows()) : sum.weight;
   if (reduction == at::Reduction::Mean)
-    loss = at::full({}, sum.loss / total_weight, options.dtype(dtype));
-  if (reduction == at::Reduction::Sum) loss = at::full({}, sum.loss, options.dtype(dtype));
-  return {loss, saved, at::full({}, total_weight, options.dtype(at::kDouble))};
+    loss = scalar(sum.loss / total_weight, options.dtype(dtype));
+  if (reduction == at::Reduction::Sum) loss = scalar(sum.loss, options.dtype(dtype));
+  return {loss, saved, scalar(total_weight, options.dtype(at::kDouble))};
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
@@ -208,7 +223,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
   }
 
   const cpu::Kernels& kernels = cpu::kernels(cpu::active());
-  for_tasks(kernels.backward_tasks(d.problem, out),
+  for_tasks(d.problem, kernels.backward_tasks(d.problem, out),
             [&](int64_t begin, int64_t end) { kernels.backward(d.problem, out, begin, end); });
   return grad;
 }

@@ -29,9 +29,27 @@ typedef uint16_t HalfBits
 using WordBits = Vec<uint32_t>;
 
 inline Vec<float> load(const BFloat16* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return bits_as<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+#else
   HalfBits h;
   __builtin_memcpy(&h, p, sizeof(h));
   return bits_as<Vec<float>>(__builtin_convertvector(h, WordBits) << 16);
+#endif
+}
+
+// The high halves of 32-bit words.
+inline HalfBits high_halves(WordBits w) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i kHigh =
+      _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, 2, 3, 6, 7, 10,
+                       11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i packed = _mm256_shuffle_epi8(bits_as<__m256i>(w), kHigh);
+  return bits_as<HalfBits>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  return __builtin_convertvector(w >> 16, HalfBits);
+#endif
 }
 
 #if defined(__AVX512BF16__)
@@ -43,9 +61,9 @@ inline void store(BFloat16* p, Vec<float> v) {
 #else
 inline void store(BFloat16* p, Vec<float> v) {
   const WordBits u = bits_as<WordBits>(v);
-  const WordBits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  const WordBits quiet = (u >> 16) | 0x40u;
-  const HalfBits h = __builtin_convertvector(v == v ? rounded : quiet, HalfBits);
+  const WordBits rounded = u + 0x7fffu + ((u >> 16) & 1u);  // to nearest, ties to even
+  // of NaN all bits, which is a NaN
+  const HalfBits h = high_halves(rounded | bits_as<WordBits>(v != v));
   __builtin_memcpy(p, &h, sizeof(h));
 }
 #endif
@@ -141,6 +159,17 @@ inline void stream(S* p, Vec<float> v) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
 }
 inline void fence() { _mm_sfence(); }
+#elif defined(__AVX2__)
+inline void stream(float* p, Vec<float> v) { _mm256_stream_ps(p, v); }
+inline void stream(double* p, Vec<double> v) { _mm256_stream_pd(p, v); }
+template <class S>
+  requires(sizeof(S) == 2)
+inline void stream(S* p, Vec<float> v) {
+  __m128i bits;
+  store(reinterpret_cast<S*>(&bits), v);
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), bits);
+}
+inline void fence() { _mm_sfence(); }
 #else
 template <class S>
 inline void stream(S* p, Vec<Accumulate<S>> v) {
@@ -154,6 +183,22 @@ template <class S>
 inline int lanes_to_alignment(const S* p) {
   constexpr uintptr_t kBytes = kLanes<Accumulate<S>> * sizeof(S);
   return static_cast<int>(-reinterpret_cast<uintptr_t>(p) % kBytes / sizeof(S));
+}
+
+// n values of the accumulate type to a storage type. `streamed`: past the caches, as much as is
+// aligned.
+template <class S>
+inline void convert(const Accumulate<S>* from, S* to, int n, bool streamed) {
+  constexpr int kW = kLanes<Accumulate<S>>;
+  if (n < kW) return store_partial(to, n, load_partial(from, n, Accumulate<S>(0)));
+  int j = 0;
+  if (streamed) {
+    store(to, load(from));
+    for (j = lanes_to_alignment(to); j + kW <= n; j += kW) stream(to + j, load(from + j));
+  } else {
+    for (; j + kW <= n; j += kW) store(to + j, load(from + j));
+  }
+  if (j < n) store(to + n - kW, load(from + n - kW));  // some lanes once more
 }
 
 // Single values.

@@ -10,7 +10,7 @@
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // Rows of at most so many classes: beyond, a permutation costs more than empty lanes.
-inline constexpr int64_t kFlatClasses = 64;
+inline constexpr int64_t kFlatClasses = 48;
 // Rows finished together.
 inline constexpr int kFlatTile = 128;
 
@@ -48,23 +48,28 @@ class Flat {
     S* g = in_place ? static_cast<S*>(out.grad_logits) + first * classes_ : gathered_;
     const A* t = kIndices ? nullptr : probabilities(first, n);
     for (int i = 0; i < n; i += kW) {
-      const int left = (n - i) * classes_;
-      write<kTerms>(x + i * classes_, t + i * classes_, i, left, g + i * classes_);
+      const int at = i * classes_, size = smaller(n - i, kW) * classes_;
+      if constexpr (sizeof(S) == sizeof(A)) {
+        write<kTerms>(x + at, t + at, i, size, g + at);
+      } else {  // conversion is a loop of its own, as in rows.h
+        write<kTerms>(x + at, t + at, i, size, gradient_);
+        convert(gradient_, g + at, size, /*streamed=*/false);
+      }
     }
     if constexpr (kIndices) put_targets(g, n);
     if (!in_place) scatter(out, first, n);
   }
 
  private:
-  // The gradient of the group of rows that begins with row i of the tile. `left`: values to the
-  // tile's end.
+  // The `size` gradients of the group of rows that begins with row i of the tile.
   template <Terms kTerms>
-  void write(const S* x, const A* t, int i, int left, S* g) {
+  void write(const S* x, const A* t, int i, int size, A* g) {
     const V shifts = load(factors_.shift + i), cs = load(factors_.c + i);
     const V factors = load(factors_.factor + i), grads = load(factors_.grad + i);
     const auto at = [&](int k, V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + k);
-      const Reference<S> ref{__builtin_shuffle(shifts, row), __builtin_shuffle(cs, row)};
+      const Reference<S> ref(__builtin_shuffle(shifts, row), __builtin_shuffle(cs, row),
+                             factors_.shifted);
       V q{};
       if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + k);
       if constexpr (kTerms == Terms::kProbabilities)
@@ -73,7 +78,6 @@ class Flat {
                               logits, q);
     };
     constexpr bool kTargets = kTerms == Terms::kProbabilities;
-    const int size = left < classes_ * kW ? left : classes_ * kW;
     int k = 0;
     for (; k + kW <= size; k += kW) store(g + k, at(k, load(x + k), kTargets ? load(t + k) : V{}));
     if (k < size) {
@@ -126,6 +130,7 @@ class Flat {
   alignas(64) Int<A> row_of_[kFlatClasses * kW];
   alignas(64) A weight_of_[kFlatClasses * kW];
   alignas(64) S gathered_[kFlatClasses * kFlatTile];
+  alignas(64) A gradient_[kFlatClasses * kW];
   alignas(64) A targets_[kFlatClasses * kFlatTile];
 };
 

@@ -45,8 +45,8 @@ inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
 
 template <class S>
-inline Reference<double> reference_of(const Group<Accumulate<S>>& group, int i) {
-  return Reference<double>::of<S>(lanes(group.reference, i));
+inline Offset<double> offset_of(const Group<Accumulate<S>>& group, int i) {
+  return Offset<double>::of<S>(lanes(group.reference, i));
 }
 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
@@ -55,7 +55,8 @@ template <class S, bool kIndices>
 inline void find_target_exps(Group<Accumulate<S>>& group, int n) {
   for (int i = 0; i < n; i += kLanes<double>) {
     store(group.target_exp + i,
-          kIndices ? reference_of<S>(group, i).exp(lanes(group.target_logit, i)) : Vec<double>{});
+          kIndices ? Reference<double>(offset_of<S>(group, i)).exp(lanes(group.target_logit, i))
+                   : Vec<double>{});
   }
 }
 
@@ -82,7 +83,7 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
     const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
     // lse - m. The reference cancels against m first, while the products are still exact.
     const auto above = [&] {
-      const Reference<double> ref = reference_of<S>(group, i);
+      const Offset<double> ref = offset_of<S>(group, i);
       return smoothing.single_class
                  ? m - m
                  : ((ref.shift - m) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
@@ -117,6 +118,7 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
 template <class A>
 struct Factors {
   PerRow<A> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
+  bool shifted;         // whether any shift differs from 0
   PerRow<A> factor;     // in [1/2, 1), its exponent is in c: no intermediate can over- or underflow
   PerRow<A> grad;       // probabilities: g. indices: g * s / C
   PerRow<A> at_target;  // indices: the gradient at the target's class
@@ -127,10 +129,11 @@ template <class S, bool kIndices>
 inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                             const double* grad, Factors<Accumulate<S>>& out) {
   find_target_exps<S, kIndices>(group, n);
+  out.shifted = false;
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> m = lanes(group.reference, i), target_exp = lanes(group.target_exp, i);
     const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
-    const Reference<double> ref = reference_of<S>(group, i);
+    const Offset<double> ref = offset_of<S>(group, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
@@ -162,6 +165,7 @@ inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing&
       factor = at_target = m - m;
       spread_grad = Vec<double>{};
     }
+    out.shifted |= !all_lanes(ref.shift == 0.0);
     store_narrow(out.shift + i, ref.shift);
     store_narrow(out.c + i, c);
     store_narrow(out.factor + i, factor);

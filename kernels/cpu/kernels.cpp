@@ -1,9 +1,10 @@
 // Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its
 // shape.
 #include "cpu.h"
+#include "few.h"
 #include "flat.h"
+#include "planes.h"
 #include "rows.h"
-#include "tiles.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
@@ -38,8 +39,8 @@ Cut cut(const Problem& p, const Strides& grad, int64_t few) {
     cut.loop = p.classes <= few ? Loop::kFew : Loop::kRows;
   }
   cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
-  cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kTransposedTile;
-  static_assert(kFlatTile == kTransposedTile);
+  cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kFewTile;
+  static_assert(kFlatTile == kFewTile);
   int64_t rows = kTaskElements / (p.classes > 0 ? p.classes : 1);
   if (cut.loop == Loop::kRows) {
     rows = rows > 1 ? rows : 1;
@@ -73,15 +74,21 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
     }
     return;
   }
-  Tiles<S> tiles(p, cut.loop == Loop::kFew);
-  for (int64_t task = begin; task < end; ++task) {
-    const Range r = rows_of_task(cut, task);
-    TaskSums sums;
-    for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-      tiles.template forward<kTerms>(
-          out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile), sums);
+  const auto over_tiles = [&](auto&& tiles) {
+    for (int64_t task = begin; task < end; ++task) {
+      const Range r = rows_of_task(cut, task);
+      TaskSums sums;
+      for (int64_t row = r.begin; row < r.end; row += cut.tile) {
+        tiles.template forward<kTerms>(
+            out, row, static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)), sums);
+      }
+      partials[task] = sums.partial();
     }
-    partials[task] = sums.partial();
+  };
+  if (cut.loop == Loop::kFew) {
+    over_tiles(Few<S>(p));
+  } else {
+    over_tiles(Planes<S>(p));
   }
 }
 
@@ -97,21 +104,19 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
     fence();
     return;
   }
-  const auto over_tiles = [&](auto& tiles) {
+  const auto over_tiles = [&](auto&& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-        tiles.template backward<kTerms>(
-            out, row, static_cast<int>(r.end - row < cut.tile ? r.end - row : cut.tile));
+        tiles.template backward<kTerms>(out, row,
+                                        static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)));
       }
     }
   };
   if (cut.loop == Loop::kFew) {
-    Flat<S> flat(p);
-    over_tiles(flat);
+    over_tiles(Flat<S>(p));
   } else {
-    Tiles<S> planes(p, /*transpose=*/false);
-    over_tiles(planes);
+    over_tiles(Planes<S>(p));
     fence();
   }
 }
@@ -138,12 +143,10 @@ void with_types(const Problem& p, F f) {
   }
 }
 
-int64_t forward_tasks(const Problem& p) {
-  return cut(p, p.logits_strides, kTransposedClasses).tasks;
-}
+int64_t forward_tasks(const Problem& p) { return cut(p, p.logits_strides, kFewClasses).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Cut c = cut(p, p.logits_strides, kTransposedClasses);
+  const Cut c = cut(p, p.logits_strides, kFewClasses);
   with_types(p, [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials);
   });

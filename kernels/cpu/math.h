@@ -12,7 +12,7 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLow = -512;         // below, 2^-c * e^d is 0 for every c in use
+  static constexpr float kLow = -512;         // AVX-512: below, 2^-c * e^d is 0 for every c in use
   static constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to an integer
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
@@ -20,6 +20,8 @@ struct ExpConstants<float> {
   // e^r = 1 + r + r^2 q(r) on |r| <= ln(2)/2, relative error 2^-28.2
   static constexpr float kQ[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239e2p-7f,
                                  0x1.6a242cp-10f};
+  // the same, relative error 2^-23.1
+  static constexpr float kQHalf[] = {0x1.fffdfcp-2f, 0x1.5557aep-3f, 0x1.5729fp-5f, 0x1.106284p-7f};
 };
 
 template <>
@@ -37,51 +39,46 @@ struct ExpConstants<double> {
                                   2.7630248368472882e-7,  2.50000666264774653e-8};
 };
 
-// v * 2^e for integer-valued e. v is of the order of 1.
-template <class T>
-FUSED_CE_INLINE Vec<T> scale(Vec<T> v, Vec<T> e) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(v, e);
-  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(v, e);
-#endif
-  using K = ExpConstants<T>;
-  // The sum's low bits are e + bias as an integer: shifted into the exponent field they are 2^e,
-  // and at the ends of the range 0 (results below the smallest normal number are flushed) and
-  // infinity.
-  const Vec<T> biased =
-      at_most<T>(at_least<T>(e, T(-K::kBias)), T(K::kBias + 1)) + (K::kRound + T(K::kBias));
-  return v * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(biased) << K::kMantissaBits);
+// k[0] + k[1] r + k[2] r^2 ... A long one as two of half the length in r^2, which are computed side
+// by side.
+template <class T, size_t kN>
+FUSED_CE_INLINE Vec<T> polynomial(const T (&k)[kN], Vec<T> r) {
+  constexpr size_t kStep = kN < 7 ? 1 : 2;
+  const Vec<T> power = kStep == 1 ? r : r * r;
+  Vec<T> sums[2] = {splat(k[kN - 1]), splat(k[kN - kStep])};
+  for (size_t i = kN - kStep; i-- > 0;) {
+    Vec<T>& sum = sums[(kN - 1 - i) % kStep];
+    sum = sum * power + k[i];
+  }
+  if constexpr (kStep == 1) return sums[0];
+  return kN % 2 == 1 ? sums[1] * r + sums[0] : sums[0] * r + sums[1];
 }
 
-// e^d * 2^-c for integer-valued c, relative error 1 ulp; infinity or NaN where d is past all
-// reason (2^22 and more), and NaN for infinity. The argument is reduced by Cody and
-// Waite's two-part ln 2 (Software Manual for the Elementary Functions, 1980), which needs no fused
-// multiply-add to be exact; taking the reference out as an integer power of two costs no rounding
-// at all.
+// A power of two, 2^-c, in the form that exp_scaled multiplies by it.
+#if defined(__AVX512F__)
 template <class T>
-FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, Vec<T> c) {
-  using K = ExpConstants<T>;
-  constexpr T kLog2E = T(1.4426950408889634074);
-  d = at_least<T>(d, K::kLow);
-  const Vec<T> n = (d * kLog2E + K::kRound) - K::kRound;
-  Vec<T> r = d - n * K::kLn2High;
-  r = r - n * K::kLn2Low;
-  constexpr int kDegree = sizeof(K::kQ) / sizeof(T);
-  Vec<T> q = splat(K::kQ[kDegree - 1]);
-  for (int i = kDegree - 2; i >= 0; --i) q = q * r + K::kQ[i];
-#if defined(__FMA__)
-  const Vec<T> exp_r = (q * r + T(1)) * r + T(1);
+struct Power {
+  Vec<T> c;
+  static FUSED_CE_INLINE Power of(Vec<T> c) { return {c}; }
+};
 #else
-  const Vec<T> exp_r = (q * r * r + r) + T(1);
+template <class T>
+struct Power {
+  Vec<T> low, high;  // arguments from which on the product is 0 and infinity
+  Vec<T> round;  // added, it rounds to an integer whose low bits are the product's exponent field
+  static FUSED_CE_INLINE Power of(Vec<T> c) {
+    using K = ExpConstants<T>;
+    constexpr T kLn2 = T(0.6931471805599453094);
+    const Vec<T> low = (c - T(K::kBias)) * kLn2;
+    return {low, low + T(2 * K::kBias + 1) * kLn2, (K::kRound + T(K::kBias)) - c};
+  }
+};
 #endif
-  return scale<T>(exp_r, n - c);
-}
 
 #if defined(__AVX512F__)
-// The same for logits of a half type, in two thirds of the instructions: 2^t with t = d log2(e) -
-// c. The rounding of t costs |t| half-ulps, nothing near a half type's own precision: relative
-// error 2^-23 + |t| 2^-24. Both instructions have the limits right: t of -inf and inf gives 0 and
-// inf.
+// e^d * 2^-c with fewer instructions: 2^t with t = d log2(e) - c. The rounding of t costs |t|
+// half-ulps: relative error 2^-23 + |t| 2^-24. Both instructions have the limits right: t of -inf
+// and inf gives 0 and inf.
 FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
   // 2^f = 1 + f q(f) on [0, 1), relative error 2^-23.3
   constexpr float kQ[] = {0x1.62e4bap-1f, 0x1.ebdb56p-3f, 0x1.c91ce6p-5f, 0x1.277854p-7f,
@@ -94,6 +91,50 @@ FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
   return _mm512_scalef_ps(q * f + 1.0f, t);
 }
 #endif
+
+// factor * e^d * 2^-c for integer-valued c; relative error of the exponential 1 ulp. Products below
+// the smallest normal number are flushed to 0; infinity or NaN where d is past all reason (2^22 and
+// more), and for infinity. The argument is reduced by Cody and Waite's two-part ln 2 (Software
+// Manual for the Elementary Functions, 1980), which needs no fused multiply-add to be exact; taking
+// the reference out as an integer power of two costs no rounding at all.
+//
+// kHalf: for logits of a half type, near whose own precision a relative error of 2^-22 + |d| 2^-24
+// is nothing.
+template <class T, bool kHalf = false>
+FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, const Power<T>& power, Vec<T> factor = splat(T(1))) {
+  using K = ExpConstants<T>;
+  constexpr T kLog2E = T(1.4426950408889634074);
+#if defined(__AVX512F__)
+  if constexpr (kHalf) return exp_half(d, power.c) * factor;
+  d = at_least<T>(d, splat(K::kLow));
+  const Vec<T> n = (d * kLog2E + K::kRound) - K::kRound;
+#else
+  d = at_most<T>(at_least<T>(d, power.low), power.high);
+  const Vec<T> rounded = d * kLog2E + power.round;
+  const Vec<T> n = rounded - power.round;
+#endif
+#if defined(__FMA__)
+  Vec<T> r, q;
+  if constexpr (kHalf) {
+    r = d - n * T(0.6931471805599453094);
+    q = polynomial<T>(K::kQHalf, r);
+  } else {
+    r = (d - n * K::kLn2High) - n * K::kLn2Low;
+    q = polynomial<T>(K::kQ, r);
+  }
+  const Vec<T> exp_r = (q * r + T(1)) * r + T(1);
+#else
+  const Vec<T> r = (d - n * K::kLn2High) - n * K::kLn2Low;
+  const Vec<T> exp_r = (polynomial<T>(K::kQ, r) * r * r + r) + T(1);
+#endif
+  // The factor meets the power of two, which is there long before the polynomial.
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(exp_r, n - power.c) * factor;
+  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(exp_r, n - power.c) * factor;
+#else
+  return exp_r * (factor * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(rounded) << K::kMantissaBits));
+#endif
+}
 
 // log(v + lost) for v > 0 and a `lost` below its last place, by log(1 + f) = log((1 + s) / (1 - s))
 // = 2 s + s z L(z), z = s^2, s = f / (2 + f) (Tang, ACM TOMS 16, 1990), with v + lost = 2^k (1 + f)
@@ -117,8 +158,7 @@ FUSED_CE_INLINE Vec<double> log_sum(Vec<double> v, Vec<double> lost) {
   const Vec<double> rest = low - (f - (m - 1.0));
   const Vec<double> s = f / (f + 2.0);
   const Vec<double> z = s * s;
-  Vec<double> series = splat(kL[6]);
-  for (int i = 5; i >= 0; --i) series = series * z + kL[i];
+  const Vec<double> series = polynomial<double>(kL, z);
   const Vec<double> half_square = 0.5 * f * f;
   const Vec<double> tail = s * (half_square + z * series) + (k * K::kLn2Low + rest);
   const Vec<double> result = k * K::kLn2High - ((half_square - tail) - f);

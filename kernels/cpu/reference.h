@@ -38,29 +38,47 @@ struct ReferenceConstants<double> {
   static constexpr double kLargestSum = 0x1p1000;
 };
 
-template <class S>
-struct Reference {
-  using A = Accumulate<S>;
+// The two numbers that a reference m comes down to: relative to it, e^x is e^(x - shift) 2^-c.
+template <class A>
+struct Offset {
   Vec<A> shift, c;
 
-  // Exponentials relative to m, for the storage type `For` (double lanes may follow another row's
-  // reference).
-  template <class For = S>
-  static Reference of(Vec<A> m) {
-    using R = ReferenceConstants<For>;
+  // For the storage type S (double lanes may follow another row's reference).
+  template <class S>
+  static Offset of(Vec<A> m) {
+    using R = ReferenceConstants<S>;
     using K = ExpConstants<A>;
     constexpr A kLargest = static_cast<A>(R::kLargest);
     const auto small = m <= kLargest && m >= -kLargest;
     const Vec<A> rounded = (m * A(1.4426950408889634074) + K::kRound) - K::kRound;
     return {small ? Vec<A>{} : m, (small ? rounded : Vec<A>{}) - A(R::kHeadroomBits)};
   }
+};
 
-  FUSED_CE_INLINE Vec<A> exp(Vec<A> x) const {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(S) == 2) return exp_half(x - shift, c);
-#endif
-    return exp_scaled<A>(x - shift, c);
+// Exponentials of logits of storage type S.
+template <class S>
+class Reference {
+  using A = Accumulate<S>;
+
+ public:
+  Reference() = default;
+  // shifted: whether any lane's shift differs from 0. A branch that is never taken costs less than
+  // a subtraction.
+  FUSED_CE_INLINE Reference(Vec<A> shift, Vec<A> c, bool shifted)
+      : shift_(shift), power_(Power<A>::of(c)), shifted_(shifted) {}
+  explicit FUSED_CE_INLINE Reference(const Offset<A>& offset)
+      : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0))) {}
+
+  // factor * e^x, relative to the reference
+  FUSED_CE_INLINE Vec<A> exp(Vec<A> x, Vec<A> factor = splat(A(1))) const {
+    const Vec<A> d = shifted_ ? x - shift_ : x;
+    return exp_scaled<A, sizeof(S) == 2>(d, power_, factor);
   }
+
+ private:
+  Vec<A> shift_;
+  Power<A> power_;
+  bool shifted_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -12,8 +12,6 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // Vectors summed side by side, to hide the latency of an addition.
 inline constexpr int kUnroll = 4;
-// What a lane adds up before it goes into double: few enough that a float sum keeps its digits.
-inline constexpr int kLaneTerms = 16;
 // Rows finished together: their numbers stay in the first cache.
 inline constexpr int kRowGroup = 256;
 // How far ahead logits are fetched. The processor's own prefetching stops at every page and row,
@@ -29,13 +27,17 @@ class Rows {
   static constexpr int kW = kLanes<A>;
   static constexpr int kBlock =
       kLaneTerms * kUnroll * kW;  // classes between two additions into double
+  static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
 
  public:
   explicit Rows(const Problem& problem)
       : p_(problem),
         smoothing_(problem),
         mixing_(smoothing_),
-        weight_(static_cast<const A*>(problem.weight)) {}
+        weight_(static_cast<const A*>(problem.weight)) {
+    for (A& limit : limits_) limit = -kNone;
+    limits_[kBlock] = kNone;
+  }
 
   template <Terms kTerms>
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
@@ -121,8 +123,11 @@ class Rows {
                      n, target_);
   }
 
-  static FUSED_CE_INLINE void prefetch(const S* x) {
-    __builtin_prefetch(reinterpret_cast<const char*>(x) + kPrefetchBytes, 0, 2);
+  // Once a cache line: `j` counts from where x points.
+  static FUSED_CE_INLINE void prefetch(const S* x, int j) {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+    if (kLine <= kW || j % kLine == 0)
+      __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kPrefetchBytes, 0, 2);
   }
 
   static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
@@ -130,13 +135,13 @@ class Rows {
   A largest(const S* row, int64_t n) { return max_lane<A>(largest_lanes(row, n)); }
 
   V largest_lanes(const S* row, int64_t n) {
-    V m = splat(-static_cast<A>(__builtin_inf()));
+    V m = splat(kNone);
     for (int64_t b = 0; b < n; b += kBlock) {
       const int size = block_size(n - b);
       const S* x = block(row, b, size);
       int j = 0;
       for (; j + kW <= size; j += kW) m = larger(m, load(x + j));
-      if (j < size) m = larger(m, load_partial(x + j, size - j, -static_cast<A>(__builtin_inf())));
+      if (j < size) m = larger(m, load_partial(x + j, size - j, kNone));
     }
     return m;
   }
@@ -146,7 +151,6 @@ class Rows {
   // sum would lose digits with one far from the largest.
   template <Terms kTerms>
   A guess(const S* x, int i) {
-    constexpr A kNone = -static_cast<A>(__builtin_inf());
     if (kTerms == Terms::kIndices && group_.target_logit[i] > kNone) return group_.target_logit[i];
     A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
     if (kTerms != Terms::kProbabilities) m = larger(m, group_.target_logit[i]);
@@ -166,7 +170,8 @@ class Rows {
 
   template <Terms kTerms>
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    const RowSums<A> total = sums_of<kTerms>(row_start, row, i, m, Reference<S>::of(splat(m)));
+    const RowSums<A> total =
+        sums_of<kTerms>(row_start, row, i, m, Reference<S>(Offset<A>::template of<S>(splat(m))));
     group_.reference[i] = m;
     group_.sum[i] = total.exponentials.total();
     if constexpr (kTerms != Terms::kIndices) group_.linear[i] = total.linear.total();
@@ -185,16 +190,22 @@ class Rows {
       m = kIndices ? larger(m, largest) : largest;
     }
     store(group_.reference + i, m);
-    const Reference<S> reference = Reference<S>::of(m);
+    const Offset<A> offset = Offset<A>::template of<S>(m);
+    const bool shifted = !all_lanes(offset.shift == A(0));
     alignas(64) A shift[kW], c[kW];
-    store(shift, reference.shift);
-    store(c, reference.c);
+    store(shift, offset.shift);
+    store(c, offset.c);
     Vec<double> exponentials[kW] = {}, linear[kW] = {}, mass[kW] = {};
     for (int r = 0; r < n; ++r) {
       if (kIndices && group_.target[i + r] < 0) continue;
-      const Reference<S> ref{splat(shift[r]), splat(c[r])};
-      const RowSums<A> sums =
-          sums_of<kTerms>(row(first + i + r), first + i + r, i + r, group_.reference[i + r], ref);
+      const Reference<S> ref(splat(shift[r]), splat(c[r]), shifted);
+      const int n_classes = static_cast<int>(p_.classes);
+      const int64_t at = first + i + r;
+      const A* t = kIndices ? nullptr : probabilities(at, 0, n_classes);
+      const int y = kIndices ? static_cast<int>(group_.target[i + r]) : 0;
+      RowSums<A> sums;
+      sum_block<kTerms, kIndices>(block(row(at), 0, n_classes), weight_, t, n_classes, ref,
+                                  splat(group_.reference[i + r]), y, sums);
       exponentials[r] = sums.exponentials.lanes;
       if constexpr (kTerms != Terms::kIndices) linear[r] = sums.linear.lanes;
       if constexpr (kTerms == Terms::kProbabilities) mass[r] = sums.mass.lanes;
@@ -266,18 +277,22 @@ class Rows {
   template <Terms kTerms, bool kHasTarget>
   FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<S>& ref,
                                  V m, int y, RowSums<A>& total) {
-    const auto kept = [y](int j) __attribute__((always_inline)) {
-      return kHasTarget ? iota<Int<A>>() != static_cast<Int<A>>(y - j) : ~Vec<Int<A>>{};
+    const A* limits = limits_ + kBlock - y;
+    const auto kept = [&](V logits, int j) __attribute__((always_inline)) {
+      return kHasTarget ? at_most<A>(logits, load(limits + j)) : logits;
     };
     Sums<A> sums[kUnroll];
     const auto add = [&](int u, int j) __attribute__((always_inline)) {
-      prefetch(x + j);
-      sums[u].template add<kTerms>(ref, m, load(x + j), weights<kTerms>(w, t, j), kept(j));
+      const V logits = load(x + j);
+      sums[u].template add<kTerms>(ref, m, logits, kept(logits, j), weights<kTerms>(w, t, j));
     };
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) add(u, j + u * kW);
+      for (int u = 0; u < kUnroll; ++u) {
+        prefetch(x + j, u * kW);
+        add(u, j + u * kW);
+      }
     }
     // Not a loop over sums[u], which would keep the sums in memory.
     if (j + kW <= n) add(0, j), j += kW;
@@ -285,14 +300,18 @@ class Rows {
     if (j + kW <= n) add(2, j), j += kW;
     static_assert(kUnroll == 4);
     if (j < n) {
-      // Lanes past the end stay out too, and their weight is 0.
-      const Vec<Int<A>> present = iota<Int<A>>() < static_cast<Int<A>>(n - j);
-      sums[kUnroll - 1].template add<kTerms>(ref, m, load_partial(x + j, n - j, m[0]),
-                                             weights_partial<kTerms>(w, t, j, n - j),
-                                             present & kept(j));
+      // The last whole vector of the block, less the lanes that are in the sums already; or, in a
+      // row shorter than a vector, what there is. The weight of other lanes is 0.
+      const int first = n >= kW ? n - kW : 0;
+      const Vec<Int<A>> lane = iota<Int<A>>() + static_cast<Int<A>>(first);
+      const Vec<Int<A>> present =
+          (lane >= static_cast<Int<A>>(j)) & (lane < static_cast<Int<A>>(n));
+      const V logits = n >= kW ? load(x + first) : load_partial(x, n, m[0]);
+      const V q = n >= kW ? weights<kTerms>(w, t, first) : weights_partial<kTerms>(w, t, 0, n);
+      sums[kUnroll - 1].template add<kTerms>(
+          ref, m, logits, present ? kept(logits, first) : splat(kNone), present ? q : V{});
     }
-#pragma GCC unroll 2
-    for (int u = 0; u < kUnroll; u += 2) total.template add<kTerms>(sums[u], sums[u + 1]);
+    total.template add<kTerms>(sums);
   }
 
   template <Terms kTerms>
@@ -300,46 +319,72 @@ class Rows {
     const S* x_row = this->row(row);
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
-    const bool streamed = stride == 1 && streams<S>(p_);
     const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
-    const Reference<S> ref{splat(factors_.shift[i]), splat(factors_.c[i])};
-    const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
+    const bool streamed = streams<S>(p_);
+    const Reference<S> ref(splat(factors_.shift[i]), splat(factors_.c[i]), factors_.shifted);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
-      S* g = stride == 1 ? g_row + b : scattered_;
       if (ignored) {
-        __builtin_memset(g, 0, static_cast<size_t>(n) * sizeof(S));
-      } else {
-        const S* x = block(x_row, b, n);
-        const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
-        const A* w = weight_ ? weight_ + b : nullptr;
-        const auto whole = [&](int j) __attribute__((always_inline)) {
-          prefetch(x + j);
-          return gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j));
-        };
-        const auto write_partial = [&](int j, int lanes) {
-          const V q = weights_partial<kTerms>(w, t, j, lanes);
-          const V logits = load_partial(x + j, lanes, A(0));
-          store_partial(g + j, lanes, gradient<kTerms>(ref, factor, grad, logits, q));
-        };
-        int j = 0;
-        if (streamed) {
-          const int head = lanes_to_alignment(g);
-          if (head < n) {
-            if (head > 0) write_partial(0, head);
-            for (j = head; j + kW <= n; j += kW) stream(g + j, whole(j));
+        __builtin_memset(gradient_, 0, static_cast<size_t>(n) * sizeof(A));
+        put_block(gradient_, g_row + b * stride, stride, n, streamed);
+        continue;
+      }
+      const S* x = block(x_row, b, n);
+      const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
+      const A* w = weight_ ? weight_ + b : nullptr;
+      if constexpr (sizeof(S) == sizeof(A)) {
+        if (stride == 1) {
+          A* g = g_row + b;
+          if (streamed) {
+            write_block<kTerms>(x, w, t, n, i, ref, g, lanes_to_alignment(g),
+                                [](A* p, V v) { stream(p, v); });
+          } else {
+            write_block<kTerms>(x, w, t, n, i, ref, g, 0, [](A* p, V v) { store(p, v); });
           }
+          continue;
         }
-        for (; j + kW <= n; j += kW) store(g + j, whole(j));
-        if (j < n) write_partial(j, n - j);
       }
-      if (stride != 1) {
-        for (int k = 0; k < n; ++k) g_row[(b + k) * stride] = scattered_[k];
-      }
+      // Conversion is a loop of its own: behind an exponential, it would be one more thing for the
+      // processor's window to hold.
+      write_block<kTerms>(x, w, t, n, i, ref, gradient_, 0, [](A* p, V v) { store(p, v); });
+      put_block(gradient_, g_row + b * stride, stride, n, streamed);
     }
     if constexpr (kTerms != Terms::kProbabilities) {
       if (!ignored) put(g_row + group_.target[i] * stride, factors_.at_target[i]);
     }
+  }
+
+  // The gradient of n neighbouring logits. Whole vectors from g + head on go through put_whole; the
+  // lanes before and after them are written with vectors that overlap those.
+  template <Terms kTerms, class F>
+  FUSED_CE_INLINE void write_block(const S* x, const A* w, const A* t, int n, int i,
+                                   const Reference<S>& ref, A* g, int head, F put_whole) {
+    const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
+    const auto whole = [&](int j) __attribute__((always_inline)) {
+      return gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j));
+    };
+    if (n < kW) {
+      const V q = weights_partial<kTerms>(w, t, 0, n);
+      store_partial(g, n, gradient<kTerms>(ref, factor, grad, load_partial(x, n, A(0)), q));
+      return;
+    }
+    if (head > 0) store(g, whole(0));
+    int j = head;
+    for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnroll; ++u) {
+        prefetch(x + j, u * kW);
+        put_whole(g + j + u * kW, whole(j + u * kW));
+      }
+    }
+    for (; j + kW <= n; j += kW) put_whole(g + j, whole(j));
+    if (j < n) store(g + n - kW, whole(n - kW));
+  }
+
+  // Writes a block of gradients where it belongs.
+  static void put_block(const A* from, S* to, int64_t stride, int n, bool streamed) {
+    if (stride == 1) return convert(from, to, n, streamed);
+    for (int j = 0; j < n; ++j) put(to + j * stride, from[j]);
   }
 
   const Problem& p_;
@@ -349,8 +394,12 @@ class Rows {
   Group<A> group_;
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
-  alignas(64) S gathered_[kBlock], scattered_[kBlock];
+  alignas(64) S gathered_[kBlock];
+  alignas(64) A gradient_[kBlock];
   alignas(64) A target_[kBlock];
+  // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the target's class y,
+  // and else infinity. One minimum instead of a comparison and a selection.
+  alignas(64) A limits_[2 * kBlock];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -7,6 +7,9 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
+// What a lane adds up before it goes into double: few enough that a float sum keeps its digits.
+inline constexpr int kLaneTerms = 16;
+
 // kIndices reads exponentials alone; smoothing adds a linear sum; probabilities add their mass.
 enum class Terms { kIndices, kSmoothed, kProbabilities };
 
@@ -14,13 +17,11 @@ template <class A>
 struct Sums {
   Vec<A> exponentials{}, linear{}, mass{};
 
-  // q: the weight of the logit in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `kept`: the
-  // lanes whose exponential enters the sum: the target's own does not.
+  // q: the weight of the logit x in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `kept`:
+  // x, or -inf in the lanes whose exponential stays out of the sum, as the target's own does.
   template <Terms kTerms, class S>
-  FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, Vec<A> x, Vec<A> q,
-                           Vec<Int<A>> kept) {
-    const Vec<A> e = ref.exp(x);
-    exponentials += kept ? e : Vec<A>{};
+  FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, Vec<A> x, Vec<A> kept, Vec<A> q) {
+    exponentials += ref.exp(kept);
     if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
     if constexpr (kTerms == Terms::kProbabilities) mass += q;
   }
@@ -32,10 +33,13 @@ struct RowSums {
   DoubleSum<A> exponentials, linear, mass;
 
   template <Terms kTerms>
-  void add(const Sums<A>& a, const Sums<A>& b) {
-    exponentials.add(a.exponentials + b.exponentials);
-    if constexpr (kTerms != Terms::kIndices) linear.add(a.linear + b.linear);
-    if constexpr (kTerms == Terms::kProbabilities) mass.add(a.mass + b.mass);
+  FUSED_CE_INLINE void add(const Sums<A> (&s)[4]) {
+    const auto all = [&](auto of) __attribute__((always_inline)) {
+      return (s[0].*of + s[1].*of) + (s[2].*of + s[3].*of);
+    };
+    exponentials.add(all(&Sums<A>::exponentials));
+    if constexpr (kTerms != Terms::kIndices) linear.add(all(&Sums<A>::linear));
+    if constexpr (kTerms == Terms::kProbabilities) mass.add(all(&Sums<A>::mass));
   }
 };
 
@@ -43,7 +47,7 @@ struct RowSums {
 template <Terms kTerms, class S, class A = Accumulate<S>>
 FUSED_CE_INLINE Vec<A> gradient(const Reference<S>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x,
                                 Vec<A> q) {
-  const Vec<A> softmax = factor * ref.exp(x);
+  const Vec<A> softmax = ref.exp(x, factor);
   if constexpr (kTerms == Terms::kIndices) return softmax;
   return softmax - grad * q;
 }

@@ -126,37 +126,46 @@ inline Vec<T> iota() {
 // The larger of v and `low`. NaN in v survives: x86's instructions return the second operand for
 // it, and a comparison is false.
 template <class T>
-inline Vec<T> at_least(Vec<T> v, T low) {
+inline Vec<T> at_least(Vec<T> v, Vec<T> low) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return _mm512_max_ps(splat(low), v);
+    return _mm512_max_ps(low, v);
   else
-    return _mm512_max_pd(splat(low), v);
+    return _mm512_max_pd(low, v);
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
-    return _mm256_max_ps(splat(low), v);
+    return _mm256_max_ps(low, v);
   else
-    return _mm256_max_pd(splat(low), v);
+    return _mm256_max_pd(low, v);
 #else
-  return v < low ? splat(low) : v;
+  return v < low ? low : v;
 #endif
 }
 
 template <class T>
-inline Vec<T> at_most(Vec<T> v, T high) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+inline Vec<T> at_most(Vec<T> v, Vec<T> high) {
+#if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return _mm256_min_ps(splat(high), v);
+    return _mm512_min_ps(high, v);
   else
-    return _mm256_min_pd(splat(high), v);
+    return _mm512_min_pd(high, v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_min_ps(high, v);
+  else
+    return _mm256_min_pd(high, v);
 #else
-  return v > high ? splat(high) : v;
+  return v > high ? high : v;
 #endif
 }
 
 template <class V>
 inline V larger(V a, V b) {
   return b > a ? b : a;
+}
+template <class T>
+inline T smaller(T a, T b) {
+  return b < a ? b : a;
 }
 
 // Combines the lanes of a vector in pairs: the depth of the tree, and not the number of lanes, is
@@ -179,10 +188,13 @@ inline T fold_lanes(V v, F combine) {
 template <class Mask>
 inline bool all_lanes(Mask mask) {
 #if defined(__AVX512F__)
-  static_assert(sizeof(mask) == 64 && sizeof(mask[0]) == 8);
-  return _mm512_movepi64_mask(bits_as<__m512i>(mask)) == 0xff;
+  return _mm512_movepi32_mask(bits_as<__m512i>(mask)) == 0xffff;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(bits_as<__m256i>(mask)) == -1;
+#else
+  return fold_lanes<int64_t>(bits_as<Vec<int64_t>>(mask), [](auto a, auto b) { return a & b; }) ==
+         -1;
 #endif
-  return fold_lanes<int64_t>(mask, [](auto a, auto b) { return a & b; }) == -1;
 }
 
 template <class T>
@@ -221,6 +233,25 @@ inline Widened widen(Vec<float> v) {
   __builtin_memcpy(halves, &v, sizeof(v));
   return {widen_half(halves[0]), widen_half(halves[1])};
 }
+
+// The sums of each lane, in double.
+template <class T>
+struct LaneSum;
+template <>
+struct LaneSum<double> {
+  Vec<double> sum{};
+  void add(Vec<double> v) { sum += v; }
+  void put(double* p) const { store(p, sum); }
+};
+template <>
+struct LaneSum<float> {
+  Widened sum{};
+  void add(Vec<float> v) {
+    const Widened w = widen(v);
+    sum.low += w.low, sum.high += w.high;
+  }
+  void put(double* p) const { store(p, sum.low), store(p + kLanes<double>, sum.high); }
+};
 
 template <>
 struct DoubleSum<float> : DoubleSum<double> {

@@ -5,9 +5,11 @@
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
 
-template <class T>
+template <class T, bool kHalf = false>
 void exp_all(const T* x, T c, T* out, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes<T>) store(out + i, exp_scaled<T>(load(x + i), splat(c)));
+  const Power<T> power = Power<T>::of(splat(c));
+  for (int64_t i = 0; i < n; i += kLanes<T>)
+    store(out + i, exp_scaled<T, kHalf>(load(x + i), power));
 }
 void log_all(const double* x, double* out, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes<double>) store(out + i, log(load(x + i)));
@@ -19,7 +21,7 @@ void log1p_all(const double* x, double* out, int64_t n) {
 }  // namespace
 
 extern const testing::MathProbe kMathProbe;
-const testing::MathProbe kMathProbe = {exp_all<float>, exp_all<double>, log_all, log1p_all,
-                                       kLanes<float>};
+const testing::MathProbe kMathProbe = {
+    exp_all<float>, exp_all<float, true>, exp_all<double>, log_all, log1p_all, kLanes<float>};
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -8,6 +8,7 @@ namespace fused_ce::testing {
 
 struct MathProbe {
   void (*exp_float)(const float* x, float c, float* out, int64_t n);  // e^x 2^-c
+  void (*exp_half)(const float* x, float c, float* out, int64_t n);   // the same for half types
   void (*exp_double)(const double* x, double c, double* out, int64_t n);
   void (*log)(const double* x, double* out, int64_t n);
   void (*log1p)(const double* x, double* out, int64_t n);

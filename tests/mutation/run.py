@@ -34,27 +34,50 @@ MUTANTS = [
     Mutant(
         "target's own term left in the sum (rows)",
         "rows.h",
-        "kHasTarget ? iota<Int<A>>() ==",
-        "false ? iota<Int<A>>() ==",
+        "limits_[kBlock] = kNone;",
+        "limits_[kBlock] = -kNone;",
     ),
     Mutant(
-        "target's own term left in the sum (tiles)",
-        "tiles.h",
-        "weights<kTerms>(first + k, i, t[k]), is_target);",
-        "weights<kTerms>(first + k, i, t[k]), I{});",
+        "target's own term left in the sum (few)",
+        "few.h",
+        "kIndices && to_target == static_cast<Int<A>>(k) ? splat(kNone) : square[k]",
+        "square[k]",
+    ),
+    Mutant(
+        "target's own term left in the sum (planes)",
+        "planes.h",
+        "kept = is_target ? splat(kNone) : logits;",
+        "kept = logits;",
     ),
     Mutant(
         "lost tail of a row",
         "rows.h",
-        "    if (j < n) {\n      // Lanes past",
-        "    if (j < n - 1) {\n      // Lanes past",
+        "    if (j < n) {\n      // The last",
+        "    if (j < n - 1) {\n      // The last",
     ),
-    Mutant("lost tail of a gradient", "rows.h", "        if (j < n) {", "        if (j < n - 1) {"),
+    Mutant(
+        "tail of a row counted twice",
+        "rows.h",
+        "(lane >= static_cast<Int<A>>(j)) & (lane <",
+        "(lane < static_cast<Int<A>>(n)) & (lane <",
+    ),
+    Mutant(
+        "lost tail of a gradient",
+        "rows.h",
+        "if (j < n) store(g + n - kW, whole(n - kW));",
+        "if (j < n - 1) store(g + n - kW, whole(n - kW));",
+    ),
+    Mutant(
+        "lost tail of a conversion",
+        "convert.h",
+        "if (j < n) store(to + n - kW,",
+        "if (j < n - 1) store(to + n - kW,",
+    ),
     Mutant(
         "only the last block counts",
         "terms.h",
-        "exponentials.add(a.exponentials + b.exponentials);",
-        "exponentials = {}, exponentials.add(a.exponentials + b.exponentials);",
+        "exponentials.add(all(",
+        "exponentials = {}, exponentials.add(all(",
     ),
     Mutant(
         "missing weight of the target",
@@ -70,22 +93,24 @@ MUTANTS = [
     ),
     Mutant(
         "row of the tile's start",
-        "tiles.h",
+        "planes.h",
         "base_ = row_offset(p_, p_.logits_strides, first);",
         "base_ = row_offset(p_, p_.logits_strides, 0);",
     ),
     Mutant(
         "gradient at the logits' strides",
-        "tiles.h",
-        "grad_base + row_offset(p_, out.grad_strides, first_) + c *",
-        "grad_base + row_offset(p_, out.grad_strides, first_) + (c + 0 * first_) / 2 *",
+        "planes.h",
+        "g[k] = grad + k * out.grad_strides.classes;",
+        "g[k] = grad + k * p_.logits_strides.classes;",
     ),
-    Mutant("ignored rows counted", "layout.h", "c != p.ignore_index ? in_range : 0", "in_range"),
+    Mutant(
+        "ignored rows counted", "layout.h", "V used = in_range & counted;", "V used = in_range;"
+    ),
     Mutant(
         "range check off by one",
         "layout.h",
-        "c >= 0 && c < p.classes ?",
-        "c >= 0 && c <= p.classes ?",
+        "(c >= 0) & (c < p.classes)",
+        "(c >= 0) & (c <= p.classes)",
     ),
     Mutant(
         "smoothing spread over C - 1",
@@ -99,10 +124,11 @@ MUTANTS = [
         "if (!in_range(i)) sum_row",
         "if (false) sum_row",
     ),
+    Mutant("overflow not noticed (few)", "few.h", "if (!all_in_range()) sum<", "if (false) sum<"),
     Mutant(
-        "overflow not noticed (tiles)",
-        "tiles.h",
-        "p_.classes > kPlanes && !all_in_range()",
+        "overflow not noticed (planes)",
+        "planes.h",
+        "p_.classes > kProbedPlanes && !all_in_range()",
         "false",
     ),
     Mutant(
@@ -112,9 +138,7 @@ MUTANTS = [
         "m * A(1.4426950408889634074)",
     ),
     Mutant("truncated bfloat16", "convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
-    Mutant(
-        "shorter polynomial", "math.h", "int i = kDegree - 2; i >= 0", "int i = kDegree - 2; i >= 1"
-    ),
+    Mutant("shorter polynomial", "math.h", "0x1.6a242cp-10f};", "0};"),
     Mutant(
         "plain 1 + z in log1p",
         "math.h",
@@ -133,11 +157,26 @@ MUTANTS = [
     Mutant(
         "folded rows swapped",
         "transpose.h",
-        "combine(interleave<0>(a, b, All{})",
-        "combine(interleave<0>(b, a, All{})",
+        "combine(interleave<0, kN>(a, b, All{})",
+        "combine(interleave<0, kN>(b, a, All{})",
     ),
     Mutant(
-        "target's logit not found", "tiles.h", "is_target ? x[k] : target_logit;", "target_logit;"
+        "transposed classes swapped",
+        "transpose.h",
+        "next[2 * i] = interleave<0, kN>(v[i], v[i + kN / 2], All{});",
+        "next[2 * i] = interleave<0, kN>(v[i + kN / 2], v[i], All{});",
+    ),
+    Mutant(
+        "target's logit not found",
+        "planes.h",
+        "target_logit = is_target ? logits : target_logit;",
+        ";",
+    ),
+    Mutant(
+        "another row's factors",
+        "flat.h",
+        "static_cast<Int<A>>(i / classes_)",
+        "static_cast<Int<A>>((i + 1) / classes_ % kW)",
     ),
     Mutant("sum without its rounding errors", "sum.h", "sum + lost : sum", "sum : sum"),
 ]

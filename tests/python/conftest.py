@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
+
+# Inductor's compiled graphs outlive the process, and know the shapes of the private operators'
+# results: those of another version of the library must not be found.
+_COMPILED = tempfile.TemporaryDirectory()
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _COMPILED.name
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

@@ -1,41 +1,36 @@
-// Tiles: the lanes of a vector are rows, and the loop runs over the classes.
-// For logits whose neighbours in memory are rows ((N,C,d1..) planes, transposed matrices), read in
-// place, and, forward, for rows of few classes, where vectors along the classes would be mostly
-// empty and their sums hard to fold: those are transposed in the cache.
+// Planes: logits whose neighbours in memory are rows ((N,C,d1..) and transposed matrices), read in
+// place. The lanes of a vector are rows, and the loop runs over the classes.
 #pragma once
 
 #include "layout.h"
 #include "sum.h"
 #include "terms.h"
-#include "transpose.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Rows of at most so many classes are transposed.
-inline constexpr int64_t kTransposedClasses = 64;
-// Rows a tile: of planes enough that each is read in long runs, of transposed rows few enough that
-// they stay in the first cache.
+// Rows a tile: enough that each plane is read in long runs.
 inline constexpr int kPlaneTile = 512;
-inline constexpr int kTransposedTile = 128;
-// Classes taken together: their vectors share the loads of the rows' state, float lanes never add
-// up more of them before they go into double, and their largest is the first guess of the row's
-// reference.
-inline constexpr int kPlanes = 8;
+// Classes taken together: their vectors share the loads of the rows' state, and float lanes never
+// add up more of them before they go into double. Few, since planes often lie a power of two apart,
+// where the caches hold no more than eight lines.
+inline constexpr int kPlanes = 4;
+// Classes whose largest logit is the first guess of a row's reference.
+inline constexpr int64_t kProbedPlanes = 8;
 
 template <class S>
-class Tiles {
+class Planes {
   using A = Accumulate<S>;
   using V = Vec<A>;
   using I = Vec<Int<A>>;
   static constexpr int kW = kLanes<A>;
+  static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
 
  public:
-  Tiles(const Problem& problem, bool transpose)
+  explicit Planes(const Problem& problem)
       : p_(problem),
         smoothing_(problem),
         mixing_(smoothing_),
-        weight_(static_cast<const A*>(problem.weight)),
-        transpose_(transpose) {}
+        weight_(static_cast<const A*>(problem.weight)) {}
 
   // rows [first, first + n) of one tile
   template <Terms kTerms>
@@ -43,10 +38,11 @@ class Tiles {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const int64_t bad = open<kTerms>(first, n);
     if (sums.bad_row < 0) sums.bad_row = bad;
-    sum<kTerms>(true);
-    if (p_.classes > kPlanes && !all_in_range()) {
-      set_reference();
-      sum<kTerms>(false);
+    find_references(smaller(p_.classes, kProbedPlanes));
+    sum<kTerms>();
+    if (p_.classes > kProbedPlanes && !all_in_range()) {
+      find_references(p_.classes);
+      sum<kTerms>();
     }
     finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
@@ -54,7 +50,6 @@ class Tiles {
     put_results<A, kIndices>(out, group_, loss_, first, n);
   }
 
-  // Of planes.
   template <Terms kTerms>
   void backward(const Backward& out, int64_t first, int n) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
@@ -74,41 +69,11 @@ class Tiles {
     first_ = first;
     n_ = n;
     base_ = row_offset(p_, p_.logits_strides, first);
-    if (transpose_) transpose_rows();
     if constexpr (kTerms == Terms::kProbabilities) return kNoBadRow;
     return read_targets<A>(p_, first, n, padded(n), group_);
   }
 
-  // The rows' logits, class by class. A square may reach past the end of the last row, so they are
-  // copied first where memory ends there.
-  void transpose_rows() {
-    const int classes = static_cast<int>(p_.classes), rows = padded(n_);
-    const S* logits = flat_rows(p_, first_, n_, gathered_);
-    const A* flat = flat_;
-    const bool inside = (rows_of(p_) - first_) * classes >= rows * classes + kSquare<A>;
-    if (sizeof(S) == sizeof(A) && (inside && logits != gathered_)) {
-      flat = reinterpret_cast<const A*>(logits);
-    } else {
-      int i = 0;
-      for (; i + kW <= n_ * classes; i += kW) store(flat_ + i, load(logits + i));
-      if (i < n_ * classes) store(flat_ + i, load_partial(logits + i, n_ * classes - i, A(0)));
-    }
-    // The next tile comes from memory while this one is computed.
-    for (int i = 0; i < n_ * classes; i += 64 / static_cast<int>(sizeof(S)))
-      __builtin_prefetch(logits + n_ * classes + i, 0, 2);
-    for (int c = 0; c < classes; c += kSquare<A>) {
-      A* out = transposed_ + c * kTransposedTile;
-      for (int i = 0; i < rows; i += kW) {
-        V square[kSquare<A>];
-        load_transposed(flat + i * classes + c, classes, square);
-#pragma GCC unroll 4
-        for (int k = 0; k < kSquare<A>; ++k) store(out + k * kTransposedTile + i, square[k]);
-      }
-    }
-  }
-
   V logits(int64_t c, int i) const {
-    if (transpose_) return load(transposed_ + c * kTransposedTile + i);
     const S* x = logits_at(c) + i;
     return i + kW <= n_ ? load(x) : load_partial(x, n_ - i, A(0));
   }
@@ -117,22 +82,22 @@ class Tiles {
     return static_cast<const S*>(p_.logits) + base_ + c * p_.logits_strides.classes;
   }
 
-  // The largest logit of every row.
-  void set_reference() {
+  // The references: the largest of the first logits of each row.
+  void find_references(int64_t classes) {
     for (int i = 0; i < n_; i += kW) {
       V m = logits(0, i);
-      for (int64_t c = 1; c < p_.classes; ++c) m = larger(m, logits(c, i));
+      for (int64_t c = 1; c < classes; ++c) m = larger(m, logits(c, i));
       store(group_.reference + i, m);
+      references_[i / kW] = Reference<S>(Offset<A>::template of<S>(m));
     }
   }
 
   bool all_in_range() const {
-    constexpr A kNone = -static_cast<A>(__builtin_inf());
     bool in_range = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(group_.sum, i);
       in_range &= all_lanes((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
-                            (lanes(group_.reference, i) != double{kNone}));
+                            (lanes(group_.reference, i) != static_cast<double>(kNone)));
     }
     return in_range;
   }
@@ -164,16 +129,15 @@ class Tiles {
     return buffer;
   }
 
-  // Finds the rows' sums and the targets' logits. `guess`: and takes the largest of the first
-  // planes for a row's reference.
+  // Finds the rows' sums and the targets' logits.
   template <Terms kTerms>
-  void sum(bool guess) {
+  void sum() {
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
       const int64_t left = p_.classes - first;
       if (left >= kPlanes) {
-        sum_planes<kTerms, true>(first, kPlanes, guess && first == 0);
+        sum_planes<kTerms, true>(first, kPlanes);
       } else {
-        sum_planes<kTerms, false>(first, static_cast<int>(left), guess && first == 0);
+        sum_planes<kTerms, false>(first, static_cast<int>(left));
       }
     }
     if constexpr (kTerms != Terms::kProbabilities) {
@@ -186,32 +150,20 @@ class Tiles {
 
   // kAll: `planes` is kPlanes, and the loops over it are unrolled.
   template <Terms kTerms, bool kAll>
-  void sum_planes(int64_t first, int planes, bool guess) {
+  void sum_planes(int64_t first, int planes) {
     constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
     const A* t[kPlanes] = {};
-    if constexpr (kProbabilities) {
-      for (int k = 0; k < planes; ++k) t[k] = probabilities(first + k, targets_[k]);
+    const S* x[kPlanes];
+    for (int k = 0; k < planes; ++k) {
+      x[k] = logits_at(first + k);
+      if constexpr (kProbabilities) t[k] = probabilities(first + k, targets_[k]);
     }
     const bool fresh = first == 0;
-    const S* next = transpose_ ? nullptr : next_planes(first);
-    for (int i = 0; i < n_; i += kW) {
-      V x[kPlanes];
-#pragma GCC unroll 8
-      for (int k = 0; k < kPlanes; ++k) {
-        if (kAll || k < planes) x[k] = logits(first + k, i);
-        // Runs of a tile's length end before the processor's own prefetching has begun.
-        if (next) __builtin_prefetch(next + k * p_.logits_strides.classes + i, 0, 2);
-      }
-      if (guess) {
-        V m = x[0];
-#pragma GCC unroll 8
-        for (int k = 1; k < kPlanes; ++k) {
-          if (kAll || k < planes) m = larger(m, x[k]);
-        }
-        store(group_.reference + i, m);
-      }
+    const S* next = logits_after(first);
+    const auto add = [&](int i, auto load_logits) __attribute__((always_inline)) {
+      prefetch(next, i);
       const V m = load(group_.reference + i);
-      const Reference<S> ref = Reference<S>::of(m);
+      const Reference<S> ref = references_[i / kW];
       V target_logit{};
       I target{};
       if constexpr (!kProbabilities) {
@@ -219,24 +171,39 @@ class Tiles {
         target = load(group_.target + i) - static_cast<Int<A>>(first);
       }
       Sums<A> sums;
-#pragma GCC unroll 8
+#pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
-        if (kAll || k < planes) {
-          const I kept = kProbabilities ? ~I{} : target != static_cast<Int<A>>(k);
-          if constexpr (!kProbabilities) target_logit = kept ? target_logit : x[k];
-          sums.template add<kTerms>(ref, m, x[k], weights<kTerms>(first + k, i, t[k]), kept);
+        if (!kAll && k >= planes) break;
+        const V logits = load_logits(x[k] + i);
+        V kept = logits;
+        if constexpr (!kProbabilities) {
+          const auto is_target = target == static_cast<Int<A>>(k);
+          target_logit = is_target ? logits : target_logit;
+          kept = is_target ? splat(kNone) : logits;
         }
+        sums.template add<kTerms>(ref, m, logits, kept, weights<kTerms>(first + k, i, t[k]));
       }
       if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);
       add_to(group_.sum + i, sums.exponentials, fresh);
       if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear, fresh);
       if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass, fresh);
-    }
+    };
+    int i = 0;
+    for (; i + kW <= n_; i += kW) add(i, [](const S* p) { return load(p); });
+    if (i < n_) add(i, [&](const S* p) { return load_partial(p, n_ - i, A(0)); });
   }
 
   // The planes to be read after those that begin with class `first`: of the next tile at the end.
-  const S* next_planes(int64_t first) const {
+  const S* logits_after(int64_t first) const {
     return first + kPlanes < p_.classes ? logits_at(first + kPlanes) : logits_at(0) + kPlaneTile;
+  }
+  // Once a cache line. Runs of a tile's length end before the processor's own prefetching has
+  // begun.
+  FUSED_CE_INLINE void prefetch(const S* planes, int i) const {
+    if (i % (64 / static_cast<int>(sizeof(S))) != 0) return;
+#pragma GCC unroll 4
+    for (int k = 0; k < kPlanes; ++k)
+      __builtin_prefetch(planes + k * p_.logits_strides.classes + i, 0, 2);
   }
 
   static void add_to(double* p, Vec<double> v, bool fresh) { store(p, fresh ? v : load(p) + v); }
@@ -248,32 +215,64 @@ class Tiles {
 
   template <Terms kTerms>
   void write(const Backward& out) {
-    constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
-    S* grad_base = static_cast<S*>(out.grad_logits);
-    for (int64_t c = 0; c < p_.classes; ++c) {
-      const A* t = kProbabilities ? probabilities(c, targets_[0]) : nullptr;
-      S* plane =
-          grad_base + row_offset(p_, out.grad_strides, first_) + c * out.grad_strides.classes;
-      const bool more = c + 1 < p_.classes;
-      const bool streamed = streams<S>(p_) && lanes_to_alignment(plane) == 0;
-      for (int i = 0; i < n_; i += kW) {
-        if (more) __builtin_prefetch(logits_at(c + 1) + i, 0, 2);
-        const Reference<S> ref{load(factors_.shift + i), load(factors_.c + i)};
-        V g = gradient<kTerms>(ref, load(factors_.factor + i), load(factors_.grad + i),
-                               logits(c, i), weights<kTerms>(c, i, t));
-        if constexpr (!kProbabilities) {
-          const I y = load(group_.target + i);
-          g = y == static_cast<Int<A>>(c) ? load(factors_.at_target + i) : g;
-          g = y < 0 ? V{} : g;
-        }
-        if (i + kW > n_) {
-          store_partial(plane + i, n_ - i, g);
-        } else if (streamed) {
-          stream(plane + i, g);
-        } else {
-          store(plane + i, g);
-        }
+    for (int i = 0; i < n_; i += kW) {
+      references_[i / kW] =
+          Reference<S>(load(factors_.shift + i), load(factors_.c + i), factors_.shifted);
+    }
+    for (int64_t first = 0; first < p_.classes; first += kPlanes) {
+      const int64_t left = p_.classes - first;
+      if (left >= kPlanes) {
+        write_planes<kTerms, true>(out, first, kPlanes);
+      } else {
+        write_planes<kTerms, false>(out, first, static_cast<int>(left));
       }
+    }
+  }
+
+  template <Terms kTerms, bool kAll>
+  void write_planes(const Backward& out, int64_t first, int planes) {
+    constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
+    S* grad = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, first_) +
+              first * out.grad_strides.classes;
+    const A* t[kPlanes] = {};
+    const S* x[kPlanes];
+    S* g[kPlanes];
+    bool streamed = streams<S>(p_);
+    for (int k = 0; k < planes; ++k) {
+      x[k] = logits_at(first + k);
+      g[k] = grad + k * out.grad_strides.classes;
+      if constexpr (kProbabilities) t[k] = probabilities(first + k, targets_[k]);
+      streamed &= lanes_to_alignment(g[k]) == 0;
+    }
+    const S* next = logits_after(first);
+    const auto write = [&](int i, auto load_logits, auto put) __attribute__((always_inline)) {
+      prefetch(next, i);
+      const Reference<S> ref = references_[i / kW];
+      const V factor = load(factors_.factor + i), spread = load(factors_.grad + i);
+      const I y = kProbabilities ? I{} : load(group_.target + i) - static_cast<Int<A>>(first);
+      const V counted = bits_as<V>(kProbabilities ? ~I{} : load(group_.target + i) >= 0);
+#pragma GCC unroll 4
+      for (int k = 0; k < kPlanes; ++k) {
+        if (!kAll && k >= planes) break;
+        V v = gradient<kTerms>(ref, factor, spread, load_logits(x[k] + i),
+                               weights<kTerms>(first + k, i, t[k]));
+        if constexpr (!kProbabilities) {
+          v = y == static_cast<Int<A>>(k) ? load(factors_.at_target + i) : v;
+          v = bits_as<V>(bits_as<I>(v) & bits_as<I>(counted));
+        }
+        put(g[k] + i, v);
+      }
+    };
+    const auto whole = [](const S* p) { return load(p); };
+    int i = 0;
+    if (streamed) {
+      for (; i + kW <= n_; i += kW) write(i, whole, [](S* p, V v) { stream(p, v); });
+    }
+    for (; i + kW <= n_; i += kW) write(i, whole, [](S* p, V v) { store(p, v); });
+    if (i < n_) {
+      write(
+          i, [&](const S* p) { return load_partial(p, n_ - i, A(0)); },
+          [&](S* p, V v) { store_partial(p, n_ - i, v); });
     }
   }
 
@@ -281,17 +280,13 @@ class Tiles {
   const Smoothing smoothing_;
   const Mixing<A> mixing_;
   const A* const weight_;
-  const bool transpose_;
   int64_t first_ = 0, base_ = 0;
   int n_ = 0;
   Group<A> group_;
   Factors<A> factors_;
   alignas(64) double grad_[kGroup], loss_[kGroup];
+  Reference<S> references_[kPlaneTile / kW];
   alignas(64) A targets_[kPlanes][kPlaneTile];
-  // Of transposed rows. Lanes past the end are computed with, so they need numbers.
-  alignas(64) S gathered_[kTransposedClasses * kTransposedTile];
-  alignas(64) A flat_[kTransposedClasses * kTransposedTile + kSquare<A>] = {};
-  alignas(64) A transposed_[kTransposedClasses * kTransposedTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

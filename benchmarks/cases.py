@@ -1,0 +1,82 @@
+"""What is measured: shapes, dtypes, targets and threads, listed or drawn at random."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+Loss = Callable[..., torch.Tensor]
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+KINDS = ["indices", "weighted", "probabilities"]
+QUICK = ["65536x10", "4096x64", "8192x1000", "1024x32000"]
+FULL = ["32x10", "128x100", "65536x10", "4096x64", "8192x1000", "2048x32000"]
+FULL += ["1024x50257", "512x128256", "64x1000000", "8x21x512x512"]
+SCALING = [f"{2**24 // c}x{c}" for c in (2, 4, 16, 64, 256, 1024, 4096, 16384, 131072, 1048576)]
+
+
+class Spec(NamedTuple):
+    """Names one case, in the words of the command line."""
+
+    shape: str
+    dtype: str
+    kind: str
+    threads: int
+
+
+def draw_shape(rng: random.Random, largest: int) -> str:
+    """32 to `largest` logits in all; (N, C), or for a third (N, C, L) or (N, C, H, W).
+
+    The size is log-uniform, and so is each dimension in what the others leave of it.
+    """
+    while True:
+        size = rng.uniform(5, math.log2(largest))
+        dimensions = rng.choice([2, 2, 2, 2, 3, 4])
+        cuts = sorted(rng.uniform(0, size) for _ in range(dimensions - 1))
+        sizes = [round(2 ** (b - a)) for a, b in pairwise([0, *cuts, size])]
+        if 32 <= math.prod(sizes) <= largest:
+            return "x".join(map(str, sizes))
+
+
+def draw(
+    count: int, seed: int, largest: int, dtypes: list[str], kinds: list[str], threads: list[int]
+) -> list[Spec]:
+    rng = random.Random(seed)
+    return [
+        Spec(draw_shape(rng, largest), rng.choice(dtypes), rng.choice(kinds), rng.choice(threads))
+        for _ in range(count)
+    ]
+
+
+class Case:
+    """The tensors of one case, and what to call on them."""
+
+    def __init__(self, spec: Spec, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        sizes = [int(s) for s in spec.shape.split("x")]
+        dtype = DTYPES[spec.dtype]
+        self.logits = torch.randn(sizes).to(dtype).requires_grad_()
+        self.options: dict[str, object] = {}
+        if spec.kind == "probabilities":
+            chances = torch.rand(sizes)
+            self.target = chances.div_(chances.sum(1, keepdim=True)).to(dtype)
+        else:
+            self.target = torch.randint(sizes[1], sizes[:1] + sizes[2:])
+        if spec.kind == "weighted":
+            self.options = {"weight": torch.rand(sizes[1]).to(dtype), "label_smoothing": 0.1}
+
+    def forward(self, loss: Loss) -> torch.Tensor:
+        return loss(self.logits, self.target, **self.options)
+
+    def both(self, loss: Loss) -> None:
+        self.logits.grad = None
+        torch.autograd.backward(self.forward(loss))

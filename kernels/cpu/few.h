@@ -1,0 +1,233 @@
+// The sums of rows of few classes: the lanes of a vector are rows, which are transposed in
+// registers on the way from memory. Vectors along the classes would be partly empty, and their
+// lanes would have to be added up for every row; here a lane is a row's sum.
+#pragma once
+
+#include "layout.h"
+#include "sum.h"
+#include "terms.h"
+#include "transpose.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// Rows of at most so many classes: beyond, a transposition costs more than adding up lanes.
+inline constexpr int64_t kFewClasses = 128;
+// Rows finished together.
+inline constexpr int kFewTile = 128;
+
+template <class S>
+class Few {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  using I = Vec<Int<A>>;
+  static constexpr int kW = kLanes<A>;
+  static constexpr int kSide = kSquare<A>;  // classes that are transposed together
+  static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
+  // Classes whose largest logit is a row's first reference where the target's cannot be.
+  static constexpr int kProbed = 8;
+  static_assert(kProbed % kSide == 0);
+  // Vectors of transposed logits: half of a first cache at most.
+  static constexpr int kKept = 256;
+  static_assert(kKept >= kFewClasses);
+
+ public:
+  explicit Few(const Problem& problem)
+      : p_(problem),
+        classes_(static_cast<int>(problem.classes)),
+        smoothing_(problem),
+        mixing_(smoothing_),
+        weight_(static_cast<const A*>(problem.weight)) {}
+
+  // rows [first, first + n) of one tile
+  template <Terms kTerms>
+  void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    const int64_t bad = open<kIndices>(first, n);
+    if (sums.bad_row < 0) sums.bad_row = bad;
+    sum<kTerms>(kProbed);
+    if (!all_in_range()) sum<kTerms>(classes_);
+    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
+    sums.loss.add(loss_, n);
+    if (kIndices) sums.weight.add(group_.target_weight, n);
+    put_results<A, kIndices>(out, group_, loss_, first, n);
+  }
+
+ private:
+  // Finds the tile's logits, targets and the targets' logits. Returns the first bad row.
+  template <bool kIndices>
+  int64_t open(int64_t first, int n) {
+    first_ = first;
+    n_ = n;
+    logits_ = flat_rows(p_, first, n, gathered_);
+    // A square may reach so many logits past the end of its last row.
+    readable_ = logits_ == gathered_
+                    ? n * classes_
+                    : static_cast<int>(smaller((rows_of(p_) - first) * classes_,
+                                               int64_t{2} * kFewTile * kFewClasses));
+    for (int i = 0; i < n * classes_; i += 64 / static_cast<int>(sizeof(S)))
+      __builtin_prefetch(logits_ + n * classes_ + i, 0, 2);  // the next tile
+    if constexpr (!kIndices) return kNoBadRow;
+    const int padded = (n + kW - 1) / kW * kW;
+    const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
+    for (int i = 0; i < n; ++i)  // of ignored rows, any
+      group_.target_logit[i] = get(logits_ + i * classes_ + larger<Int<A>>(group_.target[i], 0));
+    for (int i = n; i < padded; ++i) group_.target_logit[i] = 0;
+    return bad;
+  }
+
+  // kW rows from row i of the tile on, as the accumulate type, readable to the end of their last
+  // square.
+  const A* rows_at(int i) {
+    const S* x = logits_ + i * classes_;
+    const int size = kW * classes_, left = readable_ - i * classes_;
+    if constexpr (sizeof(S) == sizeof(A)) {
+      if (size + kSide <= left) return reinterpret_cast<const A*>(x);
+    }
+    int k = 0;
+    for (; k + kW <= smaller(size, left); k += kW) store(rows_ + k, load(x + k));
+    if (k < smaller(size, left)) {
+      store(rows_ + k, load_partial(x + k, smaller(size, left) - k, A(0)));
+      k += kW;
+    }
+    for (; k < size + kSide; ++k) rows_[k] = 0;  // computed with
+    return rows_;
+  }
+
+  // The target probabilities of the same rows.
+  const A* probabilities(int i) {
+    const Strides& s = p_.target_strides;
+    const int rows = smaller(kW, n_ - i);
+    for (int r = 0; r < kW; ++r) {
+      A* out = probabilities_ + r * classes_;
+      if (r >= rows) {
+        __builtin_memset(out, 0, static_cast<size_t>(classes_) * sizeof(A));
+        continue;
+      }
+      const A* row = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_ + i + r),
+                               s.classes, classes_, out);
+      if (row != out) __builtin_memcpy(out, row, static_cast<size_t>(classes_) * sizeof(A));
+    }
+    return probabilities_;
+  }
+
+  // Finds the tile's sums; a row's reference is the largest of so many logits, or the target's. The
+  // sum of exponentials has headroom enough for any reference that is near the row's logits, as the
+  // target's is in all but the worst predictions; the linear sum would lose digits with one far
+  // from the largest.
+  //
+  // Transposition and exponentials are loops of their own: with a transposition before each
+  // exponential, the processor's window holds too few of them to hide what they wait for.
+  template <Terms kTerms>
+  void sum(int probed) {
+    const int step = (classes_ + kSide - 1) / kSide * kSide;
+    const int rows = larger(kKept / step, 1) * kW;
+    for (int first = 0; first < n_; first += rows) {
+      const int end = smaller(n_, first + rows);
+      V* kept = kept_;
+      for (int i = first; i < end; i += kW, kept += step) {
+        const A* x = rows_at(i);
+        V m = load(group_.target_logit + i);
+        if (kTerms == Terms::kProbabilities || probed == classes_) {
+          m = largest(x, probed);
+        } else if (kTerms == Terms::kSmoothed) {
+          m = larger(m, largest(x, probed));
+        }
+        store(group_.reference + i, m);
+        transpose<kTerms>(x, i, m, kept);
+      }
+      kept = kept_;
+      for (int i = first; i < end; i += kW, kept += step) add_up(i, kept);
+    }
+  }
+
+  // The largest of the first logits of each row.
+  V largest(const A* x, int classes) const {
+    V m = splat(kNone);
+    for (int c = 0; c < smaller(classes, classes_); c += kSide) {
+      V square[kSide];
+      load_transposed(x + c, classes_, square);
+#pragma GCC unroll 4
+      for (int k = 0; k < kSide; ++k) m = c + k < classes_ ? larger(m, square[k]) : m;
+    }
+    return m;
+  }
+
+  // Puts into `kept`, class by class, the logits whose exponentials enter the rows' sums. The
+  // linear sums are done on the way.
+  template <Terms kTerms>
+  void transpose(const A* x, int i, V m, V* kept) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    const A* t = kIndices ? nullptr : probabilities(i);
+    const I target = kIndices ? load(group_.target + i) : I{};
+    LaneSum<A> linear, mass;
+    for (int c = 0; c < classes_; c += kSide) {
+      V square[kSide], q[kSide] = {};
+      load_transposed(x + c, classes_, square);
+      if constexpr (!kIndices) load_transposed(t + c, classes_, q);
+      const I to_target = target - static_cast<Int<A>>(c);
+      V square_linear{}, square_mass{};
+#pragma GCC unroll 4
+      for (int k = 0; k < kSide; ++k) {
+        if constexpr (kTerms != Terms::kIndices) {
+          if (c + k >= classes_) break;
+          const V weight = splat(weight_ ? weight_[c + k] : A(1));
+          q[k] = kIndices ? weight : weight * (q[k] * mixing_.keep + mixing_.spread);
+          square_linear += q[k] * (m - square[k]);
+          square_mass += q[k];
+        }
+        kept[c + k] = kIndices && to_target == static_cast<Int<A>>(k) ? splat(kNone) : square[k];
+      }
+      if constexpr (kTerms != Terms::kIndices) linear.add(square_linear);
+      if constexpr (!kIndices) mass.add(square_mass);
+    }
+    if constexpr (kTerms != Terms::kIndices) linear.put(group_.linear + i);
+    if constexpr (!kIndices) mass.put(group_.mass + i);
+  }
+
+  void add_up(int i, const V* kept) {
+    const Reference<S> ref(Offset<A>::template of<S>(load(group_.reference + i)));
+    LaneSum<A> total;
+    for (int c = 0; c < classes_; c += 2 * kLaneTerms) {
+      V sums[2] = {};
+      const int end = smaller(classes_, c + 2 * kLaneTerms);
+      int k = c;
+      for (; k + 2 <= end; k += 2) {
+        sums[0] += ref.exp(kept[k]);
+        sums[1] += ref.exp(kept[k + 1]);
+      }
+      if (k < end) sums[0] += ref.exp(kept[k]);
+      total.add(sums[0] + sums[1]);
+    }
+    total.put(group_.sum + i);
+  }
+
+  bool all_in_range() const {
+    bool all = true;
+    for (int i = 0; i < n_; i += kLanes<double>) {
+      const Vec<double> sum = lanes(group_.sum, i);
+      const auto ignored =
+          __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < int64_t{0};
+      all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
+                        (lanes(group_.reference, i) != static_cast<double>(kNone))) |
+                       ignored);
+    }
+    return all;
+  }
+
+  const Problem& p_;
+  const int classes_;
+  const Smoothing smoothing_;
+  const Mixing<A> mixing_;
+  const A* const weight_;
+  const S* logits_ = nullptr;
+  int64_t first_ = 0;
+  int n_ = 0, readable_ = 0;
+  Group<A> group_;
+  alignas(64) double loss_[kFewTile];
+  alignas(64) S gathered_[kFewClasses * kFewTile];
+  alignas(64) A rows_[kFewClasses * kW + kSide + kW];
+  alignas(64) A probabilities_[kFewClasses * kW + kSide];
+  V kept_[kKept];
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

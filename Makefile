@@ -51,7 +51,7 @@ train: build $(STAMPS)/train ## Train the examples: digits, a language model, C+
 test: cpptest pytest ## All tests
 
 .PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: two minutes)
+bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: under two minutes)
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
 

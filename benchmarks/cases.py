@@ -32,6 +32,9 @@ class Spec(NamedTuple):
     kind: str
     threads: int
 
+    def sizes(self) -> list[int]:
+        return [int(size) for size in self.shape.split("x")]
+
 
 def draw_shape(rng: random.Random, largest: int) -> str:
     """32 to `largest` logits in all; (N, C), or for a third (N, C, L) or (N, C, H, W).
@@ -62,7 +65,7 @@ class Case:
 
     def __init__(self, spec: Spec, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        sizes = [int(s) for s in spec.shape.split("x")]
+        sizes = spec.sizes()
         dtype = DTYPES[spec.dtype]
         self.logits = torch.randn(sizes).to(dtype).requires_grad_()
         self.options: dict[str, object] = {}

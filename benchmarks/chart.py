@@ -12,18 +12,19 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 Record = dict[str, Any]
 PHASES = ("forward", "forward+backward")
 OURS = "#d55e00"
 COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]
 LABELS = {"eager": "torch eager", "compile": "torch.compile"}
-STYLES = ["-", "--", ":", "-."]
-STYLE = {
+STYLES: list[Any] = ["-", "--", ":", "-."]
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titleweight": "bold",
+    "axes.titlesize": 10,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e4e4e4",
@@ -70,28 +71,31 @@ def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: 
     for i, name in enumerate(names):
         ratios = [r[phase][name]["median"] / r[phase]["fused_ce"]["median"] for r in records]
         drawn = bars(axes, at, ratios, i, len(names), left=1, color=COLOURS[i % len(COLOURS)])
-        axes.bar_label(drawn, [f"{r:.2g}" if r < 10 else f"{r:.0f}" for r in ratios], padding=2)
+        axes.bar_label(drawn, [f"{r:.1f}" if r >= 1 else f"{r:.2f}" for r in ratios], padding=2)
     axes.axvline(1, color=OURS, linewidth=2)
     axes.xaxis.set_major_locator(LogLocator(2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.9), 1.3 * high)
-    axes.set_title(f"{phase}: time over ours")
+    axes.set_xlim(0.75 * min(low, 1), 1.3 * high)  # room for the numbers
+    axes.set_title(f"{phase}, time")
 
 
 def memory(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
     key = f"{phase} peak bytes"
+    most = 1.0
     measured = [(y, r) for y, r in zip(at, records, strict=True) if r[key]]
     for i, name in enumerate([*names, "fused_ce"]):
         sizes = [r[key][name] / r["bytes"] for _, r in measured]
         colour = OURS if name == "fused_ce" else COLOURS[i % len(COLOURS)]
         drawn = bars(axes, [y for y, _ in measured], sizes, i, len(names) + 1, color=colour)
-        axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2)
-    axes.set_xlim(0, 3.6)
+        axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2, fontsize=7)
+        most = max([most, *sizes])
+    axes.set_xlim(0, 1.2 * most)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for y, r in zip(at, records, strict=True):
         if not r[key]:
-            axes.text(0.05, y, "not measured: small", va="center", color="#999999")
-    axes.set_title(f"{phase}: memory")
+            axes.text(0.05, y, "under 32 MB", va="center", color="#aaaaaa", fontsize=7)
+    axes.set_title(f"{phase}, memory")
 
 
 def comparison(result: dict[str, Any], names: list[str]) -> Any:
@@ -104,8 +108,8 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
     for phase, fast, small in zip(PHASES, panels[:2], panels[2:], strict=True):
         speed(fast, at, records, phase, names)
         memory(small, at, records, phase, names)
-        small.set_xlabel("peak beside the logits, in their size")
-        fast.set_xlabel("median time over that of fused_ce")
+        small.set_xlabel("peak growth / size of the logits")
+        fast.set_xlabel("median time over that of fused_ce (log scale)")
     shapes = [r["shape"].replace("x", " × ") for r in records]
     panels[0].set_yticks(at, shapes)
     panels[0].set_ylim(at[-1] + 0.6, -0.5)
@@ -142,7 +146,6 @@ def scaling(result: dict[str, Any], names: list[str]) -> Any:
                 axes.plot(classes, times, "o" + style, color=colour, markersize=4)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.xaxis.set_major_locator(LogLocator(16))
         axes.set_xticks([2, 16, 256, 4096, 65536, 1048576], ["2", "16", "256", "4k", "64k", "1M"])
         axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -156,7 +159,7 @@ def scaling(result: dict[str, Any], names: list[str]) -> Any:
 
 
 def legend(figure: Any, names: list[str], threads: list[int], bottom: float) -> None:
-    entries = [("fused_ce", OURS, "-", 5.0)]
+    entries: list[tuple[str, str, Any, float]] = [("fused_ce", OURS, "-", 5.0)]
     entries += [
         (LABELS.get(n, n), COLOURS[i % len(COLOURS)], "-", 5.0) for i, n in enumerate(names)
     ]

@@ -119,7 +119,7 @@ class Few {
   // exponential, the processor's window holds too few of them to hide what they wait for.
   template <Terms kTerms>
   void sum(int probed) {
-    const int step = (classes_ + kSide - 1) / kSide * kSide;
+    const int step = larger((classes_ + kSide - 1) / kSide * kSide, kSide);  // of no classes as well
     const int rows = larger(kKept / step, 1) * kW;
     for (int first = 0; first < n_; first += rows) {
       const int end = smaller(n_, first + rows);

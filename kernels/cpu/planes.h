@@ -85,8 +85,8 @@ class Planes {
   // The references: the largest of the first logits of each row.
   void find_references(int64_t classes) {
     for (int i = 0; i < n_; i += kW) {
-      V m = logits(0, i);
-      for (int64_t c = 1; c < classes; ++c) m = larger(m, logits(c, i));
+      V m = splat(kNone);
+      for (int64_t c = 0; c < classes; ++c) m = larger(m, logits(c, i));
       store(group_.reference + i, m);
       references_[i / kW] = Reference<S>(Offset<A>::template of<S>(m));
     }

@@ -239,7 +239,7 @@ TEST_P(Kernel, EqualsTheFormula) {
 // stay.
 TEST_P(Kernel, FindsALateMaximum) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    for (int64_t classes : {40, 300, 5003}) {
+    for (int64_t classes : {2, 5, 8, 11, 40, 300, 5003}) {
       for (double peak : {95.0, 500.0, 3e4}) {
         SCOPED_TRACE(std::to_string(classes) + " classes, peak " + std::to_string(peak));
         Fixture f(dtype(), layout, Option::kPlain, shape_of(layout, classes), 1);
@@ -336,6 +336,15 @@ TEST_P(Kernel, EmptyProblemsHaveNoTasks) {
     Fixture f(dtype(), Layout::kPlanes, Option::kPlain, s);
     EXPECT_EQ(cpu::kernels(capability()).forward_tasks(f.p), 0);
     EXPECT_EQ(cpu::kernels(capability()).backward_tasks(f.p, f.backward_out()), 0);
+  }
+}
+
+TEST_P(Kernel, RowsWithoutClasses) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    Fixture f(dtype(), layout, Option::kProbabilities, {3, 0, layout == Layout::kRows ? 1 : 20});
+    f.forward(capability());
+    f.backward(capability());
+    for (int64_t row = 0; row < f.rows(); ++row) EXPECT_EQ(f.sum.get(row), 0) << row;
   }
 }
 

@@ -59,6 +59,23 @@ def test_byte_targets_where_torch_refuses_them(shape: tuple[int, ...]) -> None:
         assert torch.equal(ours, fused_ce.cross_entropy(x, target, **options))
 
 
+@pytest.mark.parametrize("shape", [(31, 1001), (2, 21, 1000)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_gradients(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Gradients from 48 MB on go past the caches: the bits are those of a small one."""
+    small = torch.randn(shape).to(dtype)
+    times = 1 + (52 << 20) // (small.numel() * small.element_size())
+    logits = small.repeat(times, *[1] * (len(shape) - 1)).requires_grad_()
+    small.requires_grad_()
+    target = index_target(small)
+    target[0] = 7
+    options = {"ignore_index": 7, "label_smoothing": 0.1, "reduction": "sum"}
+    large_target = target.repeat(times, *[1] * (target.dim() - 1))
+    fused_ce.cross_entropy(logits, large_target, **options).backward()
+    fused_ce.cross_entropy(small, target, **options).backward()
+    assert (logits.grad.unflatten(0, (times, shape[0])) == small.grad).all()
+
+
 @pytest.mark.parametrize("target_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_probabilities_of_another_dtype(dtype: torch.dtype, target_dtype: torch.dtype) -> None:

@@ -88,7 +88,7 @@ struct Fixture {
         logits.set(at(p, p.logits_strides, row, c), scale * normal(random));
       const int64_t limit =
           option == Option::kUInt8 ? std::min<int64_t>(s.classes, 256) : s.classes;
-      target[row] = static_cast<int64_t>(random() % static_cast<uint64_t>(limit));
+      if (limit > 0) target[row] = static_cast<int64_t>(random() % static_cast<uint64_t>(limit));
       bytes[row] = static_cast<uint8_t>(target[row]);
       row_grads[row] = normal(random);
     }

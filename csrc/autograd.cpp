@@ -79,6 +79,7 @@ class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
                             const at::Tensor& saved, const at::Tensor& total_weight) {
     const Options options{reduction, ignore_index, label_smoothing};
     options.save(ctx);
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward(
         {grad_output, self, target, weight.value_or(at::Tensor()), saved, total_weight});
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -135,6 +136,8 @@ class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
           ops::forward(self, target, weight, reduction, ignore_index, label_smoothing, dtype);
     }
     options.save(ctx);
+    ctx->set_materialize_grads(
+        false);  // no zeros for what has no gradient: `saved`, `total_weight`
     ctx->save_for_backward({self, target, weight.value_or(at::Tensor()), saved, total_weight});
     ctx->mark_non_differentiable({saved, total_weight});
     return {loss, saved, total_weight};

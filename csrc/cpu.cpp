@@ -120,14 +120,21 @@ void for_tasks(const Problem& p, int64_t tasks, F f) {
   at::parallel_for(0, tasks, tasks * kLogitsOfAThread / logits, f);
 }
 
-// A tensor of one number. at::full would be a second operator to dispatch, as dear as a small
-// batch.
-at::Tensor scalar(double value, const at::TensorOptions& options) {
+// Tensors of one number, written and read. at::full and item() would each be one more operator to
+// dispatch, as dear as a small batch.
+at::Tensor tensor_of(double value, const at::TensorOptions& options) {
   at::Tensor result = at::empty({}, options);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, result.scalar_type(), "fused_ce::_forward",
       [&] { *result.mutable_data_ptr<scalar_t>() = static_cast<scalar_t>(value); });
   return result;
+}
+double number_in(const at::Tensor& tensor) {
+  double value = 0;
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, tensor.scalar_type(), "fused_ce::_backward",
+      [&] { value = static_cast<double>(*tensor.const_data_ptr<scalar_t>()); });
+  return value;
 }
 
 [[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes,
@@ -194,9 +201,9 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
   const double total_weight = probabilities ? static_cast<double>(d.rows()) : sum.weight;
   if (reduction == at::Reduction::Mean)
-    loss = scalar(sum.loss / total_weight, options.dtype(dtype));
-  if (reduction == at::Reduction::Sum) loss = scalar(sum.loss, options.dtype(dtype));
-  return {loss, saved, scalar(total_weight, options.dtype(at::kDouble))};
+    loss = tensor_of(sum.loss / total_weight, options.dtype(dtype));
+  if (reduction == at::Reduction::Sum) loss = tensor_of(sum.loss, options.dtype(dtype));
+  return {loss, saved, tensor_of(total_weight, options.dtype(at::kDouble))};
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
@@ -218,8 +225,8 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
     rows = grad_output.to(at::kDouble).contiguous();
     out.grad_rows = rows.const_data_ptr<double>();
   } else {
-    out.grad = grad_output.item<double>();
-    if (reduction == at::Reduction::Mean) out.grad /= total_weight.item<double>();
+    out.grad = number_in(grad_output);
+    if (reduction == at::Reduction::Mean) out.grad /= number_in(total_weight);
   }
 
   const cpu::Kernels& kernels = cpu::kernels(cpu::active());

@@ -236,21 +236,22 @@ class Planes {
               first * out.grad_strides.classes;
     const A* t[kPlanes] = {};
     const S* x[kPlanes];
-    S* g[kPlanes];
-    bool streamed = streams<S>(p_);
+    // Half types are converted in a loop of their own, as in rows.h, and planes are streamed one by
+    // one: lines of several at once leave the processor half filled.
+    const bool streamed = streams<S>(p_), direct = sizeof(S) == sizeof(A) && !streamed;
+    A* g[kPlanes];
     for (int k = 0; k < planes; ++k) {
       x[k] = logits_at(first + k);
-      g[k] = grad + k * out.grad_strides.classes;
+      g[k] = direct ? reinterpret_cast<A*>(grad + k * out.grad_strides.classes) : gradient_[k];
       if constexpr (kProbabilities) t[k] = probabilities(first + k, targets_[k]);
-      streamed &= lanes_to_alignment(g[k]) == 0;
     }
     const S* next = logits_after(first);
-    const auto write = [&](int i, auto load_logits, auto put) __attribute__((always_inline)) {
+    const auto gradients = [&](int i, auto load_logits, auto put) __attribute__((always_inline)) {
       prefetch(next, i);
       const Reference<S> ref = references_[i / kW];
       const V factor = load(factors_.factor + i), spread = load(factors_.grad + i);
       const I y = kProbabilities ? I{} : load(group_.target + i) - static_cast<Int<A>>(first);
-      const V counted = bits_as<V>(kProbabilities ? ~I{} : load(group_.target + i) >= 0);
+      const I counted = kProbabilities ? ~I{} : load(group_.target + i) >= 0;
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;
@@ -258,22 +259,22 @@ class Planes {
                                weights<kTerms>(first + k, i, t[k]));
         if constexpr (!kProbabilities) {
           v = y == static_cast<Int<A>>(k) ? load(factors_.at_target + i) : v;
-          v = bits_as<V>(bits_as<I>(v) & bits_as<I>(counted));
+          v = bits_as<V>(bits_as<I>(v) & counted);
         }
         put(g[k] + i, v);
       }
     };
-    const auto whole = [](const S* p) { return load(p); };
     int i = 0;
-    if (streamed) {
-      for (; i + kW <= n_; i += kW) write(i, whole, [](S* p, V v) { stream(p, v); });
+    for (; i + kW <= n_; i += kW) {
+      gradients(i, [](const S* p) { return load(p); }, [](A* p, V v) { store(p, v); });
     }
-    for (; i + kW <= n_; i += kW) write(i, whole, [](S* p, V v) { store(p, v); });
     if (i < n_) {
-      write(
+      gradients(
           i, [&](const S* p) { return load_partial(p, n_ - i, A(0)); },
-          [&](S* p, V v) { store_partial(p, n_ - i, v); });
+          [&](A* p, V v) { store_partial(p, n_ - i, v); });
     }
+    for (int k = 0; k < planes && !direct; ++k)
+      convert(gradient_[k], grad + k * out.grad_strides.classes, n_, streamed);
   }
 
   const Problem& p_;
@@ -287,6 +288,7 @@ class Planes {
   alignas(64) double grad_[kGroup], loss_[kGroup];
   Reference<S> references_[kPlaneTile / kW];
   alignas(64) A targets_[kPlanes][kPlaneTile];
+  alignas(64) A gradient_[kPlanes][kPlaneTile];
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

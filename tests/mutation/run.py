@@ -100,8 +100,8 @@ MUTANTS = [
     Mutant(
         "gradient at the logits' strides",
         "planes.h",
-        "g[k] = grad + k * out.grad_strides.classes;",
-        "g[k] = grad + k * p_.logits_strides.classes;",
+        "row_offset(p_, out.grad_strides, first_)",
+        "row_offset(p_, p_.logits_strides, first_)",
     ),
     Mutant(
         "ignored rows counted", "layout.h", "V used = in_range & counted;", "V used = in_range;"

@@ -199,7 +199,9 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
 
   const Partial sum = add_up(partials);
   if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
-  const double total_weight = probabilities ? static_cast<double>(d.rows()) : sum.weight;
+  // torch counts the rows as logits / classes, which is no number where there are no classes.
+  const double rows = static_cast<double>(self.numel()) / static_cast<double>(d.problem.classes);
+  const double total_weight = probabilities ? rows : sum.weight;
   if (reduction == at::Reduction::Mean)
     loss = tensor_of(sum.loss / total_weight, options.dtype(dtype));
   if (reduction == at::Reduction::Sum) loss = tensor_of(sum.loss, options.dtype(dtype));

@@ -210,6 +210,10 @@ inline float get(const float* p) { return *p; }
 inline double get(const double* p) { return *p; }
 inline float get(const BFloat16* p) { return bits_as<float>(static_cast<uint32_t>(p->bits) << 16); }
 
+#if defined(__F16C__)
+inline float get(const Half* p) { return _cvtsh_ss(p->bits); }
+#endif
+
 template <class S>
 inline void put(S* p, Accumulate<S> value) {
   store_partial(p, 1, splat(value));

@@ -45,7 +45,7 @@ class Few {
     const int64_t bad = open<kIndices>(first, n);
     if (sums.bad_row < 0) sums.bad_row = bad;
     sum<kTerms>(kProbed);
-    if (!all_in_range()) sum<kTerms>(classes_);
+    if (!all_in_range<kIndices>()) sum<kTerms>(classes_);
     finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
@@ -119,7 +119,8 @@ class Few {
   // exponential, the processor's window holds too few of them to hide what they wait for.
   template <Terms kTerms>
   void sum(int probed) {
-    const int step = larger((classes_ + kSide - 1) / kSide * kSide, kSide);  // of no classes as well
+    const int step =
+        larger((classes_ + kSide - 1) / kSide * kSide, kSide);  // of no classes as well
     const int rows = larger(kKept / step, 1) * kW;
     for (int first = 0; first < n_; first += rows) {
       const int end = smaller(n_, first + rows);
@@ -201,12 +202,14 @@ class Few {
     total.put(group_.sum + i);
   }
 
+  template <bool kIndices>
   bool all_in_range() const {
     bool all = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(group_.sum, i);
-      const auto ignored =
-          __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < int64_t{0};
+      Vec<int64_t> ignored{};
+      if constexpr (kIndices)
+        ignored = __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < 0;
       all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
                         (lanes(group_.reference, i) != static_cast<double>(kNone))) |
                        ignored);

@@ -63,12 +63,14 @@ inline void find_target_exps(Group<Accumulate<S>>& group, int n) {
 struct Smoothing {
   double keep, spread;  // 1 - s and s / C
   double weight_sum;
+  bool no_class;      // an empty sum
   bool single_class;  // p is exactly 1, loss and gradient exactly 0 (or NaN), with no rounding to
                       // betray how
   explicit Smoothing(const Problem& p)
       : keep(1 - p.label_smoothing),
         spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
         weight_sum(p.weight_sum),
+        no_class(p.classes == 0),
         single_class(p.classes == 1) {}
 };
 
@@ -108,7 +110,7 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
     } else {
       result = lanes(group.linear, i) + lanes(group.mass, i) * above();
     }
-    store(loss + i, result);
+    store(loss + i, smoothing.no_class ? Vec<double>{} : result);
   }
 }
 

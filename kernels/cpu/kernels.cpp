@@ -31,7 +31,7 @@ struct Cut {
 Cut cut(const Problem& p, const Strides& grad, int64_t few) {
   Cut cut{};
   const Strides& s = p.logits_strides;
-  if (p.classes <= few && s.inner != 1) {
+  if (p.classes <= few && (s.inner != 1 || p.classes == 0)) {
     cut.loop = Loop::kFew;
   } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
     cut.loop = Loop::kPlanes;

@@ -29,7 +29,14 @@ inline int64_t class_index(const Problem& p, int64_t row) {
 template <class S, class A>
 inline void gather_as(const void* base, int64_t offset, int64_t stride, int n, A* out) {
   const S* p = static_cast<const S*>(base) + offset;
-  for (int i = 0; i < n; ++i) out[i] = static_cast<A>(get(p + i * stride));
+  int i = 0;
+  if constexpr (sizeof(A) == sizeof(Accumulate<S>)) {
+    constexpr int kW = kLanes<A>;
+    if (stride == 1) {
+      for (; i + kW <= n; i += kW) store(out + i, load(p + i));
+    }
+  }
+  for (; i < n; ++i) out[i] = static_cast<A>(get(p + i * stride));
 }
 
 // n values that lie `stride` apart, as n neighbours of type A: the memory itself where it is so

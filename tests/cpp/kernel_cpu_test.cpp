@@ -344,7 +344,7 @@ TEST_P(Kernel, RowsWithoutClasses) {
     Fixture f(dtype(), layout, Option::kProbabilities, {3, 0, layout == Layout::kRows ? 1 : 20});
     f.forward(capability());
     f.backward(capability());
-    for (int64_t row = 0; row < f.rows(); ++row) EXPECT_EQ(f.sum.get(row), 0) << row;
+    for (int64_t row = 0; row < f.rows(); ++row) EXPECT_EQ(f.loss.get(row), 0) << row;
   }
 }
 

@@ -124,7 +124,12 @@ MUTANTS = [
         "if (!in_range(i)) sum_row",
         "if (false) sum_row",
     ),
-    Mutant("overflow not noticed (few)", "few.h", "if (!all_in_range()) sum<", "if (false) sum<"),
+    Mutant(
+        "overflow not noticed (few)",
+        "few.h",
+        "if (!all_in_range<kIndices>()) sum<",
+        "if (false) sum<",
+    ),
     Mutant(
         "overflow not noticed (planes)",
         "planes.h",

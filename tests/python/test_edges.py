@@ -120,3 +120,16 @@ def test_a_million_half_precision_rows() -> None:
 
 def test_zero_weights() -> None:
     both(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), weight=torch.zeros(3))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("shape", [(3, 0), (3, 0, 20)], ids=str)
+def test_probabilities_of_no_classes(shape: tuple[int, ...], reduction: str) -> None:
+    for smoothing in (0.0, 0.1):
+        options = {"reduction": reduction, "label_smoothing": smoothing}
+        x = torch.randn(shape, requires_grad=True)
+        loss = fused_ce.cross_entropy(x, torch.rand(shape), **options)
+        expected = torch.nn.functional.cross_entropy(x, torch.rand(shape), **options)
+        torch.testing.assert_close(loss, expected, rtol=0, atol=0, equal_nan=True)
+        loss.sum().backward()
+        assert x.grad.shape == shape

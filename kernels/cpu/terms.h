@@ -1,6 +1,6 @@
 // The per-element functions: what one logit adds to its row's sums, and what its gradient is.
 // They are the same whether the lanes of a vector are classes of one row (rows.h) or rows of one
-// class (tiles.h).
+// class (few.h, planes.h).
 #pragma once
 
 #include "group.h"

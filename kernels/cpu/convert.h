@@ -193,8 +193,9 @@ inline void convert(const Accumulate<S>* from, S* to, int n, bool streamed) {
   if (n < kW) return store_partial(to, n, load_partial(from, n, Accumulate<S>(0)));
   int j = 0;
   if (streamed) {
-    store(to, load(from));
-    for (j = lanes_to_alignment(to); j + kW <= n; j += kW) stream(to + j, load(from + j));
+    j = lanes_to_alignment(to);
+    if (j > 0) store(to, load(from));
+    for (; j + kW <= n; j += kW) stream(to + j, load(from + j));
   } else {
     for (; j + kW <= n; j += kW) store(to + j, load(from + j));
   }

@@ -17,6 +17,9 @@ inline constexpr int kRowGroup = 256;
 // How far ahead logits are fetched. The processor's own prefetching stops at every page and row,
 // and its window of instructions is too short to see the next cache line behind an exponential.
 inline constexpr int kPrefetchBytes = 8192;
+// Rows of fewer bytes are not streamed: the target's gradient, stored last, has to fetch its line
+// from memory again, which costs as much as streaming saves on so long a row.
+inline constexpr int64_t kStreamedRowBytes = 16384;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
@@ -320,7 +323,8 @@ class Rows {
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
     const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
-    const bool streamed = streams<S>(p_);
+    const bool streamed =
+        streams<S>(p_) && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
     const Reference<S> ref(splat(factors_.shift[i]), splat(factors_.c[i]), factors_.shifted);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);

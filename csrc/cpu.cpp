@@ -130,6 +130,8 @@ at::Tensor tensor_of(double value, const at::TensorOptions& options) {
   return result;
 }
 double number_in(const at::Tensor& tensor) {
+  TORCH_CHECK(tensor.numel() == 1, "fused_ce::_backward: expected one number, got shape ",
+              tensor.sizes());
   double value = 0;
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, tensor.scalar_type(), "fused_ce::_backward",

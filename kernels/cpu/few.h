@@ -23,9 +23,6 @@ class Few {
   static constexpr int kW = kLanes<A>;
   static constexpr int kSide = kSquare<A>;  // classes that are transposed together
   static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
-  // Classes whose largest logit is a row's first reference where the target's cannot be.
-  static constexpr int kProbed = 8;
-  static_assert(kProbed % kSide == 0);
   // Vectors of transposed logits: half of a first cache at most.
   static constexpr int kKept = 256;
   static_assert(kKept >= kFewClasses);
@@ -44,8 +41,8 @@ class Few {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const int64_t bad = open<kIndices>(first, n);
     if (sums.bad_row < 0) sums.bad_row = bad;
-    sum<kTerms>(kProbed);
-    if (!all_in_range<kIndices>()) sum<kTerms>(classes_);
+    sum<kTerms>(/*from_target=*/kTerms == Terms::kIndices);
+    if (kTerms == Terms::kIndices && !all_in_range()) sum<kTerms>(/*from_target=*/false);
     finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
     sums.loss.add(loss_, n);
     if (kIndices) sums.weight.add(group_.target_weight, n);
@@ -69,9 +66,9 @@ class Few {
     if constexpr (!kIndices) return kNoBadRow;
     const int padded = (n + kW - 1) / kW * kW;
     const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
-    for (int i = 0; i < n; ++i)  // of ignored rows, any
+    for (int i = 0; i < n && classes_ > 0; ++i)  // of ignored rows, any
       group_.target_logit[i] = get(logits_ + i * classes_ + larger<Int<A>>(group_.target[i], 0));
-    for (int i = n; i < padded; ++i) group_.target_logit[i] = 0;
+    for (int i = classes_ > 0 ? n : 0; i < padded; ++i) group_.target_logit[i] = 0;
     return bad;
   }
 
@@ -110,15 +107,15 @@ class Few {
     return probabilities_;
   }
 
-  // Finds the tile's sums; a row's reference is the largest of so many logits, or the target's. The
-  // sum of exponentials has headroom enough for any reference that is near the row's logits, as the
+  // Finds the tile's sums; a row's reference is the target's logit or the largest. The sum of
+  // exponentials has headroom enough for any reference that is near the row's logits, as the
   // target's is in all but the worst predictions; the linear sum would lose digits with one far
   // from the largest.
   //
   // Transposition and exponentials are loops of their own: with a transposition before each
   // exponential, the processor's window holds too few of them to hide what they wait for.
   template <Terms kTerms>
-  void sum(int probed) {
+  void sum(bool from_target) {
     const int step =
         larger((classes_ + kSide - 1) / kSide * kSide, kSide);  // of no classes as well
     const int rows = larger(kKept / step, 1) * kW;
@@ -127,12 +124,7 @@ class Few {
       V* kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
-        V m = load(group_.target_logit + i);
-        if (kTerms == Terms::kProbabilities || probed == classes_) {
-          m = largest(x, probed);
-        } else if (kTerms == Terms::kSmoothed) {
-          m = larger(m, largest(x, probed));
-        }
+        const V m = from_target ? load(group_.target_logit + i) : largest(x);
         store(group_.reference + i, m);
         transpose<kTerms>(x, i, m, kept);
       }
@@ -141,10 +133,10 @@ class Few {
     }
   }
 
-  // The largest of the first logits of each row.
-  V largest(const A* x, int classes) const {
+  // The largest logit of each row.
+  V largest(const A* x) const {
     V m = splat(kNone);
-    for (int c = 0; c < smaller(classes, classes_); c += kSide) {
+    for (int c = 0; c < classes_; c += kSide) {
       V square[kSide];
       load_transposed(x + c, classes_, square);
 #pragma GCC unroll 4
@@ -202,14 +194,13 @@ class Few {
     total.put(group_.sum + i);
   }
 
-  template <bool kIndices>
+  // Of class indices.
   bool all_in_range() const {
     bool all = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(group_.sum, i);
-      Vec<int64_t> ignored{};
-      if constexpr (kIndices)
-        ignored = __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < 0;
+      const auto ignored =
+          __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < int64_t{0};
       all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
                         (lanes(group_.reference, i) != static_cast<double>(kNone))) |
                        ignored);

@@ -267,12 +267,12 @@ class Rows {
     return weight * (load(t + j) * mixing_.keep + mixing_.spread);
   }
   template <Terms kTerms>
-  V weights_partial(const A* w, const A* t, int j, int n) const {
+  V weights_partial(const A* w, const A* t, int n) const {
     if constexpr (kTerms == Terms::kIndices) return V{};
-    const V weight = w ? load_partial(w + j, n, A(0))
+    const V weight = w ? load_partial(w, n, A(0))
                        : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
     if constexpr (kTerms == Terms::kSmoothed) return weight;
-    return weight * (load_partial(t + j, n, A(0)) * mixing_.keep + mixing_.spread);
+    return weight * (load_partial(t, n, A(0)) * mixing_.keep + mixing_.spread);
   }
 
   // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
@@ -309,8 +309,9 @@ class Rows {
       const Vec<Int<A>> lane = iota<Int<A>>() + static_cast<Int<A>>(first);
       const Vec<Int<A>> present =
           (lane >= static_cast<Int<A>>(j)) & (lane < static_cast<Int<A>>(n));
-      const V logits = n >= kW ? load(x + first) : load_partial(x, n, m[0]);
-      const V q = n >= kW ? weights<kTerms>(w, t, first) : weights_partial<kTerms>(w, t, 0, n);
+      // What is in the sums already is replaced, not only weighted by 0: it may be infinite.
+      const V logits = n >= kW ? (present ? load(x + first) : m) : load_partial(x, n, m[0]);
+      const V q = n >= kW ? weights<kTerms>(w, t, first) : weights_partial<kTerms>(w, t, n);
       sums[kUnroll - 1].template add<kTerms>(
           ref, m, logits, present ? kept(logits, first) : splat(kNone), present ? q : V{});
     }
@@ -368,7 +369,7 @@ class Rows {
       return gradient<kTerms>(ref, factor, grad, load(x + j), weights<kTerms>(w, t, j));
     };
     if (n < kW) {
-      const V q = weights_partial<kTerms>(w, t, 0, n);
+      const V q = weights_partial<kTerms>(w, t, n);
       store_partial(g, n, gradient<kTerms>(ref, factor, grad, load_partial(x, n, A(0)), q));
       return;
     }

@@ -62,6 +62,12 @@ MUTANTS = [
         "(lane < static_cast<Int<A>>(n)) & (lane <",
     ),
     Mutant(
+        "infinite logit twice in the tail",
+        "rows.h",
+        "(present ? load(x + first) : m)",
+        "load(x + first)",
+    ),
+    Mutant(
         "lost tail of a gradient",
         "rows.h",
         "if (j < n) store(g + n - kW, whole(n - kW));",
@@ -127,8 +133,8 @@ MUTANTS = [
     Mutant(
         "overflow not noticed (few)",
         "few.h",
-        "if (!all_in_range<kIndices>()) sum<",
-        "if (false) sum<",
+        "kIndices && !all_in_range()) sum<",
+        "kIndices && false) sum<",
     ),
     Mutant(
         "overflow not noticed (planes)",

@@ -133,3 +133,43 @@ def test_probabilities_of_no_classes(shape: tuple[int, ...], reduction: str) -> 
         torch.testing.assert_close(loss, expected, rtol=0, atol=0, equal_nan=True)
         loss.sum().backward()
         assert x.grad.shape == shape
+
+
+@pytest.mark.parametrize("classes", [3, 9, 13, 100, 129, 131, 141, 515, 1001])
+def test_infinite_logit_anywhere(classes: int) -> None:
+    """Last vectors overlap the ones before: a class must not enter a sum twice, or as 0 * inf."""
+    x = torch.randn(classes, classes)
+    x.fill_diagonal_(-INF)
+    target = (torch.arange(classes) + 1) % classes
+    both(x, target)
+    both(x, target, label_smoothing=0.1, reduction="none")
+    both(x, F.one_hot(target, classes).float(), reduction="none")
+    both(x, torch.rand(classes, classes), reduction="none")
+
+
+@pytest.mark.parametrize("strides", [(0, 1), (1, 1)])
+def test_indices_of_no_classes(strides: tuple[int, int]) -> None:
+    x = torch.empty_strided((5, 0), strides)
+    loss = fused_ce.cross_entropy(x, torch.full((5,), -100), reduction="none")
+    assert torch.equal(loss, torch.zeros(5))
+    with pytest.raises(IndexError, match="out of bounds"):
+        fused_ce.cross_entropy(x, torch.zeros(5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("classes", [9, 64, 128])
+def test_late_maximum_of_probabilities(classes: int) -> None:
+    x = torch.full((20, classes), 0.123)
+    x[:, classes - 1] = 40
+    target = torch.zeros(20, classes)
+    target[:, classes - 1] = 1
+    # The error of one exponential, which is 1 ulp: the loss is the logarithm of little else.
+    loss = fused_ce.cross_entropy(x, target, reduction="none")
+    assert (loss.abs() <= torch.finfo(torch.float32).eps).all()
+
+
+def test_backward_takes_one_number() -> None:
+    x, target = torch.randn(3, 4), torch.zeros(3, dtype=torch.long)
+    _, saved, weight = torch.ops.fused_ce._forward(x, target, None, 1, -100, 0.0, torch.float32)
+    for grad in (torch.empty(0), torch.ones(3)):
+        with pytest.raises(RuntimeError, match="expected one number"):
+            torch.ops.fused_ce._backward(grad, x, target, None, 1, -100, 0.0, saved, weight)

@@ -92,11 +92,12 @@ FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
 }
 #endif
 
-// factor * e^d * 2^-c for integer-valued c; relative error of the exponential 1 ulp. Products below
-// the smallest normal number are flushed to 0; infinity or NaN where d is past all reason (2^22 and
-// more), and for infinity. The argument is reduced by Cody and Waite's two-part ln 2 (Software
-// Manual for the Elementary Functions, 1980), which needs no fused multiply-add to be exact; taking
-// the reference out as an integer power of two costs no rounding at all.
+// factor * e^d * 2^-c for integer-valued c; relative error of the exponential 1 ulp. Where e^d 2^-c
+// is below the smallest normal number the result is 0 (AVX-512: or the subnormal number); where it
+// is past the largest, infinity (and for d of 2^22 and more perhaps NaN, on AVX-512). The argument
+// is reduced by Cody and Waite's two-part ln 2 (Software Manual for the Elementary Functions,
+// 1980), which needs no fused multiply-add to be exact; taking the reference out as an integer
+// power of two costs no rounding at all.
 //
 // kHalf: for logits of a half type, near whose own precision a relative error of 2^-22 + |d| 2^-24
 // is nothing.

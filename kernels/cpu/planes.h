@@ -40,7 +40,7 @@ class Planes {
     if (sums.bad_row < 0) sums.bad_row = bad;
     find_references(smaller(p_.classes, kProbedPlanes));
     sum<kTerms>();
-    if (p_.classes > kProbedPlanes && !all_in_range()) {
+    if (p_.classes > kProbedPlanes && !all_in_range<kTerms>()) {
       find_references(p_.classes);
       sum<kTerms>();
     }
@@ -92,11 +92,13 @@ class Planes {
     }
   }
 
+  template <Terms kTerms>
   bool all_in_range() const {
+    const double largest = largest_sum<S>(kTerms != Terms::kIndices, p_.classes);
     bool in_range = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(group_.sum, i);
-      in_range &= all_lanes((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
+      in_range &= all_lanes((sum >= 0.0) & (sum < largest) &
                             (lanes(group_.reference, i) != static_cast<double>(kNone)));
     }
     return in_range;

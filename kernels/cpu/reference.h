@@ -38,6 +38,18 @@ struct ReferenceConstants<double> {
   static constexpr double kLargestSum = 0x1p1000;
 };
 
+// The largest sum of exponentials that a guessed reference may leave, or the row is summed again
+// with the true maximum. A sum of exponentials alone must only not overflow; a linear sum of
+// x_j - m loses digits to a guess far below the largest logit, so its row must not have a mean
+// exponential above this many times e^m.
+template <class S>
+inline double largest_sum(bool linear, int64_t classes) {
+  using R = ReferenceConstants<S>;
+  constexpr double kLargestMean = 16;
+  constexpr double kOne = static_cast<double>(int64_t{1} << static_cast<int>(R::kHeadroomBits));
+  return linear ? kLargestMean * kOne * static_cast<double>(classes) : R::kLargestSum;
+}
+
 // The two numbers that a reference m comes down to: relative to it, e^x is e^(x - shift) 2^-c.
 template <class A>
 struct Offset {

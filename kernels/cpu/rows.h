@@ -164,11 +164,13 @@ class Rows {
   void sum_row(int64_t row, int i) {
     const S* x = this->row(row);
     sum_row_relative_to<kTerms>(x, row, i, guess<kTerms>(x, i));
-    if (!in_range(i)) sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
+    if (!in_range<kTerms>(i)) sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
   }
 
+  template <Terms kTerms>
   bool in_range(int i) const {
-    return group_.sum[i] >= 0 && group_.sum[i] < ReferenceConstants<S>::kLargestSum;
+    const double largest = largest_sum<S>(kTerms != Terms::kIndices, p_.classes);
+    return group_.sum[i] >= 0 && group_.sum[i] < largest;
   }
 
   template <Terms kTerms>
@@ -224,7 +226,7 @@ class Rows {
     for (int r = i; r < i + n; ++r) {
       if (kIndices && group_.target[r] < 0) {
         blank(r);
-      } else if (!in_range(r)) {
+      } else if (!in_range<kTerms>(r)) {
         sum_row_relative_to<kTerms>(row(first + r), first + r, r,
                                     largest(row(first + r), p_.classes));
       }

@@ -156,11 +156,12 @@ def test_indices_of_no_classes(strides: tuple[int, int]) -> None:
         fused_ce.cross_entropy(x, torch.zeros(5, dtype=torch.long))
 
 
-@pytest.mark.parametrize("classes", [9, 64, 128])
-def test_late_maximum_of_probabilities(classes: int) -> None:
-    x = torch.full((20, classes), 0.123)
+@pytest.mark.parametrize("classes", [9, 64, 128, 300, 5000])
+@pytest.mark.parametrize("inner", [(), (9,)])
+def test_late_maximum_of_probabilities(classes: int, inner: tuple[int, ...]) -> None:
+    x = torch.full((20, classes, *inner), 0.123)
     x[:, classes - 1] = 40
-    target = torch.zeros(20, classes)
+    target = torch.zeros_like(x)
     target[:, classes - 1] = 1
     # The error of one exponential, which is 1 ulp: the loss is the logarithm of little else.
     loss = fused_ce.cross_entropy(x, target, reduction="none")

@@ -256,6 +256,50 @@ TEST_P(Kernel, FindsALateMaximum) {
   }
 }
 
+// The same where the target is the late maximum: the linear sum of a far guess would lose digits.
+TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {9, 40, 300, 5003}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      Fixture f(dtype(), layout, Option::kProbabilities, shape_of(layout, classes), 1);
+      f.p.weight = nullptr;
+      f.p.label_smoothing = 0;
+      f.weights.assign(classes, 1.0);
+      for (int64_t row = 0; row < f.rows(); ++row) {
+        f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), 40);
+        for (int64_t c = 0; c < classes; ++c)
+          f.probabilities.set(at(f.p, f.p.target_strides, row, c), c == classes - 1);
+      }
+      const std::vector<Partial> partials = f.forward(capability());
+      f.backward(capability());
+      f.check(partials);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Last vectors overlap the ones before: no class may enter a sum twice, or as 0 * infinity.
+TEST_P(Kernel, InfiniteLogitAnywhere) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (Option option : {Option::kPlain, Option::kSmoothed}) {
+    for (int64_t classes : {3, 9, 13, 129, 131, 515, 1001}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      Fixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      f.p.ignore_index = -100;
+      for (int64_t row = 0; row < f.rows(); ++row) {
+        f.logits.set(row * classes + row, -infinity);
+        f.target[row] = (row + 1) % classes;
+      }
+      const std::vector<Partial> partials = f.forward(capability());
+      f.backward(capability());
+      if (option == Option::kPlain) f.check(partials);
+      if (HasFatalFailure()) return;
+      if (option == Option::kPlain) continue;
+      for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.loss.get(row), infinity) << row;
+    }
+  }
+}
+
 TEST_P(Kernel, ReportsTheFirstBadTargetAndReadsNothingOutside) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes, Layout::kTransposed}) {
     for (int64_t classes : {5, 100}) {

@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant(
         "overflow not noticed (long rows)",
         "rows.h",
-        "if (!in_range(i)) sum_row",
+        "if (!in_range<kTerms>(i)) sum_row",
         "if (false) sum_row",
     ),
     Mutant(
@@ -139,8 +139,21 @@ MUTANTS = [
     Mutant(
         "overflow not noticed (planes)",
         "planes.h",
-        "p_.classes > kProbedPlanes && !all_in_range()",
+        "p_.classes > kProbedPlanes && !all_in_range<kTerms>()",
         "false",
+    ),
+    Mutant(
+        "far guess kept for linear sums",
+        "reference.h",
+        "kLargestMean = 16;",
+        "kLargestMean = 1e30;",
+    ),
+    Mutant("another class's limit", "rows.h", "limits_ + kBlock - y;", "limits_ + kBlock - y + 1;"),
+    Mutant(
+        "overlap's weights counted twice",
+        "rows.h",
+        "splat(kNone), present ? q : V{}",
+        "splat(kNone), q",
     ),
     Mutant(
         "rounded reference",
@@ -162,7 +175,7 @@ MUTANTS = [
     Mutant(
         "overflow not noticed (batches)",
         "rows.h",
-        "} else if (!in_range(r)) {",
+        "} else if (!in_range<kTerms>(r)) {",
         "} else if (false) {",
     ),
     Mutant(

@@ -1,4 +1,5 @@
-// The description of one cross entropy problem: plain data that every device's kernels read.
+// The description of one cross entropy problem: plain data that every device's kernels read. All
+// pointers point to memory of that device, so that nothing has to be waited for.
 #pragma once
 
 #include <stdint.h>
@@ -8,6 +9,8 @@ namespace fused_ce {
 enum class DType : int8_t { kFloat, kDouble, kBFloat16, kHalf };
 
 enum class TargetKind : int8_t { kInt64, kUInt8, kProbabilities };
+
+enum class Reduction : int8_t { kNone, kMean, kSum };  // as at::Reduction
 
 // Distances, in elements, between neighbours along each axis of a tensor seen as (outer, classes,
 // inner).
@@ -39,8 +42,8 @@ struct Problem {
   DType target_dtype;
   Strides target_strides;
 
-  const void* weight;  // classes values of the accumulate type, or null for all ones
-  double weight_sum;   // sum of the weights; `classes` where weight is null
+  const void* weight;        // classes values of the accumulate type, or null for all ones
+  const double* weight_sum;  // with weight and label_smoothing: the sum of the weights
   int64_t ignore_index;
   double label_smoothing;
 };
@@ -75,8 +78,12 @@ struct Partial {
 
 struct Backward {
   Saved saved;
-  const double* grad_rows;  // gradient of each row's loss, or null where all rows share `grad`
-  double grad;
+  // The gradient of the loss: grad_dtype values, `grad_stride` (0 or 1) apart from row to row; all
+  // are divided by `*total_weight`, what a mean was divided by, unless it is null.
+  const void* grad;
+  DType grad_dtype;
+  int64_t grad_stride;
+  const double* total_weight;
   void* grad_logits;  // of the logits' type
   Strides grad_strides;
 };

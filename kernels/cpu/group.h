@@ -69,7 +69,7 @@ struct Smoothing {
   explicit Smoothing(const Problem& p)
       : keep(1 - p.label_smoothing),
         spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
-        weight_sum(p.weight_sum),
+        weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
         no_class(p.classes == 0),
         single_class(p.classes == 1) {}
 };

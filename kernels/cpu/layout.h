@@ -134,6 +134,19 @@ inline void put_rounded(void* out, const double* values, int64_t first, int n) {
   for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
 }
 
+inline void read_grad(const Backward& from, int64_t first, int n, double* grad) {
+  const bool shared = from.grad_stride == 0;
+  const double* g =
+      gather<double>(from.grad, from.grad_dtype, shared ? 0 : first, 1, shared ? 1 : n, grad);
+  const double divisor = from.total_weight ? *from.total_weight : 1;
+  if (shared) {
+    const double value = g[0] / divisor;
+    for (int i = 0; i < n; ++i) grad[i] = value;
+  } else {
+    for (int i = 0; i < n; ++i) grad[i] = g[i] / divisor;
+  }
+}
+
 // Reads back what forward left for n rows, and the gradients of their losses. The group is filled
 // up to `padded` rows with ones that are harmless to compute with.
 template <class A, bool kIndices, class Group>
@@ -147,8 +160,8 @@ inline void read_saved(const Backward& from, int64_t first, int n, int padded, G
     group.sum[i] = static_cast<double>(sum[i]);
     if constexpr (kIndices) group.target_logit[i] = target[i];
     if constexpr (!kIndices) group.mass[i] = static_cast<double>(target[i]);
-    grad[i] = from.grad_rows ? from.grad_rows[first + i] : from.grad;
   }
+  read_grad(from, first, n, grad);
   for (int i = n; i < padded; ++i) {
     group.reference[i] = group.target_logit[i] = 0;
     group.sum[i] = 1;

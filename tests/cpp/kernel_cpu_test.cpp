@@ -57,6 +57,7 @@ struct Fixture {
   std::vector<int64_t> target;
   std::vector<uint8_t> bytes;
   std::vector<double> weights, row_grads;
+  double weight_sum = 0;
   Array reference, sum, mass, loss;
 
   Fixture(DType dtype, Layout layout, Option option, const Shape& s, double scale = 3)
@@ -96,13 +97,12 @@ struct Fixture {
     p.target_kind = TargetKind::kInt64;
     p.target = target.data();
     p.ignore_index = s.classes > 1 ? 1 : -100;
-    p.weight_sum = static_cast<double>(s.classes);
     if (option == Option::kWeights || option == Option::kProbabilities) {
-      p.weight_sum = 0;
+      p.weight_sum = &weight_sum;
       for (int64_t c = 0; c < s.classes; ++c) {
         weight.set(c, 0.5 + uniform(random));
         weights[c] = weight.get(c);
-        p.weight_sum += weights[c];
+        weight_sum += weights[c];
       }
       p.weight = weight.data();
     }
@@ -131,7 +131,9 @@ struct Fixture {
   Backward backward_out() {
     return {{reference.data(), sum.data(), mass.data()},
             row_grads.data(),
-            0,
+            DType::kDouble,
+            1,
+            nullptr,
             grad.data(),
             p.logits_strides};
   }

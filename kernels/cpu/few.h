@@ -61,8 +61,6 @@ class Few {
                     ? n * classes_
                     : static_cast<int>(smaller((rows_of(p_) - first) * classes_,
                                                int64_t{2} * kFewTile * kFewClasses));
-    for (int i = 0; i < n * classes_; i += 64 / static_cast<int>(sizeof(S)))
-      __builtin_prefetch(logits_ + n * classes_ + i, 0, 2);  // the next tile
     if constexpr (!kIndices) return kNoBadRow;
     const int padded = (n + kW - 1) / kW * kW;
     const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
@@ -179,12 +177,17 @@ class Few {
 
   void add_up(int i, const V* kept) {
     const Reference<S> ref(Offset<A>::template of<S>(load(group_.reference + i)));
+    // The next tile's logits are fetched meanwhile, a line now and then: all at once, they would
+    // keep the processor waiting.
+    const S* next = logits_ + (n_ + i) * classes_;
     LaneSum<A> total;
     for (int c = 0; c < classes_; c += 2 * kLaneTerms) {
       V sums[2] = {};
       const int end = smaller(classes_, c + 2 * kLaneTerms);
       int k = c;
       for (; k + 2 <= end; k += 2) {
+        constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+        if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
         sums[0] += ref.exp(kept[k]);
         sums[1] += ref.exp(kept[k + 1]);
       }

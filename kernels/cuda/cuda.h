@@ -1,0 +1,33 @@
+// The CUDA kernels: what a caller (the operator, a test, a C++ program) sees of them. The mirror of
+// cpu/cpu.h.
+#pragma once
+
+#include "../problem.h"
+
+struct CUstream_st;  // cudaStream_t, without the toolkit's headers
+
+namespace fused_ce::cuda {
+
+using Stream = CUstream_st*;
+
+// Where forward leaves the reduced loss: device memory, so that nobody waits for it.
+struct Totals {
+  Reduction reduction;
+  void* loss;  // one value of loss_dtype; null where the reduction is none
+  DType loss_dtype;
+  double* total_weight;  // what a mean divides by: the weights of the rows that count, or, for
+                         // probabilities, the number of rows
+};
+
+// Device memory that forward needs for a problem, in bytes. Its contents do not matter.
+int64_t workspace_bytes(const Problem& problem);
+
+// Both launch on `stream` and return: no synchronisation, no allocation, no atomics, so that the
+// same problem gives the same bits and a CUDA graph can hold them. Every pointer is device memory.
+// A class index out of range trips a device-side assertion, as torch's does. Launch errors are left
+// for cudaGetLastError.
+void forward(const Problem& problem, const Forward& out, const Totals& totals, void* workspace,
+             Stream stream);
+void backward(const Problem& problem, const Backward& out, Stream stream);
+
+}  // namespace fused_ce::cuda

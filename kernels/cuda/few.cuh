@@ -1,0 +1,223 @@
+// Rows of few classes: a thread a row. A tile of rows goes through shared memory, so that global
+// memory is read and written in long runs though each thread walks a row of its own.
+#pragma once
+
+#include "team.cuh"
+
+namespace fused_ce::cuda {
+
+// Rows of at most so many classes: with more, a tile would fill the shared memory.
+inline constexpr int64_t kFewClasses = 32;
+// Rows a tile, and threads a block.
+inline constexpr int kFewRows = 128;
+// As kRowBlocks in rows.cuh: at most 64 registers a thread.
+inline constexpr int kFewBlocks = 8;
+
+// Elements from row to row of a tile: such that the rows' same classes lie in different banks.
+inline int few_pitch(int64_t classes, int size) {
+  const int c = static_cast<int>(classes);
+  if (size != 2) return c | 1;
+  return c % 4 == 0 ? c + 2 : c;
+}
+
+template <class S, Terms kTerms>
+class FewTile {
+  using A = Accumulate<S>;
+  static constexpr int kN = kVector<S>;
+  static constexpr int kGroup = 4;  // classes added up before Sum, which costs more, has them
+
+ public:
+  __device__ FewTile(const Problem& p, S* shared, int pitch)
+      : p_(p),
+        smoothing_(p),
+        tile_(shared),
+        classes_(static_cast<int>(p.classes)),
+        pitch_(pitch),
+        inverse_(classes_ > 1 ? 0xffffffffu / static_cast<unsigned>(classes_) + 1 : 0) {}
+
+  // Rows [first, first + n) into the tile.
+  __device__ void load(int64_t first, int n) {
+    const S* logits = static_cast<const S*>(p_.logits);
+    const Strides& s = p_.logits_strides;
+    if (!is_dense(s)) {
+      for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
+        const int r = row_of(e);
+        const int64_t at = row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
+        tile_[place(e)] = logits[at];
+      }
+      return;
+    }
+    logits += first * classes_;
+    for_runs(logits, n, [&](int e, bool whole) {
+      if (whole) {
+        const Values<S, kN> values = load_values<S, kN>(logits + e);
+#pragma unroll
+        for (int k = 0; k < kN; ++k) tile_[place(e + k)] = values.v[k];
+      } else {
+        tile_[place(e)] = logits[e];
+      }
+    });
+  }
+
+  // The tile to where the gradients of those rows belong.
+  __device__ void store(const Backward& out, int64_t first, int n) const {
+    S* grad = static_cast<S*>(out.grad_logits);
+    const Strides& s = out.grad_strides;
+    if (!is_dense(s)) {
+      for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
+        const int r = row_of(e);
+        const int64_t at = row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
+        grad[at] = tile_[place(e)];
+      }
+      return;
+    }
+    grad += first * classes_;
+    for_runs(grad, n, [&](int e, bool whole) {
+      if (whole) {
+        Values<S, kN> values;
+#pragma unroll
+        for (int k = 0; k < kN; ++k) values.v[k] = tile_[place(e + k)];
+        store_values<S, kN>(grad + e, values);
+      } else {
+        grad[e] = tile_[place(e)];
+      }
+    });
+  }
+
+  // The sums of this thread's row, which is row i of the problem.
+  __device__ Row<A> sum(int64_t i, int64_t y) const {
+    const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
+    const bool probabilities = p_.target_kind == TargetKind::kProbabilities;
+    const int64_t t = probabilities ? row_offset(p_, p_.target_strides, i) : 0;
+    A m = -infinity<A>();
+    for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
+    const Reference<S> ref(Offset<S>::of(m));
+    const int target = static_cast<int>(y);
+    const bool weighted = p_.weight || probabilities;
+    RowSums<A> sums;
+    const auto add = [&]<int n>(int begin) {
+      A exponentials = 0, linear = 0, mass = 0;
+      A q[n];
+#pragma unroll
+      for (int k = 0; k < n; ++k) q[k] = 1;
+      if (kTerms == Terms::kLinear && weighted) {
+#pragma unroll
+        for (int k = 0; k < n; ++k) q[k] = linear_weight<A>(p_, smoothing_, t, begin + k);
+      }
+#pragma unroll
+      for (int k = 0; k < n; ++k) {
+        const A logit = get(x[begin + k]), e = ref.exp(logit);
+        exponentials += begin + k == target ? A(0) : e;
+        if (kTerms == Terms::kLinear) {
+          linear += q[k] * (m - logit);
+          mass += q[k];
+        }
+      }
+      sums.exponentials.add(exponentials);
+      if (kTerms == Terms::kLinear) {
+        sums.linear.add(linear);
+        sums.mass.add(mass);
+      }
+    };
+    int c = 0;
+    for (; c + kGroup <= classes_; c += kGroup) add.template operator()<kGroup>(c);
+    for (; c < classes_; ++c) add.template operator()<1>(c);
+    return finished_sums<A>(sums, m, y, y >= 0 ? get(x[y]) : A(0),
+                            y >= 0 ? weight_of<A>(p_, y) : A(0));
+  }
+
+  // This thread's row becomes its gradient.
+  __device__ void differentiate(int64_t i, const Factors<S>& factors) {
+    S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
+    const bool probabilities = p_.target_kind == TargetKind::kProbabilities;
+    const int64_t t = probabilities ? row_offset(p_, p_.target_strides, i) : 0;
+    const Reference<S> ref(factors.offset);
+    const int target = static_cast<int>(factors.target);
+    for (int c = 0; c < classes_; ++c) {
+      const A q = kTerms == Terms::kLinear ? linear_weight<A>(p_, smoothing_, t, c) : A(0);
+      put(x + c, gradient<S, kTerms>(ref, factors, c == target, get(x[c]), q));
+    }
+  }
+
+ private:
+  __device__ bool is_dense(const Strides& s) const {
+    return p_.inner == 1 && s.classes == 1 && s.outer == classes_;
+  }
+  // Element e of the tile's n * C lies in this row: a division by C, exact for e < 2^32 / C.
+  __device__ int row_of(int e) const { return classes_ > 1 ? quotient(e) : e; }
+  // Without a branch: the pitch of one class is one, so its quotients are multiplied by 0.
+  __device__ int place(int e) const { return e + quotient(e) * (pitch_ - classes_); }
+  __device__ int quotient(int e) const {
+    return static_cast<int>(__umulhi(static_cast<unsigned>(e), inverse_));
+  }
+
+  // Calls f(e, true) for the whole aligned vectors that begin at element e of n rows at `start`,
+  // and f(e, false) for the elements before and after them.
+  template <class F>
+  __device__ void for_runs(const S* start, int n, F f) const {
+    const int size = n * classes_, thread = static_cast<int>(threadIdx.x);
+    const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(start) / sizeof(S) % kN);
+    int head = misaligned > 0 ? kN - misaligned : 0;
+    if (head > size) head = size;
+    const int tail = head + (size - head) / kN * kN;
+    if (thread < head) f(thread, false);
+    for (int e = head + thread * kN; e < tail; e += kFewRows * kN) f(e, true);
+    if (thread < size - tail) f(tail + thread, false);
+  }
+
+  const Problem& p_;
+  const Smoothing<A> smoothing_;
+  S* const tile_;
+  const int classes_, pitch_;
+  const unsigned inverse_;
+};
+
+template <class S, Terms kTerms>
+__global__ void __launch_bounds__(kFewRows, kFewBlocks)
+    few_forward(const Problem p, const Forward out, const int pitch, Partial* partials) {
+  using A = Accumulate<S>;
+  FUSED_CE_DYNAMIC_SHARED(S, shared);
+  FewTile<S, kTerms> tile(p, shared, pitch);
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const int64_t rows = rows_of(p);
+  BlockTotals<A> totals;
+  for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
+       first += int64_t{gridDim.x} * kFewRows) {
+    const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
+    tile.load(first, n);
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < n) {
+      const int64_t i = first + threadIdx.x;
+      const int64_t y = indices ? read_target(p, i) : -1;
+      const Row<A> row = indices && y < 0 ? ignored_row<A>() : tile.sum(i, y);
+      const A loss = loss_of<S, kTerms>(p, row);
+      put_row(p, out, i, row, loss);
+      totals.add(loss, row.target_weight);
+    }
+    __syncthreads();
+  }
+  totals.put(partials);
+}
+
+template <class S, Terms kTerms>
+__global__ void __launch_bounds__(kFewRows, kFewBlocks)
+    few_backward(const Problem p, const Backward out, const int pitch) {
+  FUSED_CE_DYNAMIC_SHARED(S, shared);
+  FewTile<S, kTerms> tile(p, shared, pitch);
+  const int64_t rows = rows_of(p);
+  for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
+       first += int64_t{gridDim.x} * kFewRows) {
+    const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
+    tile.load(first, n);
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < n) {
+      const int64_t i = first + threadIdx.x;
+      tile.differentiate(i, factors_of<S, kTerms>(p, out, i));
+    }
+    __syncthreads();
+    tile.store(out, first, n);
+    __syncthreads();
+  }
+}
+
+}  // namespace fused_ce::cuda

@@ -1,0 +1,191 @@
+// The finish of a row: from its sums to its loss, and from its saved numbers to the factors of its
+// gradient. The mirror of cpu/group.h, which has the formulas; here a thread has one row, and
+// computes in the accumulate type: double would take most GPUs longer than reading the row.
+#pragma once
+
+#include "layout.cuh"
+#include "reference.cuh"
+
+namespace fused_ce::cuda {
+
+// What the loops compute: exponentials alone (class indices), or a linear sum as well (smoothed
+// class indices, and probabilities).
+enum class Terms { kIndices, kLinear };
+
+template <class A>
+struct Smoothing {
+  A keep, spread;  // 1 - s and s / C
+  A weight_sum;
+
+  explicit __device__ Smoothing(const Problem& p)
+      : keep(static_cast<A>(1 - p.label_smoothing)),
+        spread(p.label_smoothing > 0
+                   ? static_cast<A>(p.label_smoothing / static_cast<double>(p.classes))
+                   : A(0)),
+        weight_sum(static_cast<A>(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes))) {}
+};
+
+// The sums over a row's classes.
+template <class A>
+struct RowSums {
+  Sum<A> exponentials;  // class indices: without the target's own
+  Sum<A> linear;        // of w_j (m - x_j) (indices) or q_j (m - x_j)
+  Sum<A> mass;          // of w_j or q_j
+
+  __device__ void add(const RowSums& other) {
+    exponentials.add(other.exponentials);
+    linear.add(other.linear);
+    mass.add(other.mass);
+  }
+};
+
+template <class A>
+struct Row {
+  A reference, sum, linear, mass;
+  int64_t target;   // class indices: -1 for ignored rows; probabilities: 0
+  A target_logit;   // class indices
+  A target_weight;  // class indices: 0 for ignored rows
+};
+
+template <class A>
+__device__ inline Row<A> finished_sums(const RowSums<A>& sums, A reference, int64_t target,
+                                       A target_logit, A target_weight) {
+  return {reference,
+          sums.exponentials.total(),
+          sums.linear.total(),
+          sums.mass.total(),
+          target,
+          target_logit,
+          target_weight};
+}
+
+// A row that counts for nothing, and is harmless to compute with.
+template <class A>
+__device__ inline Row<A> ignored_row() {
+  return {0, 1, 0, 0, -1, 0, 0};
+}
+
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ inline A loss_of(const Problem& p, const Row<A>& row) {
+  using K = Constants<A>;
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const Smoothing<A> smoothing(p);
+  if (p.classes == 0 || (indices && row.target < 0)) return 0;
+  const A m = row.reference;
+  const Offset<S> offset = Offset<S>::of(m);
+  const A target_exp = indices ? Reference<S>(offset).exp(row.target_logit) : A(0);
+  const A total = row.sum + target_exp;
+  // lse - m. The reference cancels against m first, while the products are still exact.
+  const auto above = [&]() -> A {
+    if (p.classes == 1) return m - m;  // exactly 0 or NaN
+    constexpr int kHeadroom = ReferenceConstants<S>::kHeadroomBits;
+    constexpr A kOne = static_cast<A>(int64_t{1} << kHeadroom);
+    const A c = offset.c + kHeadroom;
+    return ((offset.shift - m) + c * K::kLn2High) + (c * K::kLn2Low + log_of(total / kOne));
+  };
+  if (!indices) return row.linear + row.mass * above();
+  // The quotient is exact to the last bits however small the loss is; it fails only where e^(x_y)
+  // underflows.
+  const bool representable =
+      (target_exp > row.sum * K::kTiny && target_exp > K::kTiny) || total != total;
+  const A nll = representable ? log1p_of(row.sum / target_exp) : above() + (m - row.target_logit);
+  A loss = smoothing.keep * row.target_weight * nll;
+  if (kTerms == Terms::kLinear)
+    loss += smoothing.spread * (row.linear + smoothing.weight_sum * above());
+  return loss;
+}
+
+// Leaves a row's numbers for backward, and its loss if it is wanted.
+template <class A>
+__device__ inline void put_row(const Problem& p, const Forward& out, int64_t i, const Row<A>& row,
+                               A loss) {
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  static_cast<A*>(out.saved.reference)[i] = row.reference;
+  static_cast<A*>(out.saved.sum)[i] = row.sum;
+  static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
+  if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
+}
+
+// Cuts x into a number in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN numbers stay
+// whole.
+template <class A>
+__device__ inline A split(A x, A* exponent) {
+  using K = Constants<A>;
+  constexpr Int<A> kField = 2 * K::kBias + 1;
+  const Int<A> bits = bits_of(x), field = (bits >> K::kMantissaBits) & kField;
+  if (field == 0 || field == kField) {
+    *exponent = 0;
+    return x;
+  }
+  *exponent = static_cast<A>(field - (K::kBias - 1));
+  return from_bits((bits & ~(kField << K::kMantissaBits)) |
+                   (static_cast<Int<A>>(K::kBias - 1) << K::kMantissaBits));
+}
+
+// g * mass * p_j = factor * e^x_j, relative to `offset`.
+template <class S>
+struct Factors {
+  using A = Accumulate<S>;
+  Offset<S> offset;
+  A factor;        // in (1/2, 2), its exponent is in offset.c: nothing can over- or underflow
+  A grad;          // probabilities: g. class indices: g * s / C
+  int64_t target;  // -1: probabilities, and ignored rows
+  A at_target;     // class indices: the gradient at the target's class
+  bool counts;     // whether the row is not ignored
+};
+
+template <class S, Terms kTerms>
+__device__ inline Factors<S> factors_of(const Problem& p, const Backward& from, int64_t i) {
+  using A = Accumulate<S>;
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const Smoothing<A> smoothing(p);
+  const A m = static_cast<const A*>(from.saved.reference)[i];
+  const A sum = static_cast<const A*>(from.saved.sum)[i];
+  const A third = static_cast<const A*>(from.saved.target)[i];
+  const A g = read_grad<A>(from, i);
+  const int64_t y = indices ? read_target(p, i) : -1;
+  const A w = y >= 0 ? weight_of<A>(p, y) : A(0);
+
+  Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};
+  const A target_exp = indices ? Reference<S>(f.offset).exp(third) : A(0);
+  const A total = sum + target_exp;
+  const A mass = indices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum : third;
+  A by_total, by_factor;
+  const A quotient = g * mass / split(total, &by_total);
+  f.factor = split(quotient, &by_factor);
+  f.offset.c += by_total - by_factor;
+  if (indices) {
+    f.grad = g * smoothing.spread;
+    // p_y - 1 is minus the other classes' share: no cancellation.
+    f.at_target = -g * smoothing.keep * w * (sum / total);
+    if (kTerms == Terms::kLinear)
+      f.at_target += f.grad * (smoothing.weight_sum * (target_exp / total) - w);
+  }
+  if (p.classes == 1) {
+    f.factor = f.at_target = m - m;  // exactly 0 or NaN
+    f.grad = 0;
+  }
+  return f;
+}
+
+// The gradient of a class, the target or another. `q`: the weight of its logit in the linear sum.
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f, bool is_target,
+                                      A x, A q) {
+  A v = ref.exp(x, f.factor);
+  if (kTerms == Terms::kLinear) v -= f.grad * q;
+  v = is_target ? f.at_target : v;
+  return f.counts ? v : A(0);
+}
+
+// The weight of class c's logit in the linear sum; `t`: where the row's probabilities begin.
+template <class A>
+__device__ __forceinline__ A linear_weight(const Problem& p, const Smoothing<A>& smoothing,
+                                           int64_t t, int64_t c) {
+  const A w = weight_of<A>(p, c);
+  if (p.target_kind != TargetKind::kProbabilities) return w;
+  const A probability = number_at<A>(p.target, p.target_dtype, t + c * p.target_strides.classes);
+  return w * (probability * smoothing.keep + smoothing.spread);
+}
+
+}  // namespace fused_ce::cuda

@@ -1,0 +1,112 @@
+// Compiled once for each storage type: launches the kernels of a plan. FUSED_CE_STORAGE is the
+// type's name in types.cuh, FUSED_CE_STORAGE_NAME the namespace that keeps one type's code apart
+// from another's.
+#include "few.cuh"
+#include "launch.h"
+#include "planes.cuh"
+#include "rows.cuh"
+#include "slices.cuh"
+
+namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME {
+namespace {
+
+using S = FUSED_CE_STORAGE;
+using A = Accumulate<S>;
+constexpr int kNeighbours = sizeof(S) == 8 ? 2 : 4;
+static_assert(sizeof(RowSums<A>) ==
+              slice_sums_bytes(sizeof(A) == 8 ? DType::kDouble : DType::kFloat));
+
+dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
+
+// Calls f.template operator()<kTeam>() with the number of threads that share a row.
+template <class F>
+void with_team(int team, F f) {
+  if (team == 8) return f.template operator()<8>();
+  if (team == kWarp) return f.template operator()<kWarp>();
+  return f.template operator()<kBlock>();
+}
+
+template <Terms kTerms>
+void forward_of(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
+                void* slice_sums, Stream stream) {
+  const dim3 blocks = grid(plan.blocks);
+  switch (plan.loop) {
+    case Loop::kFew: {
+      const int pitch = few_pitch(p.classes, sizeof(S));
+      const size_t bytes = sizeof(S) * kFewRows * pitch;
+      FUSED_CE_LAUNCH((few_forward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, out,
+                      pitch, partials);
+      return;
+    }
+    case Loop::kRows:
+      return with_team(plan.team, [&]<int kTeam>() {
+        FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream, p, out,
+                        partials);
+      });
+    case Loop::kSlices: {
+      auto* const sums = static_cast<RowSums<A>*>(slice_sums);
+      FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock), 0,
+                      stream, p, sums, plan.slices, plan.slice_classes);
+      FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, p, out, sums,
+                      plan.slices, partials);
+      return;
+    }
+    case Loop::kPlanes:
+      if (plan.neighbours == 1) {
+        FUSED_CE_LAUNCH((planes_forward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream, p,
+                        out, partials);
+      } else {
+        FUSED_CE_LAUNCH((planes_forward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
+                        stream, p, out, partials);
+      }
+  }
+}
+
+template <Terms kTerms>
+void backward_of(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
+  const dim3 blocks = grid(plan.blocks);
+  switch (plan.loop) {
+    case Loop::kFew: {
+      const int pitch = few_pitch(p.classes, sizeof(S));
+      const size_t bytes = sizeof(S) * kFewRows * pitch;
+      FUSED_CE_LAUNCH((few_backward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, out,
+                      pitch);
+      return;
+    }
+    case Loop::kRows:
+    case Loop::kSlices:
+      return with_team(plan.team, [&]<int kTeam>() {
+        FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), grid(plan.blocks * plan.slices),
+                        dim3(kBlock), 0, stream, p, out, plan.slices, plan.slice_classes);
+      });
+    case Loop::kPlanes:
+      if (plan.neighbours == 1) {
+        FUSED_CE_LAUNCH((planes_backward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream, p,
+                        out);
+      } else {
+        FUSED_CE_LAUNCH((planes_backward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
+                        stream, p, out);
+      }
+  }
+}
+
+Terms terms_of(const Problem& p) {
+  return p.target_kind == TargetKind::kProbabilities || p.label_smoothing > 0 ? Terms::kLinear
+                                                                              : Terms::kIndices;
+}
+
+}  // namespace
+
+void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
+             void* slice_sums, Stream stream) {
+  if (terms_of(p) == Terms::kIndices)
+    return forward_of<Terms::kIndices>(p, out, plan, partials, slice_sums, stream);
+  return forward_of<Terms::kLinear>(p, out, plan, partials, slice_sums, stream);
+}
+
+void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
+  if (terms_of(p) == Terms::kIndices) return backward_of<Terms::kIndices>(p, out, plan, stream);
+  return backward_of<Terms::kLinear>(p, out, plan, stream);
+}
+
+}  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

@@ -1,0 +1,66 @@
+// The entry points: plan, launch the kernels of the logits' type, reduce.
+#include "launch.h"
+
+#include "cuda.h"
+#include "total.cuh"
+
+namespace fused_ce::cuda {
+namespace {
+
+int64_t partials_bytes(const Plan& plan) {
+  const int64_t bytes = plan.blocks * static_cast<int64_t>(sizeof(Partial));
+  return (bytes + 15) / 16 * 16;
+}
+
+}  // namespace
+
+int64_t workspace_bytes(const Problem& p) {
+  const Plan plan = forward_plan(p);
+  const int64_t slices = plan.loop == Loop::kSlices ? p.outer * p.inner * plan.slices : 0;
+  return partials_bytes(plan) + slices * slice_sums_bytes(p.dtype);
+}
+
+void forward(const Problem& p, const Forward& out, const Totals& totals, void* workspace,
+             Stream stream) {
+  const Plan plan = forward_plan(p);
+  Partial* const partials = static_cast<Partial*>(workspace);
+  void* const slice_sums = static_cast<char*>(workspace) + partials_bytes(plan);
+  if (plan.blocks > 0) {
+    switch (p.dtype) {
+      case DType::kFloat:
+        of_float::forward(p, out, plan, partials, slice_sums, stream);
+        break;
+      case DType::kDouble:
+        of_double::forward(p, out, plan, partials, slice_sums, stream);
+        break;
+      case DType::kBFloat16:
+        of_bfloat16::forward(p, out, plan, partials, slice_sums, stream);
+        break;
+      case DType::kHalf:
+        of_half::forward(p, out, plan, partials, slice_sums, stream);
+        break;
+    }
+  }
+  // torch counts the rows as logits / classes, which is no number where there are no classes.
+  const double classes = static_cast<double>(p.classes);
+  const double rows = static_cast<double>(p.outer * p.inner) * classes / classes;
+  FUSED_CE_LAUNCH(total, dim3(1), dim3(kTotalBlock), 0, stream, partials, plan.blocks,
+                  p.target_kind != TargetKind::kProbabilities, rows, totals);
+}
+
+void backward(const Problem& p, const Backward& out, Stream stream) {
+  const Plan plan = backward_plan(p, out);
+  if (plan.blocks == 0 || p.classes == 0) return;
+  switch (p.dtype) {
+    case DType::kFloat:
+      return of_float::backward(p, out, plan, stream);
+    case DType::kDouble:
+      return of_double::backward(p, out, plan, stream);
+    case DType::kBFloat16:
+      return of_bfloat16::backward(p, out, plan, stream);
+    case DType::kHalf:
+      return of_half::backward(p, out, plan, stream);
+  }
+}
+
+}  // namespace fused_ce::cuda

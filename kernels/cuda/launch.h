@@ -1,0 +1,24 @@
+// What kernels.cu defines once for each storage type, and launch.cu calls.
+#pragma once
+
+#include "cuda.h"
+#include "plan.h"
+
+namespace fused_ce::cuda {
+
+#define FUSED_CE_DECLARE_LAUNCHERS(name)                                                  \
+  namespace name {                                                                        \
+  void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials, \
+               void* slice_sums, Stream stream);                                          \
+  void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream);  \
+  }
+FUSED_CE_DECLARE_LAUNCHERS(of_float)
+FUSED_CE_DECLARE_LAUNCHERS(of_double)
+FUSED_CE_DECLARE_LAUNCHERS(of_bfloat16)
+FUSED_CE_DECLARE_LAUNCHERS(of_half)
+#undef FUSED_CE_DECLARE_LAUNCHERS
+
+// Bytes of one slice's sums: RowSums of the accumulate type.
+constexpr int64_t slice_sums_bytes(DType type) { return 6 * (type == DType::kDouble ? 8 : 4); }
+
+}  // namespace fused_ce::cuda

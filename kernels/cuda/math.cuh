@@ -1,0 +1,117 @@
+// exp, and sums that keep what they round away. The exponential of float is made of IEEE operations
+// alone, so that a CPU computes the same bits: its bound, 1.5 ulp below the last power of two
+// before overflow, is swept over all floats without a GPU.
+#pragma once
+
+#include "types.cuh"
+
+namespace fused_ce::cuda {
+
+template <class A>
+struct Constants;
+
+template <>
+struct Constants<float> {
+  static constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to an integer
+  static constexpr int kMantissaBits = 23, kBias = 127;
+  static constexpr float kLog2EHigh = 0x1.715476p0f, kLog2ELow = 0x1.4ae0cp-26f;
+  static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
+  static constexpr float kLn2Low = 0x1.0bfbe8p-15f;
+  static constexpr float kTiny = 1e-30f;
+};
+template <>
+struct Constants<double> {
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr int kMantissaBits = 52, kBias = 1023;
+  static constexpr double kLog2EHigh = 0x1.71547652b82fep0, kLog2ELow = 0x1.777d0ffda0d24p-56;
+  static constexpr double kLn2High = 0x1.62e42fefa3000p-1;  // 41 bits: exact for |n| < 2^12
+  static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
+  static constexpr double kTiny = 1e-290;
+};
+
+__device__ __forceinline__ float fma_of(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double fma_of(double a, double b, double c) { return fma(a, b, c); }
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+__device__ __forceinline__ float log_of(float x) { return logf(x); }
+__device__ __forceinline__ double log_of(double x) { return log(x); }
+__device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
+__device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
+template <class A>
+__device__ __forceinline__ A infinity() {
+  return static_cast<A>(__builtin_huge_val());
+}
+template <class A>
+__device__ __forceinline__ bool is_finite(A x) {
+  return x - x == A(0);
+}
+
+__device__ __forceinline__ int32_t bits_of(float x) { return __float_as_int(x); }
+__device__ __forceinline__ int64_t bits_of(double x) { return __double_as_longlong(x); }
+__device__ __forceinline__ float from_bits(int32_t x) { return __int_as_float(x); }
+__device__ __forceinline__ double from_bits(int64_t x) { return __longlong_as_double(x); }
+template <class A>
+using Int = decltype(bits_of(A()));
+
+// 2^f on [-1/2, 1/2]: 1 + f q(f), q a minimax fit (Remez), relative error 2^-28.9.
+__device__ __forceinline__ float exp2_of_fraction(float f) {
+  float q = 0x1.41fbbcp-13f;
+  q = fmaf(q, f, 0x1.5f3e52p-10f);
+  q = fmaf(q, f, 0x1.3b2d4cp-7f);
+  q = fmaf(q, f, 0x1.c6aee8p-5f);
+  q = fmaf(q, f, 0x1.ebfbdcp-3f);
+  q = fmaf(q, f, 0x1.62e43p-1f);
+  return fmaf(q, f, 1.0f);
+}
+__device__ __forceinline__ double exp2_of_fraction(double f) { return exp2(f); }
+
+// A power of two, 2^-c, in the form that exp_scaled multiplies by it.
+template <class A>
+struct Power {
+  A low, high;  // arguments from which on the product is 0 and infinity
+  A round;      // added, it rounds to an integer whose low bits are the product's exponent field
+  static __device__ __forceinline__ Power of(A c) {
+    using K = Constants<A>;
+    constexpr A kLn2 = A(0.6931471805599453094);
+    const A low = (c - A(K::kBias)) * kLn2;
+    return {low, low + A(2 * K::kBias + 1) * kLn2, (K::kRound + A(K::kBias)) - c};
+  }
+};
+
+// factor * e^d * 2^-c for integer-valued c, |c| < 2^12. d log2(e) is cut into an integer and a
+// fraction in two steps that round nothing away (Cody and Waite, 1980), and the power of two is
+// added to the integer, so that a reference costs no rounding at all. Products below the smallest
+// normal number are 0.
+template <class A>
+__device__ __forceinline__ A exp_scaled(A d, const Power<A>& power, A factor) {
+  using K = Constants<A>;
+  d = d < power.low ? power.low : d;  // not fmax, which loses NaN
+  d = d > power.high ? power.high : d;
+  const A rounded = fma_of(d, K::kLog2EHigh, power.round);
+  const A n = rounded - power.round;
+  A f = fma_of(d, K::kLog2EHigh, -n);
+  f = fma_of(d, K::kLog2ELow, f);
+  const Int<A> field = bits_of(rounded) << K::kMantissaBits;
+  return exp2_of_fraction(f) * (factor * from_bits(field));
+}
+
+// A sum and what its additions rounded away (Knuth's two-sum; Neumaier, ZAMM 54, 1974).
+template <class A>
+struct Sum {
+  A high = 0, low = 0;
+
+  __device__ __forceinline__ void add(A value) {
+    const A sum = high + value, part = sum - high;
+    low += (high - (sum - part)) + (value - part);
+    high = sum;
+  }
+  __device__ __forceinline__ void add(const Sum& other) {  // the same whichever is added to which
+    const A lost = low + other.low;
+    low = 0;
+    add(other.high);
+    low += lost;
+  }
+  __device__ __forceinline__ A total() const { return is_finite(high) ? high + low : high; }
+};
+
+}  // namespace fused_ce::cuda

@@ -1,0 +1,75 @@
+#include "plan.h"
+
+#include <stdint.h>
+
+namespace fused_ce::cuda {
+namespace {
+
+// Blocks beyond these take turns: what a block leaves behind is read by one block in the end.
+constexpr int64_t kMostBlocks = 16384;
+// As in few.cuh, planes.cuh and team.cuh, which check it.
+constexpr int64_t kFewClasses = 32, kFewRows = 128, kPlaneBlock = 128, kBlock = 256;
+// Fewer neighbouring rows than a warp has threads would leave it partly idle.
+constexpr int64_t kNarrowestPlane = 32;
+// Classes up to which an eighth of a warp, and a warp, have a row. Adding up the sums of a block
+// takes about as long as 2048 classes.
+constexpr int64_t kTeam8Classes = 256, kTeam32Classes = 4096;
+// Rows that are enough to fill a GPU with a warp each.
+constexpr int64_t kRowsOfWarps = 2048;
+// Blocks that fill a GPU; a row is cut into slices where there are fewer rows than half of it.
+constexpr int64_t kFullGpu = 1024;
+constexpr int64_t kShortestSlice = 8192;
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t size_of(DType type) { return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2; }
+
+// Whether vectors of n neighbouring rows are aligned wherever they begin.
+bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
+  return reinterpret_cast<uintptr_t>(base) % static_cast<uintptr_t>(n * size) == 0 &&
+         s.outer % n == 0 && s.classes % n == 0;
+}
+
+Plan plan(const Problem& p, const void* grad, const Strides& grad_strides) {
+  const Strides& s = p.logits_strides;
+  const int64_t rows = p.outer * p.inner, size = size_of(p.dtype);
+  Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
+  int64_t rows_per_block = kFewRows;
+  if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {
+    plan.loop = Loop::kPlanes;
+    const int64_t n = p.dtype == DType::kDouble ? 2 : 4;
+    if (p.inner % n == 0 && aligned(p.logits, s, n, size) && aligned(grad, grad_strides, n, size)) {
+      plan.neighbours = static_cast<int>(n);
+    }
+    rows_per_block = kPlaneBlock * plan.neighbours;
+  } else if (p.classes > kFewClasses) {
+    plan.loop = Loop::kRows;
+    const bool many = rows >= kRowsOfWarps || p.classes <= kTeam32Classes / 4;
+    plan.team = p.classes <= kTeam8Classes            ? 8
+                : p.classes <= kTeam32Classes && many ? 32
+                                                      : static_cast<int>(kBlock);
+    rows_per_block = kBlock / plan.team;
+    if (rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
+      plan.loop = Loop::kSlices;
+      const int64_t slices =
+          smaller(ceil_div(p.classes, kShortestSlice), ceil_div(kFullGpu, rows > 0 ? rows : 1));
+      plan.slice_classes = ceil_div(p.classes, slices);
+      plan.slices = ceil_div(p.classes, plan.slice_classes);
+    }
+  }
+  plan.blocks = smaller(ceil_div(rows, rows_per_block), kMostBlocks);
+  return plan;
+}
+
+}  // namespace
+
+Plan forward_plan(const Problem& problem) {
+  return plan(problem, problem.logits, problem.logits_strides);
+}
+
+Plan backward_plan(const Problem& problem, const Backward& out) {
+  return plan(problem, out.grad_logits, out.grad_strides);
+}
+
+}  // namespace fused_ce::cuda

@@ -1,0 +1,181 @@
+// Planes: logits whose neighbours in memory are rows ((N,C,d1..) and transposed matrices), read in
+// place. A thread has kN neighbouring rows, and walks through the classes; a warp reads a run of
+// each plane.
+#pragma once
+
+#include "rows.cuh"
+
+namespace fused_ce::cuda {
+
+// Planes whose loads are under way at once.
+inline constexpr int kPlanes = 4;
+// Classes whose largest logit is the first guess of a row's reference.
+inline constexpr int64_t kProbedPlanes = 8;
+// Threads a block.
+inline constexpr int kPlaneBlock = 128;
+// As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168.
+template <Terms kTerms>
+inline constexpr int kPlaneBlocks = kTerms == Terms::kIndices ? 5 : 3;
+
+// kN rows side by side: rows [i, i + kN) of the problem.
+template <class S, Terms kTerms, int kN>
+class PlaneReader {
+  using A = Accumulate<S>;
+
+ public:
+  __device__ PlaneReader(const Problem& p, int64_t i)
+      : p_(p),
+        smoothing_(p),
+        logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, i)) {
+    for (int k = 0; k < kN; ++k) {
+      probabilities_[k] =
+          p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, i + k) : 0;
+    }
+  }
+
+  // The weights of class c's logits in the linear sums.
+  __device__ __forceinline__ void linear_weights(int64_t c, A (&q)[kN]) const {
+    const A w = weight_of<A>(p_, c);
+#pragma unroll
+    for (int k = 0; k < kN; ++k) q[k] = w;
+    if (p_.target_kind != TargetKind::kProbabilities) return;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) q[k] = linear_weight<A>(p_, smoothing_, probabilities_[k], c);
+  }
+
+  // Calls f(c, x) for the logits x[u] of classes c + u, some at once: all classes < `classes`.
+  template <class F>
+  __device__ __forceinline__ void for_planes(int64_t classes, F f) const {
+    const int64_t stride = p_.logits_strides.classes;
+    int64_t c = 0;
+    for (; c + kPlanes <= classes; c += kPlanes) {
+      Values<S, kN> values[kPlanes];
+#pragma unroll
+      for (int u = 0; u < kPlanes; ++u) values[u] = load_values<S, kN>(logits_ + (c + u) * stride);
+      f(c, values);
+    }
+    for (; c < classes; ++c) {
+      const Values<S, kN> values[1] = {load_values<S, kN>(logits_ + c * stride)};
+      f(c, values);
+    }
+  }
+
+  __device__ void find_largest(int64_t classes, A (&m)[kN]) const {
+    for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
+    for_planes(classes, [&]<int n>(int64_t, const Values<S, kN>(&x)[n]) {
+#pragma unroll
+      for (int u = 0; u < n; ++u) {
+#pragma unroll
+        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], get(x[u].v[k]));
+      }
+    });
+  }
+
+  // The rows' sums relative to m, and the targets' logits.
+  __device__ void sum(const A (&m)[kN], const int64_t (&y)[kN], Row<A> (&rows)[kN]) const {
+    RowSums<A> sums[kN];
+    A target_logit[kN] = {};
+    for_planes(p_.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
+      A q[n][kN];
+      if (kTerms == Terms::kLinear) {
+#pragma unroll
+        for (int u = 0; u < n; ++u) linear_weights(c + u, q[u]);
+      }
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        // Made anew for each group: what it takes is less than the registers it would hold.
+        const Reference<S> ref(Offset<S>::of(m[k]));
+        const int target = place_of(y[k], c, n);
+        A exponentials = 0, linear = 0, mass = 0;
+#pragma unroll
+        for (int u = 0; u < n; ++u) {
+          const A logit = get(x[u].v[k]), e = ref.exp(logit);
+          exponentials += u == target ? A(0) : e;
+          target_logit[k] = u == target ? logit : target_logit[k];
+          if (kTerms == Terms::kLinear) {
+            linear += q[u][k] * (m[k] - logit);
+            mass += q[u][k];
+          }
+        }
+        sums[k].exponentials.add(exponentials);
+        if (kTerms == Terms::kLinear) {
+          sums[k].linear.add(linear);
+          sums[k].mass.add(mass);
+        }
+      }
+    });
+    for (int k = 0; k < kN; ++k) {
+      rows[k] = finished_sums<A>(sums[k], m[k], y[k], target_logit[k],
+                                 y[k] >= 0 ? weight_of<A>(p_, y[k]) : A(0));
+    }
+  }
+
+ private:
+  const Problem& p_;
+  const Smoothing<A> smoothing_;
+  const S* const logits_;
+  int64_t probabilities_[kN];
+};
+
+template <class S, Terms kTerms, int kN>
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<kTerms>)
+    planes_forward(const Problem p, const Forward out, Partial* partials) {
+  using A = Accumulate<S>;
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
+  BlockTotals<A> totals;
+  for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
+    const PlaneReader<S, kTerms, kN> reader(p, i);
+    int64_t y[kN];
+    for (int k = 0; k < kN; ++k) y[k] = indices ? read_target(p, i + k) : -1;
+    A m[kN];
+    Row<A> row[kN];
+    reader.find_largest(p.classes < kProbedPlanes ? p.classes : kProbedPlanes, m);
+    reader.sum(m, y, row);
+    bool in_range = true;
+    for (int k = 0; k < kN; ++k)
+      in_range &= (indices && y[k] < 0) ||
+                  is_in_range<S>(m[k], row[k].sum, kTerms == Terms::kLinear, p.classes);
+    if (!in_range) {
+      reader.find_largest(p.classes, m);
+      reader.sum(m, y, row);
+    }
+    for (int k = 0; k < kN; ++k) {
+      if (indices && y[k] < 0) row[k] = ignored_row<A>();
+      const A loss = loss_of<S, kTerms>(p, row[k]);
+      put_row(p, out, i + k, row[k], loss);
+      totals.add(loss, row[k].target_weight);
+    }
+  }
+  totals.put(partials);
+}
+
+template <class S, Terms kTerms, int kN>
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<kTerms>)
+    planes_backward(const Problem p, const Backward out) {
+  using A = Accumulate<S>;
+  const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
+  for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
+    const PlaneReader<S, kTerms, kN> reader(p, i);
+    S* const grad = static_cast<S*>(out.grad_logits) + row_offset(p, out.grad_strides, i);
+    Factors<S> factors[kN];
+    for (int k = 0; k < kN; ++k) factors[k] = factors_of<S, kTerms>(p, out, i + k);
+    reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
+#pragma unroll
+      for (int u = 0; u < n; ++u) {
+        A q[kN] = {};
+        if (kTerms == Terms::kLinear) reader.linear_weights(c + u, q);
+        Values<S, kN> values;
+#pragma unroll
+        for (int k = 0; k < kN; ++k) {
+          const Factors<S>& f = factors[k];
+          put(&values.v[k], gradient<S, kTerms>(Reference<S>(f.offset), f, c + u == f.target,
+                                                get(x[u].v[k]), q[k]));
+        }
+        store_values<S, kN>(grad + (c + u) * out.grad_strides.classes, values);
+      }
+    });
+  }
+}
+
+}  // namespace fused_ce::cuda

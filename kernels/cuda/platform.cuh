@@ -1,0 +1,52 @@
+// The one switch between nvcc and the SIMT shim (tests/simt/simt.h), which runs this folder's
+// sources on the CPU. Nothing else here knows which of them compiles it.
+#pragma once
+
+#ifdef FUSED_CE_SIMT
+
+#include "simt.h"
+
+namespace fused_ce::cuda {
+
+template <class Word>
+inline void store_word(Word* p, const Word& word) {
+  *p = word;
+}
+
+}  // namespace fused_ce::cuda
+
+#else
+
+#undef NDEBUG  // assert() is how a bad class index is reported, in release builds too
+#include <assert.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#define FUSED_CE_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+
+// T* name: the block's dynamic shared memory
+#define FUSED_CE_DYNAMIC_SHARED(T, name)                        \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  T* const name = reinterpret_cast<T*>(name##_bytes)
+
+namespace fused_ce::cuda {
+
+// 2^x, relative error 2^-22
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// One access: an assignment of sixteen bytes may become four of four.
+template <class Word>
+__device__ __forceinline__ void store_word(Word* p, const Word& word) {
+  __stwb(p, word);
+}
+
+}  // namespace fused_ce::cuda
+
+#endif

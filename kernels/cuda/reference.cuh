@@ -1,0 +1,89 @@
+// What a row's exponentials are taken relative to. The mirror of cpu/reference.h, which says why it
+// is an integer power of two.
+#pragma once
+
+#include "math.cuh"
+
+namespace fused_ce::cuda {
+
+template <class S>
+struct ReferenceConstants {
+  static constexpr Accumulate<S> kLargest = 2048;  // |m| beyond which m is subtracted
+  // What e^m becomes, a power of two: float has 87 bits above 2^40, and 166 below.
+  static constexpr int kHeadroomBits = sizeof(S) == 4 ? 40 : 0;
+  static constexpr double kLargestSum = sizeof(S) == 8 ? 0x1p1000 : 0x1p126;
+};
+
+// Relative to a reference m, e^x is e^(x - shift) 2^-c.
+template <class S>
+struct Offset {
+  using A = Accumulate<S>;
+  A shift, c;
+
+  static __device__ __forceinline__ Offset of(A m) {
+    using R = ReferenceConstants<S>;
+    using K = Constants<A>;
+    // Differences of half types are exact in float: m itself is subtracted.
+    if constexpr (kIsHalf<S>) return {m, 0};
+    const bool small = m <= R::kLargest && m >= -R::kLargest;
+    const A rounded = (m * K::kLog2EHigh + K::kRound) - K::kRound;
+    return {small ? A(0) : m, (small ? rounded : A(0)) - A(R::kHeadroomBits)};
+  }
+};
+
+// Exponentials of logits of storage type S.
+template <class S>
+class Reference {
+  using A = Accumulate<S>;
+
+ public:
+  explicit __device__ __forceinline__ Reference(const Offset<S>& offset)
+      : shift_(offset.shift), power_(Power<A>::of(offset.c)) {}
+
+  // factor * e^x, relative to the reference
+  __device__ __forceinline__ A exp(A x, A factor = A(1)) const {
+    return exp_scaled<A>(x - shift_, power_, factor);
+  }
+
+ private:
+  A shift_;
+  Power<A> power_;
+};
+
+// Half types: the hardware's exponential, whose 2^-22 are nothing beside their own rounding.
+template <class S>
+class HalfReference {
+ public:
+  explicit __device__ __forceinline__ HalfReference(const Offset<S>& offset)
+      : shift_(offset.shift), c_(offset.c) {}
+
+  __device__ __forceinline__ float exp(float x, float factor = 1) const {
+    return factor * fast_exp2(fmaf(x - shift_, Constants<float>::kLog2EHigh, -c_));
+  }
+
+ private:
+  float shift_, c_;
+};
+template <>
+class Reference<BFloat16> : public HalfReference<BFloat16> {
+  using HalfReference::HalfReference;
+};
+template <>
+class Reference<Half> : public HalfReference<Half> {
+  using HalfReference::HalfReference;
+};
+
+// The largest sum of exponentials that a guessed reference may leave, or the row is summed again
+// with the true maximum. A sum of exponentials alone must only not overflow; a linear sum of
+// x_j - m loses digits to a guess far below the largest logit, so its row must not have a mean
+// exponential above this many times e^m.
+template <class S>
+__device__ __forceinline__ Accumulate<S> largest_sum(bool linear, int64_t classes) {
+  using A = Accumulate<S>;
+  using R = ReferenceConstants<S>;
+  constexpr A kLargestMean = 16;
+  constexpr A kOne = static_cast<A>(int64_t{1} << R::kHeadroomBits);
+  return linear ? kLargestMean * kOne * static_cast<A>(classes) : static_cast<A>(R::kLargestSum);
+}
+
+}  // namespace fused_ce::cuda

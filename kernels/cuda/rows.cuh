@@ -1,0 +1,241 @@
+// Rows whose classes are neighbours: a team of threads a row, each with 128 bits of it at a time.
+// One read of the logits forward; one read and one write backward. A row need not be held anywhere
+// between: its reference is known before its first logit is read (see guess).
+#pragma once
+
+#include "team.cuh"
+
+namespace fused_ce::cuda {
+
+// Loads under way at once in a thread.
+inline constexpr int kUnroll = 4;
+// The first guess of a row's reference is the largest of so many logits.
+inline constexpr int kProbe = 128;
+// Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
+// itself, ptxas takes up to 240 for some architectures, and spills at 48 for others.
+template <Terms kTerms>
+inline constexpr int kRowBlocks = kTerms == Terms::kIndices ? 3 : 2;
+
+// One row, or one slice of it: classes [begin, end).
+template <class S, Terms kTerms>
+class RowReader {
+  using A = Accumulate<S>;
+  static constexpr int kN = kVector<S>;
+
+ public:
+  __device__ RowReader(const Problem& p, int64_t row, int64_t begin, int64_t end)
+      : p_(p),
+        smoothing_(p),
+        logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row)),
+        stride_(p.logits_strides.classes),
+        probabilities_(
+            p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, row) : 0),
+        begin_(begin),
+        end_(end) {}
+
+  // The class where the first vector begins, at or before the first class.
+  __device__ int64_t first_vector() const {
+    const int64_t misaligned =
+        stride_ == 1 ? reinterpret_cast<uintptr_t>(logits_ + begin_) / sizeof(S) % kN : 0;
+    return begin_ - misaligned;
+  }
+  __device__ A logit(int64_t c) const { return get(logits_[c * stride_]); }
+  // The weights of the logits of classes c + [first, last) in the linear sum.
+  __device__ __forceinline__ void linear_weights(int64_t c, int first, int last, A (&q)[kN]) const {
+#pragma unroll
+    for (int k = 0; k < kN; ++k) q[k] = 1;
+    // One branch a vector where nothing is to be read, as with label smoothing alone.
+    if (!p_.weight && p_.target_kind != TargetKind::kProbabilities) return;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) {
+      if (k >= first && k < last) q[k] = linear_weight<A>(p_, smoothing_, probabilities_, c + k);
+    }
+  }
+
+  // Calls f(c, x, first, last) for vectors of kN logits x of classes c, c + 1, ...; x[k] is there
+  // for first <= k < last. The vectors are those that are aligned in memory, so that the first and
+  // the last of a row may reach past its ends. Threads take turns.
+  template <class F>
+  __device__ __forceinline__ void for_vectors(int thread, int threads, F f) const {
+    const int64_t step = int64_t{threads} * kN;
+    int64_t c = first_vector() + int64_t{thread} * kN;
+    for (; c < end_; c += kUnroll * step) {
+      if (stride_ == 1 && c >= begin_ && c + (kUnroll - 1) * step + kN <= end_) {
+        Values<S, kN> values[kUnroll];
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) values[u] = load_values<S, kN>(logits_ + c + u * step);
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) f(c + u * step, values[u], 0, kN);
+      } else {
+#pragma unroll 1
+        for (int u = 0; u < kUnroll; ++u) {
+          const int64_t start = c + u * step;
+          if (start >= end_) break;
+          if (stride_ == 1 && start >= begin_ && start + kN <= end_) {
+            f(start, load_values<S, kN>(logits_ + start), 0, kN);
+          } else {
+            const int first = start < begin_ ? static_cast<int>(begin_ - start) : 0;
+            const int last = end_ - start < kN ? static_cast<int>(end_ - start) : kN;
+            Values<S, kN> values;
+#pragma unroll
+            for (int k = 0; k < kN; ++k) {
+              const bool present = k >= first && k < last;
+              values.v[k] = logits_[(present ? start + k : begin_) * stride_];
+            }
+            f(start, values, first, last);
+          }
+        }
+      }
+    }
+  }
+
+  // A thread's part of the sums. The exponential of class y stays out of them.
+  __device__ RowSums<A> sums(int thread, int threads, A m, int64_t y) const {
+    const Reference<S> ref(Offset<S>::of(m));
+    RowSums<A> sums;
+    for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
+      const int target = place_of(y, c, kN);
+      A exponentials = 0, linear = 0, mass = 0;
+      A q[kN];
+      if (kTerms == Terms::kLinear) linear_weights(c, first, last, q);
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        const bool present = k >= first && k < last;
+        const A logit = get(x.v[k]);
+        const A e = ref.exp(logit);
+        exponentials += present && k != target ? e : A(0);
+        if (kTerms == Terms::kLinear && present) {
+          linear += q[k] * (m - logit);
+          mass += q[k];
+        }
+      }
+      sums.exponentials.add(exponentials);
+      if (kTerms == Terms::kLinear) {
+        sums.linear.add(linear);
+        sums.mass.add(mass);
+      }
+    });
+    return sums;
+  }
+
+  // The largest logit that a thread sees; -inf if all are NaN.
+  __device__ A largest(int thread, int threads) const {
+    A m = -infinity<A>();
+    for_vectors(thread, threads, [&](int64_t, const Values<S, kN>& x, int first, int last) {
+#pragma unroll
+      for (int k = 0; k < kN; ++k) m = k >= first && k < last ? larger(m, get(x.v[k])) : m;
+    });
+    return m;
+  }
+
+ private:
+  const Problem& p_;
+  const Smoothing<A> smoothing_;
+  const S* const logits_;
+  const int64_t stride_, probabilities_, begin_, end_;
+};
+
+// The first guess of a row's reference: the target's logit, which is near the row's largest in all
+// but the worst predictions. A linear sum would lose digits with one far from the largest, so it
+// takes the largest of the row's beginning as well. `lanes` threads share the reading; whoever
+// calls this for one row gets one answer.
+template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
+__device__ A guess(const Problem& p, const RowReader<S, kTerms>& reader, Team& team, int64_t y) {
+  A m = y >= 0 ? reader.logit(y) : -infinity<A>();
+  if (kTerms == Terms::kIndices) return m;
+  const int64_t n = p.classes < kProbe ? p.classes : kProbe;
+  A probed = -infinity<A>();
+  for (int64_t c = Team::thread(); c < n; c += Team::kSize)
+    probed = larger(probed, reader.logit(c));
+  return larger(m, team.largest(probed));
+}
+
+template <class S, class A = Accumulate<S>>
+__device__ bool is_in_range(A m, A sum, bool linear, int64_t classes) {
+  return m > -infinity<A>() && sum >= 0 && sum < largest_sum<S>(linear, classes);
+}
+
+// A whole row by one team: guessed, summed, and summed again if the guess was no good.
+template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
+__device__ Row<A> sum_row(const Problem& p, int64_t i, int64_t y, Team& team, bool guessed) {
+  const RowReader<S, kTerms> reader(p, i, 0, p.classes);
+  A m = guessed ? guess<S, kTerms>(p, reader, team, y) : -infinity<A>();
+  RowSums<A> sums;
+  if (guessed) sums = team.sum(reader.sums(Team::thread(), Team::kSize, m, y));
+  if (!is_in_range<S>(m, sums.exponentials.total(), kTerms == Terms::kLinear, p.classes)) {
+    m = team.largest(reader.largest(Team::thread(), Team::kSize));
+    sums = team.sum(reader.sums(Team::thread(), Team::kSize, m, y));
+  }
+  return finished_sums<A>(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
+                          y >= 0 ? weight_of<A>(p, y) : A(0));
+}
+
+// The class index of row i, or -1 where there is none.
+__device__ inline int64_t target_of(const Problem& p, int64_t i) {
+  return p.target_kind == TargetKind::kProbabilities ? -1 : read_target(p, i);
+}
+
+template <class S, Terms kTerms, int kThreads>
+__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+    rows_forward(const Problem p, const Forward out, Partial* partials) {
+  using A = Accumulate<S>;
+  using T = Team<kThreads, A>;
+  __shared__ typename T::Shared shared;
+  T team(shared);
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * T::kTeams;
+  BlockTotals<A> totals;
+  for (int64_t i = int64_t{blockIdx.x} * T::kTeams + T::index(); i < rows; i += step) {
+    const int64_t y = target_of(p, i);
+    const Row<A> row =
+        indices && y < 0 ? ignored_row<A>() : sum_row<S, kTerms>(p, i, y, team, /*guessed=*/true);
+    if (T::thread() != 0) continue;
+    const A loss = loss_of<S, kTerms>(p, row);
+    put_row(p, out, i, row, loss);
+    totals.add(loss, row.target_weight);
+  }
+  totals.put(partials);
+}
+
+// A row's gradient is cut into `slices`, each of which is one team's.
+template <class S, Terms kTerms, int kThreads>
+__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+    rows_backward(const Problem p, const Backward out, const int64_t slices,
+                  const int64_t slice_classes) {
+  using A = Accumulate<S>;
+  using T = Team<kThreads, A>;
+  constexpr int kN = kVector<S>;
+  const int64_t items = rows_of(p) * slices, step = int64_t{gridDim.x} * T::kTeams;
+  for (int64_t item = int64_t{blockIdx.x} * T::kTeams + T::index(); item < items; item += step) {
+    const int64_t i = item / slices, begin = item % slices * slice_classes;
+    const int64_t end = begin + slice_classes < p.classes ? begin + slice_classes : p.classes;
+    const RowReader<S, kTerms> reader(p, i, begin, end);
+    const Factors<S> factors = factors_of<S, kTerms>(p, out, i);
+    const Reference<S> ref(factors.offset);
+    S* const grad = static_cast<S*>(out.grad_logits) + row_offset(p, out.grad_strides, i);
+    const int64_t stride = out.grad_strides.classes;
+    // All vectors of the row are, if its first is.
+    const bool aligned = stride == 1 && is_aligned<S, kN>(grad + reader.first_vector());
+    const auto write = [&](int64_t c, const Values<S, kN>& x, int first, int last) {
+      const int target = place_of(factors.target, c, kN);
+      A q[kN] = {};
+      if (kTerms == Terms::kLinear) reader.linear_weights(c, first, last, q);
+      Values<S, kN> values;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        put(&values.v[k], gradient<S, kTerms>(ref, factors, k == target, get(x.v[k]), q[k]));
+      }
+      if (aligned && first == 0 && last == kN) {
+        store_values<S, kN>(grad + c, values);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kN; ++k) {
+          if (k >= first && k < last) grad[(c + k) * stride] = values.v[k];
+        }
+      }
+    };
+    reader.for_vectors(T::thread(), T::kSize, write);
+  }
+}
+
+}  // namespace fused_ce::cuda

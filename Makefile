@@ -4,9 +4,11 @@
 #   TORCH='torch==2.12.1'      the torch to build against; none given and none in .venv: 2.13.0
 #   MAX_JOBS=4                 compilers at once; default: one for each core
 #   CMAKE_ARGS='-DA=B'         passed to CMake
+#   CUDA_TORCH=torch==2.14.1   the CUDA build of torch that cuda-build takes
 
 PYTHON ?= python3
 TORCH ?=
+CUDA_TORCH ?= torch==2.14.1
 VENV ?= .venv
 BUILD := build/cmake
 MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -37,8 +39,8 @@ CXX_SOURCES = $(shell find csrc kernels tests examples -name '*.h' -o -name '*.c
 
 .PHONY: help
 help: ## This list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
-	@sed -n '3,6s/^# / /p' Makefile
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@sed -n '3,7s/^# / /p' Makefile
 
 .PHONY: train
 train: build $(STAMPS)/train ## Train the examples: digits, a language model, C++, the tutorial
@@ -62,7 +64,7 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks
+	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda/sass.py
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 .PHONY: tidy
@@ -73,6 +75,27 @@ tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ## clang-tidy (optional, slow)
 wheel: $(STAMPS)/torch ## A wheel in dist/
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
+
+# Not in .ci/run: torch with CUDA is a download of some 3 GB, and nvcc takes minutes for all
+# architectures (TORCH_CUDA_ARCH_LIST=9.0 for one). No GPU is needed, nvcc is: PATH or CUDA_HOME.
+CUDA_VENV := build/cuda-venv
+.PHONY: cuda-build
+cuda-build: ## Build with nvcc, against torch with CUDA; check, and run the CPU tests there
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip --quiet install $(CUDA_TORCH) cmake ninja 'setuptools>=77' \
+	    expecttest hypothesis numpy pytest
+	FORCE_CUDA=1 FUSED_CE_BUILD_DIR=build/cmake-cuda PATH="$(abspath $(CUDA_VENV))/bin:$$PATH" \
+	    $(CUDA_VENV)/bin/python setup.py --quiet build --build-lib build/cuda-package
+	PYTHONPATH=build/cuda-package $(CUDA_VENV)/bin/python tests/cuda/check_build.py
+
+# nvcc's toolkit may have no disassembler: PyPI has. SASS=--quick takes minutes, everything half an hour.
+NVDISASM_VENV := build/nvdisasm-venv
+.PHONY: cuda-report
+cuda-report: ## What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
+	@command -v nvdisasm > /dev/null || test -x $(NVDISASM_VENV)/bin/pip || $(PYTHON) -m venv $(NVDISASM_VENV)
+	@command -v nvdisasm > /dev/null || \
+	    $(NVDISASM_VENV)/bin/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
+	$(PYTHON) tests/cuda/sass.py --jobs $(MAX_JOBS) $(SASS)
 
 .PHONY: clean
 clean: ## Remove what was built; .venv stays

@@ -1,7 +1,9 @@
 """A thin shim: setuptools makes the wheel, CMake builds everything in it (see CMakeLists.txt).
 
 Environment: MAX_JOBS bounds the compilers at once; CMAKE_ARGS goes to CMake, after our own
-arguments; FUSED_CE_BUILD_DIR moves the build tree, which is kept between builds.
+arguments; FUSED_CE_BUILD_DIR moves the build tree, which is kept between builds. CUDA_HOME names
+the toolkit, TORCH_CUDA_ARCH_LIST the GPUs; FORCE_CUDA=0 builds without CUDA, and FORCE_CUDA=1 fails
+where there is none.
 """
 
 import os
@@ -20,6 +22,17 @@ ROOT = Path(__file__).resolve().parent
 def find_tool(name: str) -> str | None:
     """A tool of the system, or one beside this interpreter (a venv need not be active)."""
     return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def cuda_compiler() -> list[str]:
+    """CUDA_HOME's nvcc; CMake looks for it elsewhere if there is none (cmake/FusedCECuda.cmake)."""
+    import torch.version
+
+    nvcc = Path(os.environ.get("CUDA_HOME", "")) / "bin" / "nvcc"
+    off = torch.version.cuda is None or os.environ.get("FORCE_CUDA") == "0"
+    if off or "CUDA_HOME" not in os.environ or not nvcc.exists():
+        return []
+    return [f"-DCMAKE_CUDA_COMPILER={nvcc}"]
 
 
 class CMakeBuild(build_ext):
@@ -49,6 +62,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DFUSED_CE_BUILD_PYTHON=ON",
+            *cuda_compiler(),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)

@@ -18,6 +18,8 @@ PYBIND11_MODULE(_C, module) {
     dict["cpu_capabilities"] = info.cpu_capabilities;
     dict["openmp"] = info.openmp;
     dict["cuda"] = info.cuda;
+    dict["cuda_version"] = info.cuda_version;
+    dict["cuda_architectures"] = info.cuda_architectures;
     return dict;
   });
 }

@@ -1,6 +1,7 @@
 // What was built, and what runs: asked for by bug reports, by the benchmarks and by the tests.
 #include <torch/version.h>
 
+#include <sstream>
 #include <string>
 
 #include "../kernels/cpu/cpu.h"
@@ -32,7 +33,14 @@ BuildInfo build_info() {
 #else
   info.openmp = false;
 #endif
+#ifdef FUSED_CE_CUDA_VERSION
+  info.cuda = true;
+  info.cuda_version = FUSED_CE_CUDA_VERSION;
+  std::istringstream architectures(FUSED_CE_CUDA_ARCHITECTURES);  // separated by spaces
+  for (std::string name; architectures >> name;) info.cuda_architectures.push_back(name);
+#else
   info.cuda = false;
+#endif
   return info;
 }
 

@@ -49,6 +49,13 @@ Strides strides_of(const at::Tensor& t, bool as_plane) {
   return {t.stride(0), t.stride(1), inner};
 }
 
+// Pointers are taken from here on: one of another device would be read as this one's.
+void check_device(const at::Tensor& self, const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.device() == self.device(),
+              "Expected all tensors to be on the same device, but ", name, " is on ",
+              tensor.device(), " and input is on ", self.device());
+}
+
 Saved saved_of(const at::Tensor& saved) {
   char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
@@ -86,6 +93,7 @@ Described describe(const at::Tensor& self, const at::Tensor& target,
   }
 
   if (weight) {
+    check_device(self, *weight, "weight");
     d.weight = weight->to(accumulate_type(self)).contiguous();
     p.weight = d.weight.const_data_ptr();
     if (label_smoothing > 0) {
@@ -117,6 +125,10 @@ ForwardResults forward_results(const at::Tensor& self, const Described& d, int64
 BackwardResults backward_results(const at::Tensor& grad_output, const at::Tensor& self,
                                  const Described& d, int64_t reduction, const at::Tensor& saved,
                                  const at::Tensor& total_weight) {
+  check_device(self, d.target, "target");
+  check_device(self, grad_output, "grad_output");
+  check_device(self, saved, "saved");
+  check_device(self, total_weight, "total_weight");
   const bool none = reduction == at::Reduction::None, mean = reduction == at::Reduction::Mean;
   const int64_t count = none ? d.rows() : 1;
   TORCH_CHECK(grad_output.numel() == count && at::isFloatingType(grad_output.scalar_type()),

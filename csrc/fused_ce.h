@@ -84,9 +84,11 @@ struct BuildInfo {
   std::string torch;           ///< the torch it was compiled against
   std::string compiler;        ///< name and version
   std::string cpu_capability;  ///< the instruction set in use: default, avx2, avx512...
-  std::vector<std::string> cpu_capabilities;  ///< all that were built and that this machine runs
-  bool openmp;                                ///< false: every call runs on one thread
-  bool cuda;                                  ///< whether CUDA kernels were built
+  std::vector<std::string> cpu_capabilities;    ///< all that were built and that this machine runs
+  bool openmp;                                  ///< false: every call runs on one thread
+  bool cuda;                                    ///< whether CUDA kernels were built
+  std::string cuda_version;                     ///< of the toolkit that compiled them, or empty
+  std::vector<std::string> cuda_architectures;  ///< sm_90: machine code; compute_120: PTX
 };
 
 FUSED_CE_API BuildInfo build_info();

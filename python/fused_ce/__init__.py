@@ -63,7 +63,11 @@ def build_info() -> dict[str, object]:
           ``"avx512"`` or ``"avx512_bf16"``
           (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read once);
         - ``cpu_capabilities``: the list of those that this build has and this machine runs;
-        - ``openmp``: whether calls use torch's threads; ``cuda``: whether CUDA kernels were built.
+        - ``openmp``: whether calls use torch's threads;
+        - ``cuda``: whether CUDA kernels were built; ``cuda_version``: of the toolkit that compiled
+          them, or ``""``; ``cuda_architectures``: a list of what they were compiled for, as in
+          ``torch.cuda.get_arch_list()``: ``sm_90`` is machine code, ``compute_120`` is PTX, which
+          newer GPUs translate.
     """
     return _C.build_info()
 

@@ -87,6 +87,20 @@ def test_two_threads_really_work() -> None:
     assert int(result.stdout) == 2, result.stdout
 
 
+def test_build_info() -> None:
+    info = fused_ce.build_info()
+    assert set(info) == {
+        *("version", "torch", "compiler", "openmp"),
+        *("cpu_capability", "cpu_capabilities"),
+        *("cuda", "cuda_version", "cuda_architectures"),
+    }
+    assert info["cpu_capability"] in info["cpu_capabilities"]
+    assert bool(info["cuda_version"]) == bool(info["cuda_architectures"]) == info["cuda"]
+    if info["cuda"]:
+        assert str(info["cuda_version"]).split(".")[0] == str(torch.version.cuda).split(".")[0]
+        assert all(name.startswith(("sm_", "compute_")) for name in info["cuda_architectures"])
+
+
 def test_library_alone() -> None:
     library = Path(fused_ce.cmake_prefix_path) / "lib" / "libfused_ce.so"
     code = (

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = runpy.run_path(str(ROOT / "tests/mutation/run.py"))["MUTANTS"]
+_FOUND = runpy.run_path(str(ROOT / "tests/mutation/mutants.py"))
+MUTANTS = _FOUND["CPU"] + _FOUND["CUDA"]
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.file}: {m.name}" for m in MUTANTS])
 def test_mutant_can_be_planted(mutant: tuple[str, str, str, str]) -> None:
     _, file, before, after = mutant
     assert before != after
-    assert (ROOT / "kernels/cpu" / file).read_text().count(before) == 1
+    assert (ROOT / "kernels" / file).read_text().count(before) == 1

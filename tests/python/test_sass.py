@@ -1,0 +1,130 @@
+"""What nvcc made of the CUDA kernels, without a GPU: see tests/cuda/sass.py.
+
+A selection of types and architectures, which takes minutes to compile the first time; build/sass
+keeps what was found until a source changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+CUDA = Path(__file__).resolve().parents[1] / "cuda"
+sys.path.insert(0, str(CUDA))
+
+import sass  # noqa: E402
+
+EXPECTED = json.loads((CUDA / "expected.json").read_text())
+
+# A loop of whole vectors, with a way for the rows' ends that is longer and has no vector.
+LISTING = """
+\t.section\t.text._ZN8fused_ce4cuda12rows_forwardIfLNS0_5TermsE0ELi32EEEvNS_7ProblemE,"ax",@progbits
+.L_x_0:
+        /*0000*/                   ISETP.GE.AND P0, PT, R0, R1, PT ;
+        /*0010*/               @P0 BRA `(.L_x_2) ;
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0030*/                   FFMA R8, R4, R5, R6 ;
+        /*0040*/                   FFMA R8, R4, R5, R8 ;
+        /*0050*/                   FFMA R8, R4, R5, R8 ;
+        /*0060*/                   FFMA R8, R4, R5, R8 ;
+.L_x_1:
+        /*0070*/               @P1 BRA `(.L_x_0) ;
+        /*0080*/                   EXIT ;
+.L_x_2:
+        /*0090*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*00a0*/                   DADD R4, R4, R6 ;
+        /*00b0*/                   BRA `(.L_x_1) ;
+"""
+
+
+def test_reading_a_listing():
+    ((mangled, code),) = sass.parse_sass(LISTING).items()
+    kernel = sass.facts_of(90, mangled, code, {"registers": 40})
+    assert kernel is not None
+    assert (kernel.name, kernel.storage) == ("rows_forward<indices, 32>", "float")
+    assert (kernel.instructions, kernel.ldg128, kernel.fp64) == (12, 1, 1)
+    assert (kernel.loop, kernel.elements, kernel.loop_fp64) == (8, 4, 0)
+
+
+def test_ptxas_log():
+    log = """\
+ptxas info    : Compiling entry function 'f' for 'sm_90'
+ptxas info    : Function properties for f
+    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 48 registers, used 1 barriers, 704 bytes smem
+"""
+    facts = {"stack": 8, "stores": 12, "loads": 16, "registers": 48, "shared": 704}
+    assert sass.parse_ptxas(log) == {"f": facts}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(arch, marks=pytest.mark.slow) for arch in sass.QUICK_ARCHITECTURES],
+    ids=lambda arch: f"sm_{arch}",
+)
+def kernels(request: pytest.FixtureRequest) -> list[sass.Kernel]:
+    try:
+        jobs = int(os.environ.get("MAX_JOBS", "1"))
+        return sass.survey([request.param], sass.QUICK_STORAGE, jobs)
+    except sass.MissingToolError as error:
+        pytest.skip(str(error))
+
+
+def names(kernels: list[sass.Kernel]) -> list[str]:
+    return [f"{k.storage} {k.name}" for k in kernels]
+
+
+def test_every_kernel_is_expected(kernels):
+    found = {(k.storage, k.name) for k in kernels}
+    assert found == {(s, name) for s in sass.QUICK_STORAGE for name in EXPECTED}
+
+
+def test_nothing_spills(kernels):
+    assert names([k for k in kernels if k.spills or k.local or k.stack]) == []
+
+
+def test_registers(kernels):
+    over = [k for k in kernels if k.registers > EXPECTED[k.name]["registers"]]
+    assert [(k.storage, k.name, k.registers) for k in over] == []
+
+
+def test_vector_loads_and_stores(kernels):
+    """128 bits, or 64 for four neighbouring rows of half types."""
+    lost = []
+    for kernel in kernels:
+        bits = EXPECTED[kernel.name].get("bits", {}).get(kernel.storage)
+        if bits is None:
+            continue
+        loads, stores = (
+            (kernel.ldg128, kernel.stg128) if bits == 128 else (kernel.ldg64, kernel.stg64)
+        )
+        if loads == 0 or ("backward" in kernel.name and stores == 0):
+            lost.append(kernel)
+    assert names(lost) == []
+
+
+def test_hot_loops_are_found(kernels):
+    assert names([k for k in kernels if k.loop == 0 and k.name in EXPECTED]) == []
+
+
+def test_hot_loops_have_no_double(kernels):
+    """But for conversions of label_smoothing, where a kernel has no register to keep them in."""
+    over = [k for k in kernels if k.loop_fp64 > EXPECTED[k.name].get("fp64", 0)]
+    assert [(k.storage, k.name, k.loop_fp64) for k in over] == []
+
+
+def test_exponentials(kernels):
+    """Made of IEEE operations for float; the hardware's, one an element, for half types."""
+    expected = {"float": 0.0, "BFloat16": 1.0, "Half": 1.0}
+    wrong = [k for k in kernels if k.exp2_per_element != expected[k.storage]]
+    assert [(k.storage, k.name, k.exp2_per_element) for k in wrong] == []
+
+
+def test_instructions(kernels):
+    """An element of the hot loop: where it is more, the loop has lost its shape."""
+    over = [k for k in kernels if k.per_element > EXPECTED[k.name]["instructions"][k.storage]]
+    assert [(k.storage, k.name, k.per_element) for k in over] == []

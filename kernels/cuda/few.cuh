@@ -10,8 +10,9 @@ namespace fused_ce::cuda {
 inline constexpr int64_t kFewClasses = 32;
 // Rows a tile, and threads a block.
 inline constexpr int kFewRows = 128;
-// As kRowBlocks in rows.cuh: at most 64 registers a thread.
-inline constexpr int kFewBlocks = 8;
+// As kRowBlocks in rows.cuh: at most 64 registers a thread; 128 of double.
+template <class S>
+inline constexpr int kFewBlocks = sizeof(S) == 8 ? 4 : 8;
 
 // Elements from row to row of a tile: such that the rows' same classes lie in different banks.
 inline int few_pitch(int64_t classes, int size) {
@@ -173,7 +174,7 @@ class FewTile {
 };
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     few_forward(const Problem p, const Forward out, const int pitch, Partial* partials) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks)
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     few_backward(const Problem p, const Backward out, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(p, shared, pitch);

@@ -13,9 +13,11 @@ inline constexpr int kPlanes = 4;
 inline constexpr int64_t kProbedPlanes = 8;
 // Threads a block.
 inline constexpr int kPlaneBlock = 128;
-// As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168.
-template <Terms kTerms>
-inline constexpr int kPlaneBlocks = kTerms == Terms::kIndices ? 5 : 3;
+// As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
+template <class S, Terms kTerms>
+inline constexpr int kPlaneBlocks = sizeof(S) == 8              ? 2
+                                    : kTerms == Terms::kIndices ? 5
+                                                                : 3;
 
 // kN rows side by side: rows [i, i + kN) of the problem.
 template <class S, Terms kTerms, int kN>
@@ -118,7 +120,7 @@ class PlaneReader {
 };
 
 template <class S, Terms kTerms, int kN>
-__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<kTerms>)
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     planes_forward(const Problem p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
   const bool indices = p.target_kind != TargetKind::kProbabilities;
@@ -151,7 +153,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<kTerms>)
 }
 
 template <class S, Terms kTerms, int kN>
-__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<kTerms>)
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     planes_backward(const Problem p, const Backward out) {
   using A = Accumulate<S>;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;

@@ -13,8 +13,8 @@ inline constexpr int kUnroll = 4;
 inline constexpr int kProbe = 128;
 // Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
 // itself, ptxas takes up to 240 for some architectures, and spills at 48 for others.
-template <Terms kTerms>
-inline constexpr int kRowBlocks = kTerms == Terms::kIndices ? 3 : 2;
+template <class S, Terms kTerms>
+inline constexpr int kRowBlocks = kTerms == Terms::kIndices && sizeof(S) < 8 ? 3 : 2;
 
 // One row, or one slice of it: classes [begin, end).
 template <class S, Terms kTerms>
@@ -176,7 +176,7 @@ __device__ inline int64_t target_of(const Problem& p, int64_t i) {
 }
 
 template <class S, Terms kTerms, int kThreads>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     rows_forward(const Problem p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A>;
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
 
 // A row's gradient is cut into `slices`, each of which is one team's.
 template <class S, Terms kTerms, int kThreads>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     rows_backward(const Problem p, const Backward out, const int64_t slices,
                   const int64_t slice_classes) {
   using A = Accumulate<S>;

@@ -9,7 +9,7 @@
 namespace fused_ce::cuda {
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_forward(const Problem p, RowSums<Accumulate<S>>* slice_sums, const int64_t slices,
                    const int64_t slice_classes) {
   using A = Accumulate<S>;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<kTerms>)
+__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_finish(const Problem p, const Forward out, const RowSums<Accumulate<S>>* slice_sums,
                   const int64_t slices, Partial* partials) {
   using A = Accumulate<S>;

@@ -520,7 +520,8 @@ def markdown(kernels: Sequence[Kernel]) -> Iterator[str]:
         yield f"| {' | '.join('---' for _ in HEADER)} |"
         for kernel in kernels:
             if kernel.arch == arch:
-                yield f"| {' | '.join(cells(kernel))} |"
+                storage, name, *numbers = cells(kernel)
+                yield f"| {' | '.join([storage, f'`{name}`', *numbers])} |"
         yield ""
 
 

@@ -101,6 +101,7 @@ TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
       f.weights.assign(classes, 1.0);
       for (int64_t row = 0; row < f.rows(); ++row) {
         f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), 40);
+        f.logits.set(at(f.p, f.p.logits_strides, row, classes - 2), 39.3);
         for (int64_t c = 0; c < classes; ++c)
           f.probabilities.set(at(f.p, f.p.target_strides, row, c), c == classes - 1);
       }

@@ -130,7 +130,9 @@ TEST_P(CudaKernel, FindsALateMaximum) {
         SCOPED_TRACE(std::to_string(classes) + " classes, peak " + std::to_string(peak));
         Fixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes), 1);
         for (int64_t row = 0; row < f.rows(); ++row) {
-          f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), peak);
+          // The last class, or one amid the others.
+          const int64_t largest = row % 2 == 0 ? classes - 1 : classes - classes / 3 - 1;
+          f.logits.set(at(f.p, f.p.logits_strides, row, largest), peak);
           f.target[row] = 0;
         }
         f.run_and_check();
@@ -151,6 +153,7 @@ TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
       f.weights.assign(classes, 1.0);
       for (int64_t row = 0; row < f.rows(); ++row) {
         f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), 40);
+        f.logits.set(at(f.p, f.p.logits_strides, row, classes - 2), 39.3);
         for (int64_t c = 0; c < classes; ++c)
           f.probabilities.set(at(f.p, f.p.target_strides, row, c), c == classes - 1);
       }

@@ -42,9 +42,7 @@ class FewTile {
     const Strides& s = p_.logits_strides;
     if (!is_dense(s)) {
       for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
-        const int r = row_of(e);
-        const int64_t at = row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
-        tile_[place(e)] = logits[at];
+        tile_[place(e)] = logits[offset(s, first, e)];
       }
       return;
     }
@@ -66,9 +64,7 @@ class FewTile {
     const Strides& s = out.grad_strides;
     if (!is_dense(s)) {
       for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
-        const int r = row_of(e);
-        const int64_t at = row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
-        grad[at] = tile_[place(e)];
+        grad[offset(s, first, e)] = tile_[place(e)];
       }
       return;
     }
@@ -89,7 +85,7 @@ class FewTile {
   __device__ Row<A> sum(int64_t i, int64_t y) const {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
     const bool probabilities = p_.target_kind == TargetKind::kProbabilities;
-    const int64_t t = probabilities ? row_offset(p_, p_.target_strides, i) : 0;
+    const int64_t t = probabilities_offset(p_, i);
     A m = -infinity<A>();
     for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
     const Reference<S> ref(Offset<S>::of(m));
@@ -130,8 +126,7 @@ class FewTile {
   // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
     S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
-    const bool probabilities = p_.target_kind == TargetKind::kProbabilities;
-    const int64_t t = probabilities ? row_offset(p_, p_.target_strides, i) : 0;
+    const int64_t t = probabilities_offset(p_, i);
     const Reference<S> ref(factors.offset);
     const int target = static_cast<int>(factors.target);
     for (int c = 0; c < classes_; ++c) {
@@ -146,6 +141,11 @@ class FewTile {
   }
   // Element e of the tile's n * C lies in this row: a division by C, exact for e < 2^32 / C.
   __device__ int row_of(int e) const { return classes_ > 1 ? quotient(e) : e; }
+  // Where that element lies in memory, if the tile begins with row `first`.
+  __device__ int64_t offset(const Strides& s, int64_t first, int e) const {
+    const int r = row_of(e);
+    return row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
+  }
   // Without a branch: the pitch of one class is one, so its quotients are multiplied by 0.
   __device__ int place(int e) const { return e + quotient(e) * (pitch_ - classes_); }
   __device__ int quotient(int e) const {
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < n) {
       const int64_t i = first + threadIdx.x;
-      const int64_t y = indices ? read_target(p, i) : -1;
+      const int64_t y = target_of(p, i);
       const Row<A> row = indices && y < 0 ? ignored_row<A>() : tile.sum(i, y);
       const A loss = loss_of<S, kTerms>(p, row);
       put_row(p, out, i, row, loss);

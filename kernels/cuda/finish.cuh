@@ -143,7 +143,7 @@ __device__ inline Factors<S> factors_of(const Problem& p, const Backward& from, 
   const A sum = static_cast<const A*>(from.saved.sum)[i];
   const A third = static_cast<const A*>(from.saved.target)[i];
   const A g = read_grad<A>(from, i);
-  const int64_t y = indices ? read_target(p, i) : -1;
+  const int64_t y = target_of(p, i);
   const A w = y >= 0 ? weight_of<A>(p, y) : A(0);
 
   Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};

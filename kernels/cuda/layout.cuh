@@ -24,6 +24,16 @@ __device__ inline int64_t read_target(const Problem& p, int64_t row) {
   return in_range ? y : -1;
 }
 
+// The class index of a row, or -1 where there is none.
+__device__ inline int64_t target_of(const Problem& p, int64_t row) {
+  return p.target_kind == TargetKind::kProbabilities ? -1 : read_target(p, row);
+}
+
+// Where a row's probabilities begin, if it has any.
+__device__ inline int64_t probabilities_offset(const Problem& p, int64_t row) {
+  return p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, row) : 0;
+}
+
 // Which of the n classes from c on class y is; -1 if none of them.
 __device__ __forceinline__ int place_of(int64_t y, int64_t c, int n) {
   const uint64_t place = static_cast<uint64_t>(y - c);

@@ -29,10 +29,7 @@ class PlaneReader {
       : p_(p),
         smoothing_(p),
         logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, i)) {
-    for (int k = 0; k < kN; ++k) {
-      probabilities_[k] =
-          p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, i + k) : 0;
-    }
+    for (int k = 0; k < kN; ++k) probabilities_[k] = probabilities_offset(p, i + k);
   }
 
   // The weights of class c's logits in the linear sums.
@@ -129,7 +126,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
     const PlaneReader<S, kTerms, kN> reader(p, i);
     int64_t y[kN];
-    for (int k = 0; k < kN; ++k) y[k] = indices ? read_target(p, i + k) : -1;
+    for (int k = 0; k < kN; ++k) y[k] = target_of(p, i + k);
     A m[kN];
     Row<A> row[kN];
     reader.find_largest(p.classes < kProbedPlanes ? p.classes : kProbedPlanes, m);

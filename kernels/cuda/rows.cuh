@@ -28,8 +28,7 @@ class RowReader {
         smoothing_(p),
         logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row)),
         stride_(p.logits_strides.classes),
-        probabilities_(
-            p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, row) : 0),
+        probabilities_(probabilities_offset(p, row)),
         begin_(begin),
         end_(end) {}
 
@@ -168,11 +167,6 @@ __device__ Row<A> sum_row(const Problem& p, int64_t i, int64_t y, Team& team, bo
   }
   return finished_sums<A>(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
                           y >= 0 ? weight_of<A>(p, y) : A(0));
-}
-
-// The class index of row i, or -1 where there is none.
-__device__ inline int64_t target_of(const Problem& p, int64_t i) {
-  return p.target_kind == TargetKind::kProbabilities ? -1 : read_target(p, i);
 }
 
 template <class S, Terms kTerms, int kThreads>

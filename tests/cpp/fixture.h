@@ -135,6 +135,40 @@ struct ProblemFixture {
             p.logits_strides};
   }
 
+  // Each row's target is its last class, whose logit is far above those that a first guess sees.
+  // One near it keeps the roundings of a far guess from cancelling.
+  void set_late_maximum_of_probabilities() {
+    p.weight = nullptr;
+    p.label_smoothing = 0;
+    weights.assign(p.classes, 1.0);
+    for (int64_t row = 0; row < rows(); ++row) {
+      logits.set(at(p, p.logits_strides, row, p.classes - 1), 40);
+      logits.set(at(p, p.logits_strides, row, p.classes - 2), 39.3);
+      for (int64_t c = 0; c < p.classes; ++c)
+        probabilities.set(at(p, p.target_strides, row, c), c == p.classes - 1);
+    }
+  }
+
+  // As many rows as classes: each has -inf at another class, and its target beside it.
+  void set_infinite_logits() {
+    p.ignore_index = -100;
+    for (int64_t row = 0; row < rows(); ++row) {
+      logits.set(at(p, p.logits_strides, row, row), -std::numeric_limits<double>::infinity());
+      target[row] = (row + 1) % p.classes;
+    }
+  }
+
+  // `apart` has the same gradients at strides of its own, with one class more that is not written.
+  void check_gradient_apart(const Array& apart, const Strides& strides) const {
+    for (int64_t row = 0; row < rows(); ++row) {
+      for (int64_t c = 0; c < p.classes; ++c) {
+        ASSERT_EQ(apart.get(at(p, strides, row, c)), grad.get(at(p, p.logits_strides, row, c)))
+            << "row " << row << ", class " << c;
+      }
+      ASSERT_EQ(apart.get(at(p, strides, row, p.classes)), Array(p.dtype, 1, 77).get(0));
+    }
+  }
+
   // A term may be wrong by 4 units of the type that is computed in (half types: by 2e-6), and by
   // its share of the roundings of a sum in double, which walk at random; the result is rounded once
   // more.

@@ -148,15 +148,7 @@ TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       SCOPED_TRACE(std::to_string(classes) + " classes");
       Fixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
-      f.p.weight = nullptr;
-      f.p.label_smoothing = 0;
-      f.weights.assign(classes, 1.0);
-      for (int64_t row = 0; row < f.rows(); ++row) {
-        f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), 40);
-        f.logits.set(at(f.p, f.p.logits_strides, row, classes - 2), 39.3);
-        for (int64_t c = 0; c < classes; ++c)
-          f.probabilities.set(at(f.p, f.p.target_strides, row, c), c == classes - 1);
-      }
+      f.set_late_maximum_of_probabilities();
       f.run_and_check();
       if (HasFailure()) return;
     }
@@ -215,11 +207,7 @@ TEST_P(CudaKernel, InfiniteLogitAnywhere) {
     for (int64_t classes : {3, 9, 33, 131}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
       Fixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
-      f.p.ignore_index = -100;
-      for (int64_t row = 0; row < f.rows(); ++row) {
-        f.logits.set(row * classes + row, -infinity);
-        f.target[row] = (row + 1) % classes;
-      }
+      f.set_infinite_logits();
       if (option == Option::kPlain) {
         f.run_and_check();
       } else {
@@ -267,14 +255,8 @@ TEST_P(CudaKernel, GradientHasItsOwnStrides) {
       out.grad_logits = apart.data();
       cuda::backward(f.p, out, nullptr);
       ASSERT_EQ(simt::error(), "");
-      for (int64_t row = 0; row < f.rows(); ++row) {
-        for (int64_t c = 0; c < classes; ++c) {
-          ASSERT_EQ(apart.get(at(f.p, out.grad_strides, row, c)),
-                    f.grad.get(at(f.p, f.p.logits_strides, row, c)))
-              << "row " << row << ", class " << c;
-        }
-        ASSERT_EQ(apart.get(at(f.p, out.grad_strides, row, classes)), Array(dtype(), 1, 77).get(0));
-      }
+      f.check_gradient_apart(apart, out.grad_strides);
+      if (HasFatalFailure()) return;
     }
   }
 }

@@ -29,7 +29,10 @@ typedef uint16_t HalfBits
 using WordBits = Vec<uint32_t>;
 
 inline Vec<float> load(const BFloat16* p) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return bits_as<Vec<float>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+#elif defined(__AVX2__)
   const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return bits_as<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 #else

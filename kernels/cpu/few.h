@@ -4,7 +4,7 @@
 #pragma once
 
 #include "layout.h"
-#include "sum.h"
+#include "results.h"
 #include "terms.h"
 #include "transpose.h"
 
@@ -43,14 +43,11 @@ class Few {
     if (sums.bad_row < 0) sums.bad_row = bad;
     sum<kTerms>(/*from_target=*/kTerms == Terms::kIndices);
     if (kTerms == Terms::kIndices && !all_in_range()) sum<kTerms>(/*from_target=*/false);
-    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
-    sums.loss.add(loss_, n);
-    if (kIndices) sums.weight.add(group_.target_weight, n);
-    put_results<A, kIndices>(out, group_, loss_, first, n);
+    put_group<S, kIndices>(p_, smoothing_, group_, first, n, out, loss_, sums);
   }
 
  private:
-  // Finds the tile's logits, targets and the targets' logits. Returns the first bad row.
+  // Finds the tile's logits and targets. Returns the first bad row.
   template <bool kIndices>
   int64_t open(int64_t first, int n) {
     first_ = first;
@@ -63,11 +60,7 @@ class Few {
                                                int64_t{2} * kFewTile * kFewClasses));
     if constexpr (!kIndices) return kNoBadRow;
     const int padded = (n + kW - 1) / kW * kW;
-    const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
-    for (int i = 0; i < n && classes_ > 0; ++i)  // of ignored rows, any
-      group_.target_logit[i] = get(logits_ + i * classes_ + larger<Int<A>>(group_.target[i], 0));
-    for (int i = classes_ > 0 ? n : 0; i < padded; ++i) group_.target_logit[i] = 0;
-    return bad;
+    return read_targets<A>(p_, first, n, padded, group_);
   }
 
   // kW rows from row i of the tile on, as the accumulate type, readable to the end of their last
@@ -122,9 +115,11 @@ class Few {
       V* kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
-        const V m = from_target ? load(group_.target_logit + i) : largest(x);
+        V m = from_target ? V{} : largest(x);
+        const V target_logit = transpose<kTerms>(x, i, m, kept);
+        if (from_target) m = target_logit;
         store(group_.reference + i, m);
-        transpose<kTerms>(x, i, m, kept);
+        store(group_.target_logit + i, target_logit);
       }
       kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) add_up(i, kept);
@@ -143,13 +138,14 @@ class Few {
     return m;
   }
 
-  // Puts into `kept`, class by class, the logits whose exponentials enter the rows' sums. The
-  // linear sums are done on the way.
+  // Puts into `kept`, class by class, the logits whose exponentials enter the rows' sums, and
+  // returns the targets' (0 for ignored rows). The linear sums are done on the way.
   template <Terms kTerms>
-  void transpose(const A* x, int i, V m, V* kept) {
+  V transpose(const A* x, int i, V m, V* kept) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const A* t = kIndices ? nullptr : probabilities(i);
     const I target = kIndices ? load(group_.target + i) : I{};
+    V target_logit{};
     LaneSum<A> linear, mass;
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide], q[kSide] = {};
@@ -166,13 +162,19 @@ class Few {
           square_linear += q[k] * (m - square[k]);
           square_mass += q[k];
         }
-        kept[c + k] = kIndices && to_target == static_cast<Int<A>>(k) ? splat(kNone) : square[k];
+        kept[c + k] = square[k];
+        if constexpr (kIndices) {
+          const auto is_target = to_target == static_cast<Int<A>>(k);
+          target_logit = is_target ? square[k] : target_logit;
+          kept[c + k] = is_target ? splat(kNone) : square[k];
+        }
       }
       if constexpr (kTerms != Terms::kIndices) linear.add(square_linear);
       if constexpr (!kIndices) mass.add(square_mass);
     }
     if constexpr (kTerms != Terms::kIndices) linear.put(group_.linear + i);
     if constexpr (!kIndices) mass.put(group_.mass + i);
+    return target_logit;
   }
 
   void add_up(int i, const V* kept) {
@@ -182,17 +184,16 @@ class Few {
     const S* next = logits_ + (n_ + i) * classes_;
     LaneSum<A> total;
     for (int c = 0; c < classes_; c += 2 * kLaneTerms) {
-      V sums[2] = {};
+      Pair<V> sums;
       const int end = smaller(classes_, c + 2 * kLaneTerms);
       int k = c;
       for (; k + 2 <= end; k += 2) {
         constexpr int kLine = 64 / static_cast<int>(sizeof(S));
         if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
-        sums[0] += ref.exp(kept[k]);
-        sums[1] += ref.exp(kept[k + 1]);
+        sums += ref.exp(Pair<V>{kept[k], kept[k + 1]});
       }
-      if (k < end) sums[0] += ref.exp(kept[k]);
-      total.add(sums[0] + sums[1]);
+      if (k < end) sums.a += ref.exp(kept[k]);
+      total.add(sums.a + sums.b);
     }
     total.put(group_.sum + i);
   }
@@ -202,11 +203,9 @@ class Few {
     bool all = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(group_.sum, i);
-      const auto ignored =
-          __builtin_convertvector(load_narrow(group_.target + i), Vec<int64_t>) < int64_t{0};
       all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
                         (lanes(group_.reference, i) != static_cast<double>(kNone))) |
-                       ignored);
+                       ignored_lanes(group_, i));
     }
     return all;
   }

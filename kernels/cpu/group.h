@@ -37,27 +37,35 @@ struct Group {
   PerRow<A> target_logit;        // indices
   PerRow<double> target_weight;  // indices: w_y, 0 for ignored rows
   PerRow<Int<A>> target;         // indices: the class, -1 for ignored rows
-  PerRow<double> target_exp;     // e^(x_y) relative to the reference, 0: probabilities
+  PerRow<double> target_exp;     // indices: e^(x_y) relative to the reference; forward: its inverse
 };
 
 // Double lanes [i, i + kLanes<double>) of an array.
 inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
 
+// Rows of float and half types are finished in double as well, but with the short forms of exp and
+// log: results are rounded to float.
+template <class S>
+inline constexpr bool kShort = sizeof(S) < sizeof(double);
+
+// The references of rows [i, i + kLanes<double>).
 template <class S>
 inline Offset<double> offset_of(const Group<Accumulate<S>>& group, int i) {
   return Offset<double>::of<S>(lanes(group.reference, i));
 }
 
-// The finish is cut into loops with short chains of dependent instructions, of which the processor
-// runs several at a time; in one loop each vector would wait for the one before.
-template <class S, bool kIndices>
-inline void find_target_exps(Group<Accumulate<S>>& group, int n) {
-  for (int i = 0; i < n; i += kLanes<double>) {
-    store(group.target_exp + i,
-          kIndices ? Reference<double>(offset_of<S>(group, i)).exp(lanes(group.target_logit, i))
-                   : Vec<double>{});
-  }
+// e^x relative to a reference
+template <class S>
+inline Vec<double> exp_of(Vec<double> x, const Offset<double>& ref) {
+  return exp_scaled<double, kShort<S>>(x - ref.shift, Power<double>::of(ref.c));
+}
+
+// 1 / exp_of(x, ref), infinite where that is nothing
+template <class S>
+inline Vec<double> inverse_exp_of(Vec<double> x, const Offset<double>& ref) {
+  const Vec<double> d = at_most<double>(ref.shift - x, splat(-ExpConstants<double>::kLow));
+  return exp_scaled<double, kShort<S>>(d, Power<double>::of(-ref.c));
 }
 
 struct Smoothing {
@@ -74,43 +82,68 @@ struct Smoothing {
         single_class(p.classes == 1) {}
 };
 
+template <class A>
+inline auto ignored_lanes(const Group<A>& group, int i) {
+  return __builtin_convertvector(load_narrow(group.target + i), Vec<int64_t>) < int64_t{0};
+}
+
+// The losses of rows of one class, or of none.
+template <class A, bool kIndices>
+inline void finish_trivial(const Group<A>& group, int n, const Smoothing& smoothing, double* loss) {
+  for (int i = 0; i < n; i += kLanes<double>) {
+    const Vec<double> m = lanes(group.reference, i);
+    const Vec<double> w = lanes(kIndices ? group.target_weight : group.mass, i);
+    Vec<double> result = smoothing.no_class ? Vec<double>{} : w * (m - m);  // NaN for infinite m
+    if constexpr (kIndices) result = ignored_lanes(group, i) ? Vec<double>{} : result;
+    store(loss + i, result);
+  }
+}
+
+// The finish is cut into loops with short chains of dependent instructions, of which the processor
+// runs several at a time; in one loop each vector would wait for the one before.
+
 // loss[0, n): ignored rows give 0. Arrays are read up to the next multiple of a vector.
 template <class S, bool kIndices>
 inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                            double* loss) {
   using K = ExpConstants<double>;
-  find_target_exps<S, kIndices>(group, n);
+  if (smoothing.no_class || smoothing.single_class)
+    return finish_trivial<Accumulate<S>, kIndices>(group, n, smoothing, loss);
+  // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
+  // while the products are still exact.
+  const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
+    const Offset<double> ref = offset_of<S>(group, i);
+    return ((ref.shift - lanes(group.reference, i)) + ref.c * K::kLn2High) +
+           (ref.c * K::kLn2Low + log<kShort<S>>(total));
+  };
+  if constexpr (!kIndices) {
+    for (int i = 0; i < n; i += kLanes<double>)
+      store(loss + i,
+            lanes(group.linear, i) + lanes(group.mass, i) * above(i, lanes(group.sum, i)));
+    return;
+  }
   for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> m = lanes(group.reference, i), target_exp = lanes(group.target_exp, i);
-    const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
-    // lse - m. The reference cancels against m first, while the products are still exact.
-    const auto above = [&] {
-      const Offset<double> ref = offset_of<S>(group, i);
-      return smoothing.single_class
-                 ? m - m
-                 : ((ref.shift - m) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
-    };
-    Vec<double> result;
-    if constexpr (kIndices) {
-      const Vec<double> x = lanes(group.target_logit, i);
-      const Vec<double> w = lanes(group.target_weight, i);
-      // The quotient is exact to the last bits however small the loss is; it fails only where
-      // e^(x_y) underflows.
-      const auto representable =
-          (target_exp > others * 1e-290 && target_exp > 1e-290) || total != total;
-      Vec<double> nll = log1p(others / target_exp);
-      if (!all_lanes(representable)) nll = representable ? nll : above() + (m - x);
-      result = smoothing.keep * w * nll;
-      if (smoothing.spread > 0) {
-        result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * above());
-      }
-      const auto ignored =
-          __builtin_convertvector(load_narrow(group.target + i), Vec<int64_t>) < int64_t{0};
-      result = ignored ? Vec<double>{} : result;
-    } else {
-      result = lanes(group.linear, i) + lanes(group.mass, i) * above();
+    store(group.target_exp + i,
+          inverse_exp_of<S>(lanes(group.target_logit, i), offset_of<S>(group, i)));
+  }
+  for (int i = 0; i < n; i += kLanes<double>) {
+    const Vec<double> others = lanes(group.sum, i), inverse = lanes(group.target_exp, i);
+    // The product is exact to the last bits however small the loss is; it fails only where e^(x_y)
+    // is nothing beside the others.
+    const Vec<double> odds = others * inverse;
+    Vec<double> nll = log1p<kShort<S>>(odds);
+    const auto nothing = odds >= 1e290;
+    if (!all_lanes(~nothing)) {
+      const Vec<double> m = lanes(group.reference, i);
+      nll = nothing ? above(i, others) + (m - lanes(group.target_logit, i)) : nll;
     }
-    store(loss + i, smoothing.no_class ? Vec<double>{} : result);
+    const Vec<double> w = lanes(group.target_weight, i);
+    Vec<double> result = smoothing.keep * w * nll;
+    if (smoothing.spread > 0) {
+      const Vec<double> lse = above(i, others + 1.0 / inverse);
+      result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * lse);
+    }
+    store(loss + i, ignored_lanes(group, i) ? Vec<double>{} : result);
   }
 }
 
@@ -130,17 +163,23 @@ struct Factors {
 template <class S, bool kIndices>
 inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                             const double* grad, Factors<Accumulate<S>>& out) {
-  find_target_exps<S, kIndices>(group, n);
+  if constexpr (kIndices) {
+    for (int i = 0; i < n; i += kLanes<double>) {
+      store(group.target_exp + i, exp_of<S>(lanes(group.target_logit, i), offset_of<S>(group, i)));
+    }
+  }
   out.shifted = false;
   for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> m = lanes(group.reference, i), target_exp = lanes(group.target_exp, i);
+    const Vec<double> m = lanes(group.reference, i);
+    const Vec<double> target_exp = kIndices ? lanes(group.target_exp, i) : Vec<double>{};
     const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
     const Offset<double> ref = offset_of<S>(group, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
                                       : lanes(group.mass, i);
-    const Vec<double> scale_by = g * mass / total;
+    const Vec<double> share = 1.0 / total;
+    const Vec<double> scale_by = g * mass * share;
 
     // Split into a mantissa in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN factors
     // stay whole.
@@ -158,9 +197,9 @@ inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing&
     if constexpr (kIndices) {
       spread_grad = g * smoothing.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
-      at_target = -g * smoothing.keep * w * (others / total);
+      at_target = -g * smoothing.keep * w * (others * share);
       if (smoothing.spread > 0) {
-        at_target += spread_grad * (smoothing.weight_sum * (target_exp / total) - w);
+        at_target += spread_grad * (smoothing.weight_sum * (target_exp * share) - w);
       }
     }
     if (smoothing.single_class) {

@@ -124,16 +124,6 @@ inline int64_t read_targets(const Problem& p, int64_t first, int n, int padded, 
   }
 }
 
-template <class T>
-inline void put_as(void* out, const double* values, int64_t first, int n) {
-  T* p = static_cast<T*>(out) + first;
-  for (int i = 0; i < n; ++i) p[i] = static_cast<T>(values[i]);
-}
-template <class S>
-inline void put_rounded(void* out, const double* values, int64_t first, int n) {
-  for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
-}
-
 inline void read_grad(const Backward& from, int64_t first, int n, double* grad) {
   const bool shared = from.grad_stride == 0;
   const double* g =
@@ -166,32 +156,6 @@ inline void read_saved(const Backward& from, int64_t first, int n, int padded, G
     group.reference[i] = group.target_logit[i] = 0;
     group.sum[i] = 1;
     group.mass[i] = grad[i] = 0;
-  }
-}
-
-// What a group of rows leaves behind: the numbers for backward, and the losses if they are wanted.
-template <class A, bool kIndices, class Group>
-inline void put_results(const Forward& out, const Group& group, const double* loss, int64_t first,
-                        int n) {
-  __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
-                   static_cast<size_t>(n) * sizeof(A));
-  put_as<A>(out.saved.sum, group.sum, first, n);
-  if constexpr (kIndices) {
-    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.target_logit,
-                     static_cast<size_t>(n) * sizeof(A));
-  } else {
-    put_as<A>(out.saved.target, group.mass, first, n);
-  }
-  if (!out.loss) return;
-  switch (out.loss_dtype) {
-    case DType::kFloat:
-      return put_as<float>(out.loss, loss, first, n);
-    case DType::kDouble:
-      return put_as<double>(out.loss, loss, first, n);
-    case DType::kBFloat16:
-      return put_rounded<BFloat16>(out.loss, loss, first, n);
-    case DType::kHalf:
-      return put_rounded<Half>(out.loss, loss, first, n);
   }
 }
 

@@ -1,9 +1,11 @@
 // exp and log, vectorised. Coefficients: minimax (Remez) fits in 200-bit arithmetic, rounded to the
 // working type. Stated bounds, swept by tests/cpp/kernel_math_test.cpp: exp 1 ulp (float) and 1.1
-// ulp (double) below the last power of two before overflow, log and log1p 1 ulp (double).
+// ulp (double) below the last power of two before overflow, log and log1p 1 ulp (double). The short
+// forms of double, for rows whose results are rounded to float: relative errors of 2^-34 (exp) and
+// 2^-36 (log, log1p).
 #pragma once
 
-#include "vec.h"
+#include "pair.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -21,7 +23,8 @@ struct ExpConstants<float> {
   static constexpr float kQ[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239e2p-7f,
                                  0x1.6a242cp-10f};
   // the same, relative error 2^-23.1
-  static constexpr float kQHalf[] = {0x1.fffdfcp-2f, 0x1.5557aep-3f, 0x1.5729fp-5f, 0x1.106284p-7f};
+  static constexpr float kQShort[] = {0x1.fffdfcp-2f, 0x1.5557aep-3f, 0x1.5729fp-5f,
+                                      0x1.106284p-7f};
 };
 
 template <>
@@ -37,17 +40,21 @@ struct ExpConstants<double> {
                                   0.00138888889436299262, 0.00019841269506607021,
                                   2.48014930990256496e-5, 2.75575863535222782e-6,
                                   2.7630248368472882e-7,  2.50000666264774653e-8};
+  // relative error 2^-34.1
+  static constexpr double kQShort[] = {0.500000006803694981,   0.166666658645888881,
+                                       0.0416662936355672470,  0.00833349767527644604,
+                                       0.00139447585142456073, 0.000197902430824908400};
 };
 
 // k[0] + k[1] r + k[2] r^2 ... A long one as two of half the length in r^2, which are computed side
 // by side.
-template <class T, size_t kN>
-FUSED_CE_INLINE Vec<T> polynomial(const T (&k)[kN], Vec<T> r) {
+template <class T, size_t kN, class V>
+FUSED_CE_INLINE V polynomial(const T (&k)[kN], V r) {
   constexpr size_t kStep = kN < 7 ? 1 : 2;
-  const Vec<T> power = kStep == 1 ? r : r * r;
-  Vec<T> sums[2] = {splat(k[kN - 1]), splat(k[kN - kStep])};
+  const V power = kStep == 1 ? r : r * r;
+  V sums[2] = {V{} + k[kN - 1], V{} + k[kN - kStep]};
   for (size_t i = kN - kStep; i-- > 0;) {
-    Vec<T>& sum = sums[(kN - 1 - i) % kStep];
+    V& sum = sums[(kN - 1 - i) % kStep];
     sum = sum * power + k[i];
   }
   if constexpr (kStep == 1) return sums[0];
@@ -76,19 +83,26 @@ struct Power {
 #endif
 
 #if defined(__AVX512F__)
-// e^d * 2^-c with fewer instructions: 2^t with t = d log2(e) - c. The rounding of t costs |t|
-// half-ulps: relative error 2^-23 + |t| 2^-24. Both instructions have the limits right: t of -inf
-// and inf gives 0 and inf.
-FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
+// v * 2^floor(n)
+FUSED_CE_INLINE Vec<float> scale(Vec<float> v, Vec<float> n) { return _mm512_scalef_ps(v, n); }
+FUSED_CE_INLINE Vec<double> scale(Vec<double> v, Vec<double> n) { return _mm512_scalef_pd(v, n); }
+template <class V>
+FUSED_CE_INLINE V scaled(V v, V n) {
+  return each([](auto x, auto y) { return scale(x, y); }, v, n);
+}
+
+// e^d * 2^-c with fewer instructions: 2^t with t = d log2(e) - c. Roundings of t and of log2(e)
+// cost 2^-24 and 2^-26 of t: relative error 2^-22 + |d| 2^-23. Both instructions have the limits
+// right: t of -inf and inf gives 0 and inf.
+template <class V>
+FUSED_CE_INLINE V exp_half(V d, Vec<float> c) {
   // 2^f = 1 + f q(f) on [0, 1), relative error 2^-23.3
   constexpr float kQ[] = {0x1.62e4bap-1f, 0x1.ebdb56p-3f, 0x1.c91ce6p-5f, 0x1.277854p-7f,
                           0x1.e97502p-10f};
   constexpr int kRoundDown = 0x09;  // imm8 of VREDUCEPS: to an integer, towards -inf, quietly
-  const Vec<float> t = d * 1.44269504f - c;
-  const Vec<float> f = _mm512_reduce_ps(t, kRoundDown);
-  Vec<float> q = splat(kQ[4]);
-  for (int i = 3; i >= 0; --i) q = q * f + kQ[i];
-  return _mm512_scalef_ps(q * f + 1.0f, t);
+  const V t = d * 1.44269504f - c;
+  const V f = each([](Vec<float> v) { return Vec<float>(_mm512_reduce_ps(v, kRoundDown)); }, t);
+  return scaled(polynomial(kQ, f) * f + 1.0f, t);
 }
 #endif
 
@@ -99,82 +113,97 @@ FUSED_CE_INLINE Vec<float> exp_half(Vec<float> d, Vec<float> c) {
 // 1980), which needs no fused multiply-add to be exact; taking the reference out as an integer
 // power of two costs no rounding at all.
 //
-// kHalf: for logits of a half type, near whose own precision a relative error of 2^-22 + |d| 2^-24
-// is nothing.
-template <class T, bool kHalf = false>
-FUSED_CE_INLINE Vec<T> exp_scaled(Vec<T> d, const Power<T>& power, Vec<T> factor = splat(T(1))) {
+// kShort: for results of the next narrower type. Of float, for logits of a half type, near whose
+// own precision a relative error of 2^-22 + |d| 2^-23 is nothing; of double, for numbers of float
+// rows.
+//
+// V: a vector, or a pair of them.
+template <class T, bool kShort = false, class V>
+FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T(1))) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
 #if defined(__AVX512F__)
-  if constexpr (kHalf) return exp_half(d, power.c) * factor;
-  d = at_least<T>(d, splat(K::kLow));
-  const Vec<T> n = (d * kLog2E + K::kRound) - K::kRound;
+  if constexpr (kShort && sizeof(T) == 4) return exp_half(d, power.c) * factor;
+  d = each([](Vec<T> v) { return at_least<T>(v, splat(K::kLow)); }, d);
+  const V n = (d * kLog2E + K::kRound) - K::kRound;
 #else
-  d = at_most<T>(at_least<T>(d, power.low), power.high);
-  const Vec<T> rounded = d * kLog2E + power.round;
-  const Vec<T> n = rounded - power.round;
+  d = each([&](Vec<T> v) { return at_most<T>(at_least<T>(v, power.low), power.high); }, d);
+  const V rounded = d * kLog2E + power.round;
+  const V n = rounded - power.round;
 #endif
 #if defined(__FMA__)
-  Vec<T> r, q;
-  if constexpr (kHalf) {
+  V r, q;
+  if constexpr (kShort) {
     r = d - n * T(0.6931471805599453094);
-    q = polynomial<T>(K::kQHalf, r);
+    q = polynomial(K::kQShort, r);
   } else {
     r = (d - n * K::kLn2High) - n * K::kLn2Low;
-    q = polynomial<T>(K::kQ, r);
+    q = polynomial(K::kQ, r);
   }
-  const Vec<T> exp_r = (q * r + T(1)) * r + T(1);
+  const V exp_r = (q * r + T(1)) * r + T(1);
 #else
-  const Vec<T> r = (d - n * K::kLn2High) - n * K::kLn2Low;
-  const Vec<T> exp_r = (polynomial<T>(K::kQ, r) * r * r + r) + T(1);
+  const V r = (d - n * K::kLn2High) - n * K::kLn2Low;
+  const V exp_r = (polynomial(K::kQ, r) * r * r + r) + T(1);
 #endif
   // The factor meets the power of two, which is there long before the polynomial.
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(exp_r, n - power.c) * factor;
-  if constexpr (sizeof(T) == 8) return _mm512_scalef_pd(exp_r, n - power.c) * factor;
+  return scaled(exp_r, n - power.c) * factor;
 #else
-  return exp_r * (factor * bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(rounded) << K::kMantissaBits));
+  const auto power_of = [](Vec<T> v) {
+    return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(v) << K::kMantissaBits);
+  };
+  return exp_r * (factor * each(power_of, rounded));
 #endif
 }
 
-// log(v + lost) for v > 0 and a `lost` below its last place, by log(1 + f) = log((1 + s) / (1 - s))
-// = 2 s + s z L(z), z = s^2, s = f / (2 + f) (Tang, ACM TOMS 16, 1990), with v + lost = 2^k (1 + f)
-// and 1 + f in [sqrt(1/2), sqrt(2)). f takes up most of `lost`, and the rest is added last.
-FUSED_CE_INLINE Vec<double> log_sum(Vec<double> v, Vec<double> lost) {
-  using K = ExpConstants<double>;
+// v = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): the integer k, for normal v.
+FUSED_CE_INLINE Vec<int64_t> exponent_of(Vec<double> v) {
   constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
-  // relative error 2^-58.5
+  return (bits_as<Vec<int64_t>>(v) - kSqrtHalf) >> 52;
+}
+
+// log(2^k (1 + f + rest)) for a `rest` below f's last place, by log(1 + f) = log((1 + s) / (1 - s))
+// = 2 s + s z L(z), z = s^2, s = f / (2 + f) (Tang, ACM TOMS 16, 1990).
+template <bool kShort>
+FUSED_CE_INLINE Vec<double> log_of_parts(Vec<int64_t> exponent, Vec<double> f, Vec<double> rest) {
+  using K = ExpConstants<double>;
+  // relative errors 2^-58.5 and 2^-37.5
   constexpr double kL[] = {0.666666666666673447, 0.399999999994142999, 0.285714287424787683,
                            0.222221985631265854, 0.181835648842726522, 0.153140353977747323,
                            0.147961097707526222};
-  const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
-  const Vec<int64_t> exponent = (bits - kSqrtHalf) >> 52;
-  const Vec<double> m = bits_as<Vec<double>>(bits - (exponent << 52));
-  // 2^-k, or 0 where k is so large that nothing can be lost
-  const Vec<int64_t> scale_field = exponent < 1023 ? 1023 - exponent : Vec<int64_t>{};
-  const Vec<double> scale = bits_as<Vec<double>>(scale_field << 52);
+  constexpr double kLShort[] = {0.666666656412928972, 0.400003362192629307, 0.285372383250864705,
+                                0.235835688458228782};
   const Vec<double> k = bits_as<Vec<double>>(exponent + bits_as<int64_t>(K::kRound)) - K::kRound;
-  const Vec<double> low = lost * scale;
-  const Vec<double> f = (m - 1.0) + low;
-  const Vec<double> rest = low - (f - (m - 1.0));
   const Vec<double> s = f / (f + 2.0);
   const Vec<double> z = s * s;
-  const Vec<double> series = polynomial<double>(kL, z);
+  if constexpr (kShort)
+    return k * (K::kLn2High + K::kLn2Low) + s * (polynomial(kLShort, z) * z + 2.0);
   const Vec<double> half_square = 0.5 * f * f;
-  const Vec<double> tail = s * (half_square + z * series) + (k * K::kLn2Low + rest);
-  const Vec<double> result = k * K::kLn2High - ((half_square - tail) - f);
-  // Infinity and NaN come back as they are, and 0 gives -infinity.
-  const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;
+  const Vec<double> tail = s * (half_square + z * polynomial(kL, z)) + (k * K::kLn2Low + rest);
+  return k * K::kLn2High - ((half_square - tail) - f);
+}
+
+// log(v) for normal v, 0 and infinity.
+template <bool kShort = false>
+FUSED_CE_INLINE Vec<double> log(Vec<double> v) {
+  const Vec<int64_t> k = exponent_of(v);
+  const Vec<double> m = bits_as<Vec<double>>(bits_as<Vec<int64_t>>(v) - (k << 52));
+  const Vec<double> result = log_of_parts<kShort>(k, m - 1.0, Vec<double>{});
+  const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;  // and NaN
   return v < __builtin_inf() && v > 0.0 ? result : special;
 }
 
-FUSED_CE_INLINE Vec<double> log(Vec<double> v) { return log_sum(v, Vec<double>{}); }
-
-// log(1 + z) for z >= 0.
+// log(1 + z) for z in [0, 2^1022] and infinity. f is found from z and not from the rounded 1 + z:
+// the scaled z is exact, and its difference from 1 too, but for 1 + z just above sqrt(2).
+template <bool kShort = false>
 FUSED_CE_INLINE Vec<double> log1p(Vec<double> z) {
   const Vec<double> v = 1.0 + z;
-  const Vec<double> lost = z >= 1.0 ? 1.0 - (v - z) : z - (v - 1.0);
-  return log_sum(v, v < __builtin_inf() ? lost : Vec<double>{});
+  const Vec<int64_t> k = exponent_of(v);
+  const Vec<double> scale = bits_as<Vec<double>>((1023 - k) << 52);
+  const Vec<double> from_one = scale - 1.0, scaled = z * scale;
+  const Vec<double> f = scaled + from_one;
+  const Vec<double> result = log_of_parts<kShort>(k, f, scaled - (f - from_one));
+  return v < __builtin_inf() ? result : v;  // and NaN
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

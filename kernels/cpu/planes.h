@@ -3,7 +3,7 @@
 #pragma once
 
 #include "layout.h"
-#include "sum.h"
+#include "results.h"
 #include "terms.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -44,10 +44,7 @@ class Planes {
       find_references(p_.classes);
       sum<kTerms>();
     }
-    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
-    sums.loss.add(loss_, n);
-    if (kIndices) sums.weight.add(group_.target_weight, n);
-    put_results<A, kIndices>(out, group_, loss_, first, n);
+    put_group<S, kIndices>(p_, smoothing_, group_, first, n, out, loss_, sums);
   }
 
   template <Terms kTerms>
@@ -172,7 +169,7 @@ class Planes {
         if (!fresh) target_logit = load(group_.target_logit + i);
         target = load(group_.target + i) - static_cast<Int<A>>(first);
       }
-      Sums<A> sums;
+      Sums<V> sums;
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;

@@ -17,8 +17,9 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // By storage type.
 template <class S>
-struct ReferenceConstants {  // the half types: exponents near 0 lose nothing in exp_half
-  static constexpr float kLargest = 256;  // |m| beyond which m is subtracted
+struct ReferenceConstants {  // the half types
+  // |m| beyond which m is subtracted: the short exponential is off by 2^-23 |d|.
+  static constexpr float kLargest = 16;
   static constexpr float kHeadroomBits =
       0;  // what e^m becomes: 2^0, 127 bits above it and 126 below
   static constexpr double kLargestSum = 0x1p126;
@@ -26,7 +27,7 @@ struct ReferenceConstants {  // the half types: exponents near 0 lose nothing in
 
 template <>
 struct ReferenceConstants<float> {
-  static constexpr float kLargest = 256;
+  static constexpr float kLargest = 256;      // exact up to there
   static constexpr float kHeadroomBits = 40;  // 87 bits above, 166 below
   static constexpr double kLargestSum = 0x1p126;
 };
@@ -81,9 +82,10 @@ class Reference {
   explicit FUSED_CE_INLINE Reference(const Offset<A>& offset)
       : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0))) {}
 
-  // factor * e^x, relative to the reference
-  FUSED_CE_INLINE Vec<A> exp(Vec<A> x, Vec<A> factor = splat(A(1))) const {
-    const Vec<A> d = shifted_ ? x - shift_ : x;
+  // factor * e^x, relative to the reference. V: a vector or a pair.
+  template <class V>
+  FUSED_CE_INLINE V exp(V x, Vec<A> factor = splat(A(1))) const {
+    const V d = shifted_ ? x - shift_ : x;
     return exp_scaled<A, sizeof(S) == 2>(d, power_, factor);
   }
 

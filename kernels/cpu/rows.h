@@ -4,7 +4,7 @@
 #pragma once
 
 #include "layout.h"
-#include "sum.h"
+#include "results.h"
 #include "terms.h"
 #include "transpose.h"
 
@@ -61,7 +61,7 @@ class Rows {
           }
         }
       }
-      finish<kIndices>(out, first, n, sums);
+      put_group<S, kIndices>(p_, smoothing_, group_, first, n, out, loss_, sums);
     }
     return sums.partial();
   }
@@ -103,14 +103,6 @@ class Rows {
 
   const S* row(int64_t r) const {
     return static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, r);
-  }
-
-  template <bool kIndices>
-  void finish(const Forward& out, int64_t first, int n, TaskSums& sums) {
-    finish_forward<S, kIndices>(group_, n, smoothing_, loss_);
-    sums.loss.add(loss_, n);
-    if (kIndices) sums.weight.add(group_.target_weight, n);
-    put_results<A, kIndices>(out, group_, loss_, first, n);
   }
 
   const S* block(const S* row, int64_t b, int n) {
@@ -286,24 +278,27 @@ class Rows {
     const auto kept = [&](V logits, int j) __attribute__((always_inline)) {
       return kHasTarget ? at_most<A>(logits, load(limits + j)) : logits;
     };
-    Sums<A> sums[kUnroll];
-    const auto add = [&](int u, int j) __attribute__((always_inline)) {
-      const V logits = load(x + j);
-      sums[u].template add<kTerms>(ref, m, logits, kept(logits, j), weights<kTerms>(w, t, j));
+    const auto add_pair = [&](Sums<Pair<V>>& sums, int j) __attribute__((always_inline)) {
+      const Pair<V> logits = {load(x + j), load(x + j + kW)};
+      sums.template add<kTerms>(ref, m, logits, {kept(logits.a, j), kept(logits.b, j + kW)},
+                                {weights<kTerms>(w, t, j), weights<kTerms>(w, t, j + kW)});
     };
+    Sums<Pair<V>> first_half, second_half;
+    Sums<V> rest;
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) {
-        prefetch(x + j, u * kW);
-        add(u, j + u * kW);
-      }
+      for (int u = 0; u < kUnroll; ++u) prefetch(x + j, u * kW);
+      add_pair(first_half, j);
+      add_pair(second_half, j + 2 * kW);
     }
-    // Not a loop over sums[u], which would keep the sums in memory.
-    if (j + kW <= n) add(0, j), j += kW;
-    if (j + kW <= n) add(1, j), j += kW;
-    if (j + kW <= n) add(2, j), j += kW;
     static_assert(kUnroll == 4);
+    if (j + 2 * kW <= n) add_pair(first_half, j), j += 2 * kW;
+    if (j + kW <= n) {
+      const V logits = load(x + j);
+      rest.template add<kTerms>(ref, m, logits, kept(logits, j), weights<kTerms>(w, t, j));
+      j += kW;
+    }
     if (j < n) {
       // The last whole vector of the block, less the lanes that are in the sums already; or, in a
       // row shorter than a vector, what there is. The weight of other lanes is 0.
@@ -314,10 +309,10 @@ class Rows {
       // What is in the sums already is replaced, not only weighted by 0: it may be infinite.
       const V logits = n >= kW ? (present ? load(x + first) : m) : load_partial(x, n, m[0]);
       const V q = n >= kW ? weights<kTerms>(w, t, first) : weights_partial<kTerms>(w, t, n);
-      sums[kUnroll - 1].template add<kTerms>(
-          ref, m, logits, present ? kept(logits, first) : splat(kNone), present ? q : V{});
+      rest.template add<kTerms>(ref, m, logits, present ? kept(logits, first) : splat(kNone),
+                                present ? q : V{});
     }
-    total.template add<kTerms>(sums);
+    total.template add<kTerms>(folded(first_half + second_half) + rest);
   }
 
   template <Terms kTerms>
@@ -379,9 +374,15 @@ class Rows {
     int j = head;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) {
+      for (int u = 0; u < kUnroll; u += 2) {
+        const int at = j + u * kW;
         prefetch(x + j, u * kW);
-        put_whole(g + j + u * kW, whole(j + u * kW));
+        prefetch(x + j, (u + 1) * kW);
+        const Pair<V> logits = {load(x + at), load(x + at + kW)};
+        const Pair<V> q = {weights<kTerms>(w, t, at), weights<kTerms>(w, t, at + kW)};
+        const Pair<V> v = gradient<kTerms>(ref, factor, grad, logits, q);
+        put_whole(g + at, v.a);
+        put_whole(g + at + kW, v.b);
       }
     }
     for (; j + kW <= n; j += kW) put_whole(g + j, whole(j));

@@ -13,11 +13,27 @@ class CompensatedSum {
 
  public:
   void add(const double* values, int n) {
+    V sum = sum_, lost = lost_;  // in registers, not in memory
+    const auto add = [&](V v) {
+      const V s = sum + v;
+      lost += error_of(sum, v, s);
+      sum = s;
+    };
     int i = 0;
     for (; i + kLanes<double> <= n; i += kLanes<double>) add(load(values + i));
     V rest{};
     for (int k = 0; i + k < n; ++k) rest[k] = values[i + k];
     add(rest);
+    sum_ = sum, lost_ = lost;
+  }
+
+  // Whole numbers, whose sums are exact.
+  void count(const double* values, int n) {
+    V sum = sum_;
+    int i = 0;
+    for (; i + kLanes<double> <= n; i += kLanes<double>) sum += load(values + i);
+    for (; i < n; ++i) sum[0] += values[i];
+    sum_ = sum;
   }
 
   double total() const {
@@ -35,11 +51,6 @@ class CompensatedSum {
   static T error_of(T a, T b, T s) {
     const T back = s - a;
     return (a - (s - back)) + (b - back);
-  }
-  void add(V v) {
-    const V s = sum_ + v;
-    lost_ += error_of(sum_, v, s);
-    sum_ = s;
   }
 
   V sum_{}, lost_{};

@@ -13,19 +13,29 @@ inline constexpr int kLaneTerms = 16;
 // kIndices reads exponentials alone; smoothing adds a linear sum; probabilities add their mass.
 enum class Terms { kIndices, kSmoothed, kProbabilities };
 
-template <class A>
+// V: a vector, or a pair of them.
+template <class V>
 struct Sums {
-  Vec<A> exponentials{}, linear{}, mass{};
+  V exponentials{}, linear{}, mass{};
 
   // q: the weight of the logit x in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `kept`:
   // x, or -inf in the lanes whose exponential stays out of the sum, as the target's own does.
-  template <Terms kTerms, class S>
-  FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, Vec<A> x, Vec<A> kept, Vec<A> q) {
+  template <Terms kTerms, class S, class A = Accumulate<S>>
+  FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, V x, V kept, V q) {
     exponentials += ref.exp(kept);
     if constexpr (kTerms != Terms::kIndices) linear += q * (m - x);
     if constexpr (kTerms == Terms::kProbabilities) mass += q;
   }
 };
+
+template <class V>
+FUSED_CE_INLINE Sums<V> operator+(const Sums<V>& x, const Sums<V>& y) {
+  return {x.exponentials + y.exponentials, x.linear + y.linear, x.mass + y.mass};
+}
+template <class V>
+FUSED_CE_INLINE Sums<V> folded(const Sums<Pair<V>>& s) {
+  return {s.exponentials.a + s.exponentials.b, s.linear.a + s.linear.b, s.mass.a + s.mass.b};
+}
 
 // The sums of a row, in double.
 template <class A>
@@ -33,21 +43,17 @@ struct RowSums {
   DoubleSum<A> exponentials, linear, mass;
 
   template <Terms kTerms>
-  FUSED_CE_INLINE void add(const Sums<A> (&s)[4]) {
-    const auto all = [&](auto of) __attribute__((always_inline)) {
-      return (s[0].*of + s[1].*of) + (s[2].*of + s[3].*of);
-    };
-    exponentials.add(all(&Sums<A>::exponentials));
-    if constexpr (kTerms != Terms::kIndices) linear.add(all(&Sums<A>::linear));
-    if constexpr (kTerms == Terms::kProbabilities) mass.add(all(&Sums<A>::mass));
+  FUSED_CE_INLINE void add(const Sums<Vec<A>>& s) {
+    exponentials.add(s.exponentials);
+    if constexpr (kTerms != Terms::kIndices) linear.add(s.linear);
+    if constexpr (kTerms == Terms::kProbabilities) mass.add(s.mass);
   }
 };
 
 // factor * e^(x - shift) 2^-c - subtracted
-template <Terms kTerms, class S, class A = Accumulate<S>>
-FUSED_CE_INLINE Vec<A> gradient(const Reference<S>& ref, Vec<A> factor, Vec<A> grad, Vec<A> x,
-                                Vec<A> q) {
-  const Vec<A> softmax = ref.exp(x, factor);
+template <Terms kTerms, class S, class V, class A = Accumulate<S>>
+FUSED_CE_INLINE V gradient(const Reference<S>& ref, Vec<A> factor, Vec<A> grad, V x, V q) {
+  const V softmax = ref.exp(x, factor);
   if constexpr (kTerms == Terms::kIndices) return softmax;
   return softmax - grad * q;
 }

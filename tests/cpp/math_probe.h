@@ -7,11 +7,15 @@
 namespace fused_ce::testing {
 
 struct MathProbe {
-  void (*exp_float)(const float* x, float c, float* out, int64_t n);  // e^x 2^-c
-  void (*exp_half)(const float* x, float c, float* out, int64_t n);   // the same for half types
+  // e^x 2^-c, and its short form
+  void (*exp_float)(const float* x, float c, float* out, int64_t n);
+  void (*exp_float_short)(const float* x, float c, float* out, int64_t n);
   void (*exp_double)(const double* x, double c, double* out, int64_t n);
+  void (*exp_double_short)(const double* x, double c, double* out, int64_t n);
   void (*log)(const double* x, double* out, int64_t n);
+  void (*log_short)(const double* x, double* out, int64_t n);
   void (*log1p)(const double* x, double* out, int64_t n);
+  void (*log1p_short)(const double* x, double* out, int64_t n);
   int64_t multiple;  // n is a multiple of it
 };
 

@@ -1,0 +1,61 @@
+// What forward leaves behind for a group of rows: losses, their sums, and the numbers for backward.
+#pragma once
+
+#include "group.h"
+#include "sum.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+template <class T>
+inline void put_as(void* out, const double* values, int64_t first, int n) {
+  T* p = static_cast<T*>(out) + first;
+  for (int i = 0; i < n; ++i) p[i] = static_cast<T>(values[i]);
+}
+template <class S>
+inline void put_rounded(void* out, const double* values, int64_t first, int n) {
+  for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
+}
+
+// What a group of rows leaves behind: the numbers for backward, and the losses if they are wanted.
+template <class A, bool kIndices, class Group>
+inline void put_results(const Forward& out, const Group& group, const double* loss, int64_t first,
+                        int n) {
+  __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
+                   static_cast<size_t>(n) * sizeof(A));
+  put_as<A>(out.saved.sum, group.sum, first, n);
+  if constexpr (kIndices) {
+    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.target_logit,
+                     static_cast<size_t>(n) * sizeof(A));
+  } else {
+    put_as<A>(out.saved.target, group.mass, first, n);
+  }
+  if (!out.loss) return;
+  switch (out.loss_dtype) {
+    case DType::kFloat:
+      return put_as<float>(out.loss, loss, first, n);
+    case DType::kDouble:
+      return put_as<double>(out.loss, loss, first, n);
+    case DType::kBFloat16:
+      return put_rounded<BFloat16>(out.loss, loss, first, n);
+    case DType::kHalf:
+      return put_rounded<Half>(out.loss, loss, first, n);
+  }
+}
+
+// Finishes rows [first, first + n), whose sums are in the group. `loss` is a buffer.
+template <class S, bool kIndices>
+inline void put_group(const Problem& p, const Smoothing& smoothing, Group<Accumulate<S>>& group,
+                      int64_t first, int n, const Forward& out, double* loss, TaskSums& sums) {
+  finish_forward<S, kIndices>(group, n, smoothing, loss);
+  sums.loss.add(loss, n);
+  if constexpr (kIndices) {
+    if (p.weight) {
+      sums.weight.add(group.target_weight, n);
+    } else {
+      sums.weight.count(group.target_weight, n);
+    }
+  }
+  put_results<Accumulate<S>, kIndices>(out, group, loss, first, n);
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

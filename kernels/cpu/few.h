@@ -190,6 +190,7 @@ class Few {
       for (; k + 2 <= end; k += 2) {
         constexpr int kLine = 64 / static_cast<int>(sizeof(S));
         if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
+        if (kW >= kLine) __builtin_prefetch(next + (k + 1) * kW, 0, 2);
         sums += ref.exp(Pair<V>{kept[k], kept[k + 1]});
       }
       if (k < end) sums.a += ref.exp(kept[k]);

@@ -17,6 +17,9 @@ inline constexpr int kRowGroup = 256;
 // How far ahead logits are fetched. The processor's own prefetching stops at every page and row,
 // and its window of instructions is too short to see the next cache line behind an exponential.
 inline constexpr int kPrefetchBytes = 8192;
+// The cache they are fetched into. Long rows leave the first one to the processor's own
+// prefetching, which the ends of short rows throw off.
+inline constexpr int kFirstCache = 1, kSecondCache = 2;
 // Rows of fewer bytes are not streamed: the target's gradient, stored last, has to fetch its line
 // from memory again, which costs as much as streaming saves on so long a row.
 inline constexpr int64_t kStreamedRowBytes = 16384;
@@ -118,11 +121,12 @@ class Rows {
                      n, target_);
   }
 
-  // Once a cache line: `j` counts from where x points.
+  // Once a cache line: `j` counts from where x points. kCache: 1 or 2.
+  template <int kCache>
   static FUSED_CE_INLINE void prefetch(const S* x, int j) {
     constexpr int kLine = 64 / static_cast<int>(sizeof(S));
     if (kLine <= kW || j % kLine == 0)
-      __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kPrefetchBytes, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kPrefetchBytes, 0, 4 - kCache);
   }
 
   static int block_size(int64_t left) { return static_cast<int>(left < kBlock ? left : kBlock); }
@@ -201,8 +205,8 @@ class Rows {
       const A* t = kIndices ? nullptr : probabilities(at, 0, n_classes);
       const int y = kIndices ? static_cast<int>(group_.target[i + r]) : 0;
       RowSums<A> sums;
-      sum_block<kTerms, kIndices>(block(row(at), 0, n_classes), weight_, t, n_classes, ref,
-                                  splat(group_.reference[i + r]), y, sums);
+      sum_block<kTerms, kIndices, kFirstCache>(block(row(at), 0, n_classes), weight_, t, n_classes,
+                                               ref, splat(group_.reference[i + r]), y, sums);
       exponentials[r] = sums.exponentials.lanes;
       if constexpr (kTerms != Terms::kIndices) linear[r] = sums.linear.lanes;
       if constexpr (kTerms == Terms::kProbabilities) mass[r] = sums.mass.lanes;
@@ -244,9 +248,10 @@ class Rows {
       const A* t = kTerms == Terms::kProbabilities ? probabilities(row, b, n) : nullptr;
       const A* w = weight_ ? weight_ + b : nullptr;
       if (y >= b && y < b + n) {
-        sum_block<kTerms, true>(x, w, t, n, ref, splat(m), static_cast<int>(y - b), total);
+        sum_block<kTerms, true, kSecondCache>(x, w, t, n, ref, splat(m), static_cast<int>(y - b),
+                                              total);
       } else {
-        sum_block<kTerms, false>(x, w, t, n, ref, splat(m), 0, total);
+        sum_block<kTerms, false, kSecondCache>(x, w, t, n, ref, splat(m), 0, total);
       }
     }
     return total;
@@ -271,7 +276,7 @@ class Rows {
 
   // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
   // exponential stays out of the sum.
-  template <Terms kTerms, bool kHasTarget>
+  template <Terms kTerms, bool kHasTarget, int kCache>
   FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<S>& ref,
                                  V m, int y, RowSums<A>& total) {
     const A* limits = limits_ + kBlock - y;
@@ -288,7 +293,7 @@ class Rows {
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) prefetch(x + j, u * kW);
+      for (int u = 0; u < kUnroll; ++u) prefetch<kCache>(x + j, u * kW);
       add_pair(first_half, j);
       add_pair(second_half, j + 2 * kW);
     }
@@ -338,17 +343,19 @@ class Rows {
         if (stride == 1) {
           A* g = g_row + b;
           if (streamed) {
-            write_block<kTerms>(x, w, t, n, i, ref, g, lanes_to_alignment(g),
-                                [](A* p, V v) { stream(p, v); });
+            write_block<kTerms, kSecondCache>(x, w, t, n, i, ref, g, lanes_to_alignment(g),
+                                              [](A* p, V v) { stream(p, v); });
           } else {
-            write_block<kTerms>(x, w, t, n, i, ref, g, 0, [](A* p, V v) { store(p, v); });
+            write_block<kTerms, kFirstCache>(x, w, t, n, i, ref, g, 0,
+                                             [](A* p, V v) { store(p, v); });
           }
           continue;
         }
       }
       // Conversion is a loop of its own: behind an exponential, it would be one more thing for the
       // processor's window to hold.
-      write_block<kTerms>(x, w, t, n, i, ref, gradient_, 0, [](A* p, V v) { store(p, v); });
+      write_block<kTerms, kFirstCache>(x, w, t, n, i, ref, gradient_, 0,
+                                       [](A* p, V v) { store(p, v); });
       put_block(gradient_, g_row + b * stride, stride, n, streamed);
     }
     if constexpr (kTerms != Terms::kProbabilities) {
@@ -358,7 +365,7 @@ class Rows {
 
   // The gradient of n neighbouring logits. Whole vectors from g + head on go through put_whole; the
   // lanes before and after them are written with vectors that overlap those.
-  template <Terms kTerms, class F>
+  template <Terms kTerms, int kCache, class F>
   FUSED_CE_INLINE void write_block(const S* x, const A* w, const A* t, int n, int i,
                                    const Reference<S>& ref, A* g, int head, F put_whole) {
     const V factor = splat(factors_.factor[i]), grad = splat(factors_.grad[i]);
@@ -376,8 +383,8 @@ class Rows {
 #pragma GCC unroll 4
       for (int u = 0; u < kUnroll; u += 2) {
         const int at = j + u * kW;
-        prefetch(x + j, u * kW);
-        prefetch(x + j, (u + 1) * kW);
+        prefetch<kCache>(x + j, u * kW);
+        prefetch<kCache>(x + j, (u + 1) * kW);
         const Pair<V> logits = {load(x + at), load(x + at + kW)};
         const Pair<V> q = {weights<kTerms>(w, t, at), weights<kTerms>(w, t, at + kW)};
         const Pair<V> v = gradient<kTerms>(ref, factor, grad, logits, q);

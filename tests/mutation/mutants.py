@@ -25,8 +25,14 @@ CPU = [
     Mutant(
         "target's own term left in the sum (few)",
         "cpu/few.h",
-        "kIndices && to_target == static_cast<Int<A>>(k) ? splat(kNone) : square[k]",
-        "square[k]",
+        "kept[c + k] = is_target ? splat(kNone) : square[k];",
+        ";",
+    ),
+    Mutant(
+        "target's logit not found (few)",
+        "cpu/few.h",
+        "target_logit = is_target ? square[k] : target_logit;",
+        ";",
     ),
     Mutant(
         "target's own term left in the sum (planes)",
@@ -67,8 +73,8 @@ CPU = [
     Mutant(
         "only the last block counts",
         "cpu/terms.h",
-        "exponentials.add(all(",
-        "exponentials = {}, exponentials.add(all(",
+        "exponentials.add(s.exponentials);",
+        "exponentials = {}, exponentials.add(s.exponentials);",
     ),
     Mutant(
         "missing weight of the target",
@@ -136,12 +142,8 @@ CPU = [
     Mutant(
         "another class's limit", "cpu/rows.h", "limits_ + kBlock - y;", "limits_ + kBlock - y + 1;"
     ),
-    Mutant(
-        "overlap's weights counted twice",
-        "cpu/rows.h",
-        "splat(kNone), present ? q : V{}",
-        "splat(kNone), q",
-    ),
+    Mutant("overlap's weights counted twice", "cpu/rows.h", "present ? q : V{}", "q"),
+    Mutant("half of a row left out", "cpu/rows.h", "add_pair(second_half, j + 2 * kW);", ""),
     Mutant(
         "rounded reference",
         "cpu/reference.h",
@@ -153,8 +155,8 @@ CPU = [
     Mutant(
         "plain 1 + z in log1p",
         "cpu/math.h",
-        "? lost : Vec<double>{});",
-        "? Vec<double>{} : Vec<double>{});",
+        "f = scaled + from_one;",
+        "f = v * scale - 1.0;",
     ),
     Mutant(
         "rest of the lost digits dropped", "cpu/math.h", "(k * K::kLn2Low + rest)", "k * K::kLn2Low"
@@ -178,7 +180,7 @@ CPU = [
         "next[2 * i] = interleave<0, kN>(v[i + kN / 2], v[i], All{});",
     ),
     Mutant(
-        "target's logit not found",
+        "target's logit not found (planes)",
         "cpu/planes.h",
         "target_logit = is_target ? logits : target_logit;",
         ";",

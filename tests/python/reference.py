@@ -36,7 +36,7 @@ def dense_target(
 
 
 def check(logits: torch.Tensor, target: torch.Tensor, reduction: str = "mean", **options) -> None:
-    """Compare value and gradient with float64, from the same (already rounded) inputs.
+    """Compare value and gradient with float64 on the CPU, from the same, already rounded inputs.
 
     A result is a sum of terms. Each term may be wrong by a few units in the last place of the type
     that the kernels work in (a product or two, an exp of 1 ulp, its share of the sum's roundings;
@@ -44,11 +44,32 @@ def check(logits: torch.Tensor, target: torch.Tensor, reduction: str = "mean", *
     where exp(log p) magnifies the rounding of log p, and where the roundings of a sum over the
     classes walk at random. The sum is then rounded once, to the type of the result: half a unit.
     """
+    x = logits.detach().requires_grad_()
+    loss = fused_ce.cross_entropy(x, target, reduction=reduction, **options)
+    g = torch.randn(loss.shape).to(loss.dtype)
+    (grad,) = torch.autograd.grad(loss, x, g)
+    assert grad.dtype == logits.dtype
+    assert grad.shape == logits.shape
+    loss, grad, g, logits, target = (t.detach().cpu() for t in (loss, grad, g, logits, target))
+    if "weight" in options:
+        options["weight"] = options["weight"].cpu()
+    with torch.device("cpu"):
+        compare(loss, grad, g, logits, target, reduction, **options)
+
+
+def compare(
+    loss: torch.Tensor,
+    grad: torch.Tensor,
+    g: torch.Tensor,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    reduction: str,
+    **options,
+) -> None:
+    """The comparison that `check` makes, of the loss and of its gradient for g."""
     dim = min(1, logits.dim() - 1)
     mass, total = dense_target(target, logits.size(dim), dim, **options)
     log_p = logits.double().log_softmax(dim)
-    x = logits.detach().requires_grad_()
-    loss = fused_ce.cross_entropy(x, target, reduction=reduction, **options)
     theirs = F.cross_entropy(logits, target, reduction=reduction, **options)
     assert loss.dtype == theirs.dtype
     assert loss.shape == theirs.shape
@@ -74,10 +95,6 @@ def check(logits: torch.Tensor, target: torch.Tensor, reduction: str = "mean", *
         rows, terms = rows.sum(), terms.sum()
     close(loss, rows * factor, terms * factor, work + reference)
 
-    g = torch.randn(loss.shape).to(loss.dtype)
-    (grad,) = torch.autograd.grad(loss, x, g)
-    assert grad.dtype == logits.dtype
-    assert grad.shape == logits.shape
     scale = factor * (g.double().unsqueeze(dim) if reduction == "none" else g.double())
     pull = mass.sum(dim, keepdim=True) * log_p.exp()
     terms = scale.abs() * (pull + mass)

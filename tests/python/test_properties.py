@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
-from conftest import DTYPES
+from conftest import DEVICE, DTYPES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import check
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator(DEVICE).manual_seed(seed)
 
 
 @st.composite
@@ -18,7 +22,7 @@ def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> torc
     storage = [1 if expanded[d] else shape[d] * steps[d] for d in order]
     offset = draw(st.integers(0, 5))
     elements = torch.Size(storage).numel()
-    values = torch.randn(elements + offset, generator=torch.manual_seed(elements)).to(dtype)
+    values = torch.randn(elements + offset, generator=seeded(elements)).to(dtype)
     x = values[offset:].view(storage).permute([order.index(d) for d in range(len(shape))])
     x = x[tuple(slice(None, None, 1 if e else s) for e, s in zip(expanded, steps, strict=True))]
     return x.expand(shape)

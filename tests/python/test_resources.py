@@ -10,6 +10,7 @@ from pathlib import Path
 import fused_ce
 import pytest
 import torch
+from conftest import run_again
 from torch.profiler import ProfilerActivity, profile
 
 LOGITS = {
@@ -114,19 +115,16 @@ def test_library_alone() -> None:
     assert float(result.stdout) == pytest.approx(1.3862943649, abs=1e-7)
 
 
+@pytest.mark.parametrize("file", ["test_parity.py", "test_edges.py"])
 @pytest.mark.parametrize("capability", fused_ce.build_info()["cpu_capabilities"])
-def test_parity_at_every_instruction_set(capability: str) -> None:
+def test_parity_at_every_instruction_set(capability: str, file: str) -> None:
     """The parity and edge tests once more, in a process that is held to the instruction set."""
     if capability == fused_ce.build_info()["cpu_capability"]:
         pytest.skip("this process runs it")
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += [str(here / "test_parity.py"), str(here / "test_edges.py")]
     environment = {**os.environ, "FUSED_CE_CPU_CAPABILITY": capability}
     check = "import fused_ce; print(fused_ce.build_info()['cpu_capability'])"
     active = subprocess.run(
         [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True
     )
     assert active.stdout.strip() == capability
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
+    run_again(file, FUSED_CE_CPU_CAPABILITY=capability)

@@ -7,14 +7,12 @@ puts them, with the operator's CUDA code, in the place of the CPU kernels. It is
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_again
 
-HERE = Path(__file__).parent
-LIBRARY = HERE.parents[1] / "build" / "cmake" / "tests" / "cuda" / "libfused_ce_simt.so"
+LIBRARY = Path(__file__).parents[2] / "build" / "cmake" / "tests" / "cuda" / "libfused_ce_simt.so"
 
 # Of test_parity.py what has every loop of the kernels, and every kind of target and option.
 SELECTION = {
@@ -44,13 +42,4 @@ SELECTION = {
 @pytest.mark.skipif("FUSED_CE_SIMT" in os.environ, reason="this is the run on the launchers")
 @pytest.mark.parametrize("name", SELECTION)
 def test_on_the_cuda_launchers(name: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    file, *options = SELECTION[name]
-    result = subprocess.run(
-        [*command, str(HERE / file), *options],
-        env={**os.environ, "FUSED_CE_SIMT": str(LIBRARY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
+    run_again(*SELECTION[name], FUSED_CE_SIMT=str(LIBRARY))

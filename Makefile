@@ -64,7 +64,7 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda/sass.py
+	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 .PHONY: tidy
@@ -96,6 +96,10 @@ cuda-report: ## What nvcc made of the CUDA kernels, without a GPU (SASS=--quick:
 	@command -v nvdisasm > /dev/null || \
 	    $(NVDISASM_VENV)/bin/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
 	$(PYTHON) tests/cuda/sass.py --jobs $(MAX_JOBS) $(SASS)
+
+.PHONY: gpu
+gpu: ## On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer
+	$(PYTHON) tests/cuda/gpu.py
 
 .PHONY: clean
 clean: ## Remove what was built; .venv stays

@@ -1,4 +1,4 @@
-"""Time cross entropy on the CPU: fused_ce beside its peers, interleaved in one process.
+"""Time cross entropy, on the CPU or a GPU: fused_ce beside its peers, interleaved in one process.
 
 Every round times each candidate once, in an order that rotates, so that whatever else the machine
 does falls on all alike. Reported are medians and minima, ratios of medians, the share of the
@@ -8,30 +8,26 @@ machine that others took, and two ceilings: reading the logits once (torch.sum) 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fused_ce
 import torch
-import torch.nn.functional as F
-from cases import DTYPES, FULL, KINDS, QUICK, SCALING, Case, Loss, Spec, draw
+from cases import CUDA, DTYPES, FULL, KINDS, QUICK, SCALING, Case, Loss, Spec, draw
+from devices import Call, Cpu, Cuda, Device
+from peers import OVERWRITES, candidates, installed
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 Record = dict[str, Any]
 PHASES = ("forward", "forward+backward")
-SAMPLE = 1e-4  # seconds: shorter calls are timed several at once, so that the clock costs nothing
-MAPPED = 1 << 25  # bytes: glibc gives larger blocks back to the system, and their peak is seen
 
 
 def clocks() -> tuple[float, float, float]:
@@ -42,72 +38,78 @@ def clocks() -> tuple[float, float, float]:
     return busy / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    for line in Path("/proc/cpuinfo").read_text().split("\n"):
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
+def passes(phase: str, name: str, kind: str) -> int:
+    """Reads and writes of as many numbers as there are logits: no loss can do with fewer."""
+    if name in ("read", "copy"):
+        return 1 if name == "read" else 2
+    read = 2 if kind == "probabilities" else 1
+    return read if phase == "forward" else 2 * read + 1
 
 
-def peak_growth(call: Callable[[], object]) -> int:
-    """Bytes by which the resident memory of this process peaks above its start during a call."""
-
-    def status(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().split("\n")
-        return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = status("VmRSS")
-    call()
-    return max(0, status("VmHWM") - before)
-
-
-def sample(call: Callable[[], object], batch: int) -> float:
-    """Seconds that one of `batch` calls in a row takes."""
-    begin = time.perf_counter()
-    for _ in range(batch):
-        call()
-    return (time.perf_counter() - begin) / batch
+def answering(calls: dict[str, Call], record: Record) -> dict[str, Call]:
+    """Calls each once, which compiles it. Those that cannot, or say otherwise, are left out."""
+    kept: dict[str, Call] = {}
+    for name, call in calls.items():
+        try:
+            loss = call()
+            if isinstance(loss, torch.Tensor) and loss.dim() == 0 and name not in ("read", "copy"):
+                expected = cast(torch.Tensor, calls["fused_ce"]())
+                torch.testing.assert_close(loss.float(), expected.float(), rtol=0.02, atol=1e-6)
+            kept[name] = call
+        except Exception as error:
+            if name == "fused_ce":
+                raise
+            record["left out"][name] = f"{type(error).__name__}: {error}"[:200]
+    return kept
 
 
 def interleave(
-    calls: dict[str, Callable[[], object]], batch: int, seconds: float
+    device: Device, calls: dict[str, Call], batch: int, seconds: float
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, start = list(calls), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
         names = names[1:] + names[:1]
         for name in names:
-            times[name].append(sample(calls[name], batch))
+            times[name].append(device.sample(calls[name], batch))
     return times
 
 
-def measure(spec: Spec, losses: dict[str, Loss], seconds: float) -> Record:
+def measure(spec: Spec, losses: dict[str, Loss], seconds: float, device: Device) -> Record:
     torch.set_num_threads(spec.threads)
     torch.compiler.reset()  # each case is compiled alone, for its own shape
-    case = Case(spec)
+    case = Case(spec, device.name)
+    cases = {n: Case(spec, device.name) if n in OVERWRITES else case for n in losses}
     x = case.logits.detach()
     copy = torch.empty_like(x)
-    record: Record = {**spec._asdict(), "bytes": x.nbytes, "other load": 0.0}
-    for phase, run in zip(PHASES, (case.forward, case.both), strict=True):
-        calls: dict[str, Callable[[], object]] = {n: partial(run, f) for n, f in losses.items()}
+    record: Record = {**spec._asdict(), "bytes": x.nbytes, "other load": 0.0, "left out": {}}
+    for phase, run in zip(PHASES, (Case.forward, Case.both), strict=True):
+        calls: dict[str, Call] = {
+            n: partial(run, cases[n], f) for n, f in losses.items() if n not in record["left out"]
+        }
         peaks: dict[str, int] = {}
         with torch.set_grad_enabled(phase != "forward"):
             if phase == "forward":
                 calls |= {"read": x.sum, "copy": partial(copy.copy_, x)}
-            for call in calls.values():  # compilation, first touches
-                call()
-            batch = math.ceil(SAMPLE / min(sample(call, 1) for call in calls.values()))
+            calls = answering(calls, record)
+            shortest = min(device.sample(call, 1) for call in calls.values())
+            batch = max(1, math.ceil(device.shortest_sample / shortest))
             before = clocks()
-            times = interleave(calls, batch, seconds)
+            times = interleave(device, calls, batch, seconds)
             busy, own, wall = (b - a for a, b in zip(before, clocks(), strict=True))
-            for name in losses if x.nbytes > MAPPED else ():
-                case.logits.grad = None
-                peaks[name] = peak_growth(calls[name])
-            case.logits.grad = None
+            for name in losses.keys() & calls if x.nbytes > device.smallest_peak else ():
+                cases[name].logits.grad = None
+                peaks[name] = device.peak_growth(calls[name])
+            for each in cases.values():
+                each.logits.grad = None
         record[phase] = {
-            name: {"median": statistics.median(t), "min": min(t), "rounds": len(t), "batch": batch}
+            name: {
+                "median": statistics.median(t),
+                "min": min(t),
+                "rounds": len(t),
+                "batch": batch,
+                "bytes a second": passes(phase, name, spec.kind) * x.nbytes / statistics.median(t),
+            }
             for name, t in times.items()
         }
         record[f"{phase} peak bytes"] = peaks
@@ -116,42 +118,35 @@ def measure(spec: Spec, losses: dict[str, Loss], seconds: float) -> Record:
     return record
 
 
-def candidates(names: list[str]) -> dict[str, Loss]:
-    """A name with a colon is module:function, anything with F.cross_entropy's signature."""
-    found: dict[str, Loss] = {"fused_ce": fused_ce.cross_entropy}
-    for name in names:
-        if name == "eager":
-            found[name] = F.cross_entropy
-        elif name == "compile":
-            found[name] = torch.compile(F.cross_entropy, dynamic=False)
-        else:
-            module, function = name.split(":")
-            found[name] = getattr(importlib.import_module(module), function)
-    return found
-
-
 def ratio(record: Record, phase: str, name: str) -> float:
     """How many times as long as ours a peer takes."""
     return float(record[phase][name]["median"] / record[phase]["fused_ce"]["median"])
 
 
 def worst(record: Record, names: list[str]) -> float:
-    return min(ratio(record, phase, name) for phase in PHASES for name in names)
+    return min(ratio(record, p, name) for p in PHASES for name in names if name in record[p])
 
 
-def table(title: str, records: list[Record], names: list[str]) -> Table:
+def table(title: str, records: list[Record], names: list[str], peak: float | None) -> Table:
+    """With the share of the peak bandwidth, where that is known."""
     result = Table(title=title)
     result.add_column("shape, dtype, target, threads", no_wrap=True)
     for phase in PHASES:
         result.add_column(f"{phase}: ms", justify="right")
+        if peak:
+            result.add_column("of peak", justify="right")
         for name in names:
             result.add_column(f"{name} / ours", justify="right")
     for record in records:
         row = [" ".join(str(record[field]) for field in Spec._fields)]
         for phase in PHASES:
-            row.append(f"{1e3 * record[phase]['fused_ce']['median']:.4g}")
-            ratios = [ratio(record, phase, name) for name in names]
-            row += [f"{r:.2f}" if r >= 1 else f"[red]{r:.2f}[/red]" for r in ratios]
+            ours = record[phase]["fused_ce"]
+            row.append(f"{1e3 * ours['median']:.4g}")
+            if peak:
+                row.append(f"{ours['bytes a second'] / peak:.0%}")
+            for name in names:
+                r = ratio(record, phase, name) if name in record[phase] else math.nan
+                row.append("" if math.isnan(r) else f"{r:.2f}" if r >= 1 else f"[red]{r:.2f}[/red]")
         result.add_row(*row)
     return result
 
@@ -166,6 +161,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="four shapes, within two minutes")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     mode.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 8x21x512x512")
     mode.add_argument("--scaling", action="store_true", help="2^24 logits, C from 2 to 2^20")
     mode.add_argument(
@@ -177,18 +173,29 @@ def parse() -> argparse.Namespace:
         "--dtypes", nargs="+", choices=DTYPES, help="float32 and bfloat16; --random: all four"
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="indices; --random: all three")
-    parser.add_argument("--peers", nargs="+", default=["eager", "compile"], metavar="NAME")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME", help="eager, compile; on cuda: what is installed, too"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument(
         "--seconds", type=float, help="each case and phase: 2; --quick: 1; --random: 0.3"
     )
-    parser.add_argument("--out", type=Path, help="benchmarks/results/{cpu,scaling,random}.json")
+    parser.add_argument(
+        "--limit", type=float, default=math.inf, help="seconds after which no case is begun"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="benchmarks/results/{cpu,cuda,scaling,random}.json"
+    )
     arguments = parser.parse_args()
     if arguments.random:
         seconds, name, dtypes, kinds = 0.3, "random", list(DTYPES), KINDS
     else:
         seconds, dtypes, kinds = 1.0 if arguments.quick else 2.0, ["float32", "bfloat16"], KINDS[:1]
-        name = "scaling" if arguments.scaling else "cpu"
+        name = "scaling" if arguments.scaling else arguments.device
+    arguments.peers = arguments.peers or [
+        *("eager", "compile"),
+        *(installed() if arguments.device == "cuda" else []),
+    ]
     arguments.seconds = arguments.seconds or seconds
     arguments.dtypes = arguments.dtypes or dtypes
     arguments.kinds = arguments.kinds or kinds
@@ -200,7 +207,8 @@ def chosen(arguments: argparse.Namespace) -> list[Spec]:
     dtypes, kinds, threads = arguments.dtypes, arguments.kinds, arguments.threads
     if arguments.random:
         return draw(arguments.random, arguments.seed, arguments.largest, dtypes, kinds, threads)
-    shapes = SCALING if arguments.scaling else QUICK if arguments.quick else FULL
+    full = CUDA if arguments.device == "cuda" else FULL
+    shapes = SCALING if arguments.scaling else QUICK if arguments.quick else full
     return [
         Spec(shape, dtype, kind, count)
         for count in threads
@@ -211,24 +219,28 @@ def chosen(arguments: argparse.Namespace) -> list[Spec]:
 
 
 def main() -> None:
+    start = time.perf_counter()
     arguments = parse()
+    device: Device = Cuda() if arguments.device == "cuda" else Cpu()
     specs, names = chosen(arguments), arguments.peers
     minutes = math.ceil(expected(specs, arguments.seconds, names) / 60)
     print(f"{len(specs)} cases, about {minutes} min, up to twice that on a busy machine")
     losses = candidates(names)
     machine = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
+        **device.describe(),
         "torch": torch.__version__,
         "fused_ce": fused_ce.build_info(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
     for spec in (progress := tqdm(specs)):
+        if time.perf_counter() - start > arguments.limit:
+            print(f"\n{len(specs) - len(records)} cases left out: {arguments.limit:g} s are over")
+            break
         progress.set_description(" ".join(map(str, spec)))
-        record = measure(spec, losses, arguments.seconds)
+        record = measure(spec, losses, arguments.seconds, device)
         if arguments.random and worst(record, names) < 1:  # by chance? Once more, and longer
-            record = measure(spec, losses, 4 * arguments.seconds)
+            record = measure(spec, losses, 4 * arguments.seconds, device)
         records.append(record)
         arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
     console = Console(width=140)
@@ -236,7 +248,8 @@ def main() -> None:
     if arguments.random:
         shown = sorted((r for r in records if worst(r, names) < 1), key=lambda r: worst(r, names))
         title = f"a peer was faster in {len(shown)} of {len(records)} cases"
-    console.print(table(title, shown, names) if shown else title)
+    peak = machine.get("peak bytes a second")
+    console.print(table(title, shown, names, peak) if shown else title)
     other = max(float(r["other load"]) for r in records)
     console.print(f"others took {100 * other:.0f} % of the machine at most")
     console.print(f"written: {arguments.out}")

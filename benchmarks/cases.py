@@ -21,6 +21,9 @@ KINDS = ["indices", "weighted", "probabilities"]
 QUICK = ["65536x10", "4096x64", "8192x1000", "1024x32000"]
 FULL = ["32x10", "128x100", "65536x10", "4096x64", "8192x1000", "2048x32000"]
 FULL += ["1024x50257", "512x128256", "64x1000000", "8x21x512x512"]
+# Beyond the caches of a GPU, but for the first.
+CUDA = ["1024x1000", "4194304x10", "131072x1000", "16384x32000", "8192x50257", "4096x128256"]
+CUDA += ["64x1000000", "16x21x512x512"]
 SCALING = [f"{2**24 // c}x{c}" for c in (2, 4, 16, 64, 256, 1024, 4096, 16384, 131072, 1048576)]
 
 
@@ -63,23 +66,24 @@ def draw(
 class Case:
     """The tensors of one case, and what to call on them."""
 
-    def __init__(self, spec: Spec, seed: int = 0) -> None:
+    def __init__(self, spec: Spec, device: str, seed: int = 0) -> None:
         torch.manual_seed(seed)
         sizes = spec.sizes()
         dtype = DTYPES[spec.dtype]
-        self.logits = torch.randn(sizes).to(dtype).requires_grad_()
+        self.logits = torch.randn(sizes, device=device).to(dtype).requires_grad_()
         self.options: dict[str, object] = {}
         if spec.kind == "probabilities":
-            chances = torch.rand(sizes)
+            chances = torch.rand(sizes, device=device)
             self.target = chances.div_(chances.sum(1, keepdim=True)).to(dtype)
         else:
-            self.target = torch.randint(sizes[1], sizes[:1] + sizes[2:])
+            self.target = torch.randint(sizes[1], sizes[:1] + sizes[2:], device=device)
         if spec.kind == "weighted":
-            self.options = {"weight": torch.rand(sizes[1]).to(dtype), "label_smoothing": 0.1}
+            weight = torch.rand(sizes[1], device=device).to(dtype)
+            self.options = {"weight": weight, "label_smoothing": 0.1}
 
     def forward(self, loss: Loss) -> torch.Tensor:
-        return loss(self.logits, self.target, **self.options)
+        return loss(self.logits.detach(), self.target, **self.options)
 
     def both(self, loss: Loss) -> None:
         self.logits.grad = None
-        torch.autograd.backward(self.forward(loss))
+        torch.autograd.backward(loss(self.logits, self.target, **self.options))

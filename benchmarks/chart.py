@@ -36,19 +36,26 @@ def machine(result: dict[str, Any]) -> str:
     """One line on where the numbers come from."""
     about = result["machine"]
     other = max(r["other load"] for r in result["records"])
+    if about.get("device") == "cuda":
+        return f"{about['processor']}, torch {about['torch']}; memory: of torch's allocator"
     return (
         f"{about['processor']}, {about['cores']} cores, {about['fused_ce']['cpu_capability']}, "
         f"torch {about['torch']}; others took {100 * other:.0f} % of the machine at most"
     )
 
 
-def lines(records: list[Record]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Where each record's bars go, from the top down, and a heading for each group of records."""
+def lines(records: list[Record], threads: bool) -> tuple[list[float], list[tuple[float, str]]]:
+    """Where each record's bars go, from the top down, and a heading for each group of records.
+
+    threads: of the CPU, which say nothing on a GPU.
+    """
     at: list[float] = []
     headings: list[tuple[float, str]] = []
     y, last = 0.0, ""
     for r in records:
-        group = f"{r['dtype']}, {r['kind']}, {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
+        group = f"{r['dtype']}, {r['kind']}"
+        if threads:
+            group += f", {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
         if group != last:
             headings.append((y, group))
             y, last = y + 0.9, group
@@ -69,8 +76,11 @@ def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: 
     """Bars start at 1, our time: to the right a peer takes longer, to the left it is faster."""
     axes.set_xscale("log", base=2)
     for i, name in enumerate(names):
-        ratios = [r[phase][name]["median"] / r[phase]["fused_ce"]["median"] for r in records]
-        drawn = bars(axes, at, ratios, i, len(names), left=1, color=COLOURS[i % len(COLOURS)])
+        # A peer may be left out of a case.
+        places = [(y, r[phase]) for y, r in zip(at, records, strict=True) if name in r[phase]]
+        ratios = [times[name]["median"] / times["fused_ce"]["median"] for _, times in places]
+        colour = COLOURS[i % len(COLOURS)]
+        drawn = bars(axes, [y for y, _ in places], ratios, i, len(names), left=1, color=colour)
         axes.bar_label(drawn, [f"{r:.1f}" if r >= 1 else f"{r:.2f}" for r in ratios], padding=2)
     axes.axvline(1, color=OURS, linewidth=2)
     axes.xaxis.set_major_locator(LogLocator(2))
@@ -85,9 +95,10 @@ def memory(axes: Any, at: list[float], records: list[Record], phase: str, names:
     most = 1.0
     measured = [(y, r) for y, r in zip(at, records, strict=True) if r[key]]
     for i, name in enumerate([*names, "fused_ce"]):
-        sizes = [r[key][name] / r["bytes"] for _, r in measured]
+        places = [(y, r[key][name] / r["bytes"]) for y, r in measured if name in r[key]]
+        sizes = [size for _, size in places]
         colour = OURS if name == "fused_ce" else COLOURS[i % len(COLOURS)]
-        drawn = bars(axes, [y for y, _ in measured], sizes, i, len(names) + 1, color=colour)
+        drawn = bars(axes, [y for y, _ in places], sizes, i, len(names) + 1, color=colour)
         axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2, fontsize=7)
         most = max([most, *sizes])
     axes.set_xlim(0, 1.2 * most)
@@ -100,7 +111,7 @@ def memory(axes: Any, at: list[float], records: list[Record], phase: str, names:
 
 def comparison(result: dict[str, Any], names: list[str]) -> Any:
     records = result["records"]
-    at, headings = lines(records)
+    at, headings = lines(records, threads=result["machine"].get("device") != "cuda")
     tall = 0.15 * (len(names) + 1)  # inches for a line
     figure, panels = plt.subplots(
         1, 4, figsize=(15, 1.4 + tall * (at[-1] + 1)), sharey=True, width_ratios=[3, 3, 2, 2]
@@ -185,7 +196,8 @@ def main() -> None:
     arguments = parser.parse_args()
     result = json.loads(arguments.results.read_text())
     records = result["records"]
-    names = [n for n in records[0]["forward"] if n not in ("fused_ce", "read", "copy")]
+    timed = dict.fromkeys(name for record in records for name in record["forward"])
+    names = [n for n in timed if n not in ("fused_ce", "read", "copy")]
     mpl.rcParams.update(STYLE)
     figure = (scaling if arguments.scaling else comparison)(result, names)
     inch = 1 / figure.get_figheight()

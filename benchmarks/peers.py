@@ -1,0 +1,102 @@
+"""What fused_ce is timed beside. Each is called as F.cross_entropy is.
+
+The libraries named here are for CUDA and language models: (N, C) logits, class indices, and some of
+the options. What they cannot do, their adapter refuses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import fused_ce
+import torch
+import torch.nn.functional as F
+from cases import Loss
+
+
+def liger() -> Loss:
+    function: Loss = importlib.import_module(
+        "liger_kernel.transformers.functional"
+    ).liger_cross_entropy
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, **options: object) -> torch.Tensor:
+        return function(matrix(logits), target, **options)
+
+    return loss
+
+
+def quack() -> Loss:
+    function: Loss = importlib.import_module("quack.cross_entropy").cross_entropy
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return function(matrix(logits), target, reduction="mean")
+
+    return loss
+
+
+def flash_attn() -> Loss:
+    module = importlib.import_module("flash_attn.losses.cross_entropy").CrossEntropyLoss()
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = module(matrix(logits), target)
+        return result
+
+    return loss
+
+
+def apex() -> Loss:
+    function = importlib.import_module("apex.contrib.xentropy").SoftmaxCrossEntropyLoss
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # No smoothing; the index to ignore is 0 unless another is given.
+        losses: torch.Tensor = function.apply(matrix(logits), target, 0.0, -100)
+        return losses.mean()
+
+    return loss
+
+
+LIBRARIES: dict[str, Callable[[], Loss]] = {
+    "liger": liger,
+    "quack": quack,
+    "flash-attn": flash_attn,
+    "apex": apex,
+}
+# It leaves the gradient where the logits were.
+OVERWRITES = {"liger"}
+
+
+def matrix(logits: torch.Tensor) -> torch.Tensor:
+    if logits.dim() != 2:
+        raise NotImplementedError("(N, C) logits only")
+    return logits
+
+
+def find(name: str) -> Loss:
+    """A name with a colon is module:function, anything with F.cross_entropy's signature."""
+    if name == "eager":
+        return F.cross_entropy
+    if name == "compile":
+        return torch.compile(F.cross_entropy, dynamic=False)
+    if name in LIBRARIES:
+        return LIBRARIES[name]()
+    module, function = name.split(":")
+    found: Loss = getattr(importlib.import_module(module), function)
+    return found
+
+
+def candidates(names: list[str]) -> dict[str, Loss]:
+    return {"fused_ce": fused_ce.cross_entropy} | {name: find(name) for name in names}
+
+
+def installed() -> list[str]:
+    """The libraries that can be imported here."""
+    found = []
+    for name, load in LIBRARIES.items():
+        try:
+            load()
+        except Exception as error:
+            print(f"{name} is left out: {type(error).__name__}: {error}")
+        else:
+            found.append(name)
+    return found

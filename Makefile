@@ -95,7 +95,7 @@ cuda-report: ## What nvcc made of the CUDA kernels, without a GPU (SASS=--quick:
 	@command -v nvdisasm > /dev/null || test -x $(NVDISASM_VENV)/bin/pip || $(PYTHON) -m venv $(NVDISASM_VENV)
 	@command -v nvdisasm > /dev/null || \
 	    $(NVDISASM_VENV)/bin/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
-	$(PYTHON) tests/cuda/sass.py --jobs $(MAX_JOBS) $(SASS)
+	PYTHONPATH=tests/cuda $(PYTHON) -m sass --jobs $(MAX_JOBS) $(SASS)
 
 .PHONY: gpu
 gpu: ## On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer

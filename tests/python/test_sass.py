@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels, without a GPU: see tests/cuda/sass.py.
+"""What nvcc made of the CUDA kernels, without a GPU: see tests/cuda/sass.
 
 A selection of types and architectures, which takes minutes to compile the first time; build/sass
 keeps what was found until a source changes.
@@ -16,7 +16,9 @@ import pytest
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 sys.path.insert(0, str(CUDA))
 
-import sass  # noqa: E402
+from sass.facts import Kernel, facts_of, parse_ptxas, survey  # noqa: E402
+from sass.listing import parse_sass  # noqa: E402
+from sass.toolkit import QUICK_ARCHITECTURES, QUICK_STORAGE, MissingToolError  # noqa: E402
 
 EXPECTED = json.loads((CUDA / "expected.json").read_text())
 
@@ -42,8 +44,8 @@ LISTING = """
 
 
 def test_reading_a_listing():
-    ((mangled, code),) = sass.parse_sass(LISTING).items()
-    kernel = sass.facts_of(90, mangled, code, {"registers": 40})
+    ((mangled, code),) = parse_sass(LISTING).items()
+    kernel = facts_of(90, mangled, code, {"registers": 40})
     assert kernel is not None
     assert (kernel.name, kernel.storage) == ("rows_forward<indices, 32>", "float")
     assert (kernel.instructions, kernel.ldg128, kernel.fp64) == (12, 1, 1)
@@ -58,29 +60,29 @@ ptxas info    : Function properties for f
 ptxas info    : Used 48 registers, used 1 barriers, 704 bytes smem
 """
     facts = {"stack": 8, "stores": 12, "loads": 16, "registers": 48, "shared": 704}
-    assert sass.parse_ptxas(log) == {"f": facts}
+    assert parse_ptxas(log) == {"f": facts}
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(arch, marks=pytest.mark.slow) for arch in sass.QUICK_ARCHITECTURES],
+    params=[pytest.param(arch, marks=pytest.mark.slow) for arch in QUICK_ARCHITECTURES],
     ids=lambda arch: f"sm_{arch}",
 )
-def kernels(request: pytest.FixtureRequest) -> list[sass.Kernel]:
+def kernels(request: pytest.FixtureRequest) -> list[Kernel]:
     try:
         jobs = int(os.environ.get("MAX_JOBS", "1"))
-        return sass.survey([request.param], sass.QUICK_STORAGE, jobs)
-    except sass.MissingToolError as error:
+        return survey([request.param], QUICK_STORAGE, jobs)
+    except MissingToolError as error:
         pytest.skip(str(error))
 
 
-def names(kernels: list[sass.Kernel]) -> list[str]:
+def names(kernels: list[Kernel]) -> list[str]:
     return [f"{k.storage} {k.name}" for k in kernels]
 
 
 def test_every_kernel_is_expected(kernels):
     found = {(k.storage, k.name) for k in kernels}
-    assert found == {(s, name) for s in sass.QUICK_STORAGE for name in EXPECTED}
+    assert found == {(s, name) for s in QUICK_STORAGE for name in EXPECTED}
 
 
 def test_nothing_spills(kernels):

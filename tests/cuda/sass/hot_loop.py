@@ -1,0 +1,42 @@
+"""Where a kernel spends its time: the shortest way round a loop of exponentials."""
+
+from __future__ import annotations
+
+from .flow import Graph
+from .listing import Code, count
+
+SIZES = {"float": 4, "double": 8, "BFloat16": 2, "Half": 2}
+
+
+def load_pattern(storage: str, function: str, parameter: str) -> tuple[str, int]:
+    """The loads of logits that a kernel of these template arguments is written to make.
+
+    As a pattern of opcodes, and the logits in one. `few` computes from its tile in shared memory.
+    """
+    size = SIZES[storage]
+    if function.startswith("few"):
+        return r"LDS\b(?!.*\.128)", 1
+    if not function.startswith("planes"):
+        return r"LDG\S*\.128\b", 16 // size
+    bits = 8 * size * int(parameter)
+    widths = {16: r"\.U16\b", 32: r"(?!.*\.(U8|U16|64|128)\b)", 64: r".*\.64\b", 128: r".*\.128\b"}
+    return rf"LDG\.E{widths[bits]}", int(parameter)
+
+
+# What a loop of exponentials has at least one of for each.
+EXPONENTIAL = {2: r"MUFU\.EX2", 4: r"FFMA\b", 8: r"DFMA\b"}
+
+
+def hot_loop(code: Code, pattern: str, each: int, size: int) -> list[str]:
+    """The shortest way round a loop of exponentials, from those with the most loads in a block."""
+    graph = Graph(code)
+    loads = [count(graph.instructions([b]), pattern) for b in range(len(graph.blocks))]
+    for most in sorted(set(loads) - {0}, reverse=True):
+        ways = [graph.cycle(b) for b, n in enumerate(loads) if n == most]
+        loops = [graph.instructions(way) for way in ways if way]
+        computing = [
+            loop for loop in loops if count(loop, EXPONENTIAL[size]) >= each * count(loop, pattern)
+        ]
+        if computing:
+            return min(computing, key=len)
+    return []

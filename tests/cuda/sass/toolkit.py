@@ -1,0 +1,95 @@
+"""nvcc and nvdisasm: the kernels' source in, ptxas's log and the machine code out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+CACHE = ROOT / "build" / "sass"
+# As kernels.cu is compiled for each: its name in types.cuh, and the namespace of its code.
+STORAGE = {
+    "float": "of_float",
+    "double": "of_double",
+    "BFloat16": "of_bfloat16",
+    "Half": "of_half",
+}
+ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120]
+# A selection, which takes minutes.
+QUICK_ARCHITECTURES = [80, 90, 100]
+QUICK_STORAGE = ["float", "BFloat16"]
+
+
+class MissingToolError(RuntimeError):
+    """Nothing to compile or to disassemble with."""
+
+
+def find_nvcc() -> Path:
+    """nvcc of PATH, CUDA_HOME or /usr/local/cuda."""
+    on_path = shutil.which("nvcc")
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [Path(home) / "bin" / "nvcc" for home in homes if home]
+    for path in [Path(on_path)] if on_path else candidates:
+        if path.exists():
+            return path
+    raise MissingToolError("no nvcc: put it on PATH, or name its toolkit with CUDA_HOME")
+
+
+def find_nvdisasm(nvcc: Path) -> Path:
+    """nvdisasm of NVDISASM, PATH, the toolkit, or the venv that `make cuda-report` makes."""
+    named = os.environ.get("NVDISASM") or shutil.which("nvdisasm")
+    candidates = [Path(named)] if named else []
+    candidates.append(nvcc.resolve().parent / "nvdisasm")
+    venv = ROOT / "build" / "nvdisasm-venv"
+    candidates += sorted(venv.glob("lib/python*/site-packages/nvidia/*/bin/nvdisasm"))
+    for path in candidates:
+        if path.exists():
+            return path
+    raise MissingToolError("no nvdisasm: `make cuda-report` installs it, or name it with NVDISASM")
+
+
+def sources_digest() -> str:
+    """Of everything that a kernel is compiled from."""
+    digest = hashlib.sha256()
+    folder = ROOT / "kernels"
+    for path in sorted([folder / "problem.h", *(folder / "cuda").iterdir()]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run(command: Sequence[str | Path]) -> tuple[str, str]:
+    """Its stdout and stderr."""
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
+    return result.stdout, result.stderr
+
+
+def compile_unit(nvcc: Path, storage: str, arch: int, cubin: Path) -> str:
+    """kernels.cu for a storage type, or launch.cu for the type `none`; what ptxas said."""
+    command: list[str | Path] = [nvcc, "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-I."]
+    command += [f"-arch=sm_{arch}", "-cubin", "-Xptxas", "-v", "-o", cubin]
+    if storage == "none":
+        return run([*command, "kernels/cuda/launch.cu"])[1]
+    command += [f"-DFUSED_CE_STORAGE={storage}", f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}"]
+    return run([*command, "kernels/cuda/kernels.cu"])[1]
+
+
+def build(nvcc: Path, nvdisasm: Path, storage: str, arch: int) -> tuple[str, str]:
+    """What ptxas said and nvdisasm printed; kept in build/sass until a source changes."""
+    version = hashlib.sha256(run([nvcc, "--version"])[0].encode()).hexdigest()[:8]
+    stem = CACHE / f"{sources_digest()}-{version}" / f"{storage}.sm_{arch}"
+    log, sass = stem.with_name(stem.name + ".log"), stem.with_name(stem.name + ".sass")
+    if not (log.exists() and sass.exists()):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        cubin = stem.with_name(stem.name + ".cubin")
+        log.write_text(compile_unit(nvcc, storage, arch, cubin))
+        partial = stem.with_name(stem.name + ".partial")
+        partial.write_text(run([nvdisasm, "-c", cubin])[0])
+        partial.rename(sass)
+        cubin.unlink()
+    return log.read_text(), sass.read_text()

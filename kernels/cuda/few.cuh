@@ -10,9 +10,9 @@ namespace fused_ce::cuda {
 inline constexpr int64_t kFewClasses = 32;
 // Rows a tile, and threads a block.
 inline constexpr int kFewRows = 128;
-// As kRowBlocks in rows.cuh: at most 64 registers a thread; 128 of double.
+// As kRowBlocks in rows.cuh: at most 64 registers a thread; 168 of double.
 template <class S>
-inline constexpr int kFewBlocks = sizeof(S) == 8 ? 4 : 8;
+inline constexpr int kFewBlocks = sizeof(S) == 8 ? 3 : 8;
 
 // Elements from row to row of a tile: such that the rows' same classes lie in different banks.
 inline int few_pitch(int64_t classes, int size) {
@@ -25,12 +25,11 @@ template <class S, Terms kTerms>
 class FewTile {
   using A = Accumulate<S>;
   static constexpr int kN = kVector<S>;
-  static constexpr int kGroup = 4;  // classes added up before Sum, which costs more, has them
+  static constexpr int kGroup = 4;  // classes at a time: added up before Sum, which costs more
 
  public:
-  __device__ FewTile(const Problem& p, S* shared, int pitch)
+  __device__ FewTile(const SmoothedProblem<S>& p, S* shared, int pitch)
       : p_(p),
-        smoothing_(p),
         tile_(shared),
         classes_(static_cast<int>(p.classes)),
         pitch_(pitch),
@@ -84,41 +83,31 @@ class FewTile {
   // The sums of this thread's row, which is row i of the problem.
   __device__ Row<A> sum(int64_t i, int64_t y) const {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
-    const bool probabilities = p_.target_kind == TargetKind::kProbabilities;
     const int64_t t = probabilities_offset(p_, i);
     A m = -infinity<A>();
     for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
     const Reference<S> ref(Offset<S>::of(m));
     const int target = static_cast<int>(y);
-    const bool weighted = p_.weight || probabilities;
     RowSums<A> sums;
-    const auto add = [&]<int n>(int begin) {
-      A exponentials = 0, linear = 0, mass = 0;
-      A q[n];
+    for_groups([&]<int n>(int begin) {
+      with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
+        A exponentials = 0, linear = 0, mass = 0;
 #pragma unroll
-      for (int k = 0; k < n; ++k) q[k] = 1;
-      if (kTerms == Terms::kLinear && weighted) {
-#pragma unroll
-        for (int k = 0; k < n; ++k) q[k] = linear_weight<A>(p_, smoothing_, t, begin + k);
-      }
-#pragma unroll
-      for (int k = 0; k < n; ++k) {
-        const A logit = get(x[begin + k]), e = ref.exp(logit);
-        exponentials += begin + k == target ? A(0) : e;
-        if (kTerms == Terms::kLinear) {
-          linear += q[k] * (m - logit);
-          mass += q[k];
+        for (int k = 0; k < n; ++k) {
+          const A logit = get(x[begin + k]), e = ref.exp(logit);
+          exponentials += begin + k == target ? A(0) : e;
+          if (kTerms == Terms::kLinear) {
+            linear += q[k] * (m - logit);
+            mass += q[k];
+          }
         }
-      }
-      sums.exponentials.add(exponentials);
-      if (kTerms == Terms::kLinear) {
-        sums.linear.add(linear);
-        sums.mass.add(mass);
-      }
-    };
-    int c = 0;
-    for (; c + kGroup <= classes_; c += kGroup) add.template operator()<kGroup>(c);
-    for (; c < classes_; ++c) add.template operator()<1>(c);
+        sums.exponentials.add(exponentials);
+        if (kTerms == Terms::kLinear) {
+          sums.linear.add(linear);
+          sums.mass.add(mass);
+        }
+      });
+    });
     return finished_sums<A>(sums, m, y, y >= 0 ? get(x[y]) : A(0),
                             y >= 0 ? weight_of<A>(p_, y) : A(0));
   }
@@ -129,13 +118,25 @@ class FewTile {
     const int64_t t = probabilities_offset(p_, i);
     const Reference<S> ref(factors.offset);
     const int target = static_cast<int>(factors.target);
-    for (int c = 0; c < classes_; ++c) {
-      const A q = kTerms == Terms::kLinear ? linear_weight<A>(p_, smoothing_, t, c) : A(0);
-      put(x + c, gradient<S, kTerms>(ref, factors, c == target, get(x[c]), q));
-    }
+    for_groups([&]<int n>(int begin) {
+      with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
+#pragma unroll
+        for (int k = 0; k < n; ++k) {
+          const int c = begin + k;
+          put(x + c, gradient<S, kTerms>(ref, factors, c == target, get(x[c]), q[k]));
+        }
+      });
+    });
   }
 
  private:
+  // Calls f<n>(c) for classes c + [0, n): all of a row's.
+  template <class F>
+  __device__ __forceinline__ void for_groups(F f) const {
+    int c = 0;
+    for (; c + kGroup <= classes_; c += kGroup) f.template operator()<kGroup>(c);
+    for (; c < classes_; ++c) f.template operator()<1>(c);
+  }
   __device__ bool is_dense(const Strides& s) const {
     return p_.inner == 1 && s.classes == 1 && s.outer == classes_;
   }
@@ -166,8 +167,7 @@ class FewTile {
     if (thread < size - tail) f(tail + thread, false);
   }
 
-  const Problem& p_;
-  const Smoothing<A> smoothing_;
+  const SmoothedProblem<S>& p_;
   S* const tile_;
   const int classes_, pitch_;
   const unsigned inverse_;
@@ -175,7 +175,7 @@ class FewTile {
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
-    few_forward(const Problem p, const Forward out, const int pitch, Partial* partials) {
+    few_forward(const SmoothedProblem<S> p, const Forward out, const int pitch, Partial* partials) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(p, shared, pitch);
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
-    few_backward(const Problem p, const Backward out, const int pitch) {
+    few_backward(const SmoothedProblem<S> p, const Backward out, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(p, shared, pitch);
   const int64_t rows = rows_of(p);

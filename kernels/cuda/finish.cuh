@@ -3,27 +3,10 @@
 // computes in the accumulate type: double would take most GPUs longer than reading the row.
 #pragma once
 
-#include "layout.cuh"
 #include "reference.cuh"
+#include "smoothing.cuh"
 
 namespace fused_ce::cuda {
-
-// What the loops compute: exponentials alone (class indices), or a linear sum as well (smoothed
-// class indices, and probabilities).
-enum class Terms { kIndices, kLinear };
-
-template <class A>
-struct Smoothing {
-  A keep, spread;  // 1 - s and s / C
-  A weight_sum;
-
-  explicit __device__ Smoothing(const Problem& p)
-      : keep(static_cast<A>(1 - p.label_smoothing)),
-        spread(p.label_smoothing > 0
-                   ? static_cast<A>(p.label_smoothing / static_cast<double>(p.classes))
-                   : A(0)),
-        weight_sum(static_cast<A>(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes))) {}
-};
 
 // The sums over a row's classes.
 template <class A>
@@ -66,10 +49,9 @@ __device__ inline Row<A> ignored_row() {
 }
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ inline A loss_of(const Problem& p, const Row<A>& row) {
+__device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
   using K = Constants<A>;
   const bool indices = p.target_kind != TargetKind::kProbabilities;
-  const Smoothing<A> smoothing(p);
   if (p.classes == 0 || (indices && row.target < 0)) return 0;
   const A m = row.reference;
   const Offset<S> offset = Offset<S>::of(m);
@@ -89,9 +71,8 @@ __device__ inline A loss_of(const Problem& p, const Row<A>& row) {
   const bool representable =
       (target_exp > row.sum * K::kTiny && target_exp > K::kTiny) || total != total;
   const A nll = representable ? log1p_of(row.sum / target_exp) : above() + (m - row.target_logit);
-  A loss = smoothing.keep * row.target_weight * nll;
-  if (kTerms == Terms::kLinear)
-    loss += smoothing.spread * (row.linear + smoothing.weight_sum * above());
+  A loss = p.keep * row.target_weight * nll;
+  if (kTerms == Terms::kLinear) loss += p.spread * (row.linear + p.sum_of_weights() * above());
   return loss;
 }
 
@@ -134,11 +115,10 @@ struct Factors {
   bool counts;     // whether the row is not ignored
 };
 
-template <class S, Terms kTerms>
-__device__ inline Factors<S> factors_of(const Problem& p, const Backward& from, int64_t i) {
-  using A = Accumulate<S>;
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backward& from,
+                                        int64_t i) {
   const bool indices = p.target_kind != TargetKind::kProbabilities;
-  const Smoothing<A> smoothing(p);
   const A m = static_cast<const A*>(from.saved.reference)[i];
   const A sum = static_cast<const A*>(from.saved.sum)[i];
   const A third = static_cast<const A*>(from.saved.target)[i];
@@ -149,17 +129,17 @@ __device__ inline Factors<S> factors_of(const Problem& p, const Backward& from, 
   Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};
   const A target_exp = indices ? Reference<S>(f.offset).exp(third) : A(0);
   const A total = sum + target_exp;
-  const A mass = indices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum : third;
+  const A weight_sum = indices && kTerms == Terms::kLinear ? p.sum_of_weights() : A(0);
+  const A mass = indices ? p.keep * w + p.spread * weight_sum : third;
   A by_total, by_factor;
   const A quotient = g * mass / split(total, &by_total);
   f.factor = split(quotient, &by_factor);
   f.offset.c += by_total - by_factor;
   if (indices) {
-    f.grad = g * smoothing.spread;
+    f.grad = g * p.spread;
     // p_y - 1 is minus the other classes' share: no cancellation.
-    f.at_target = -g * smoothing.keep * w * (sum / total);
-    if (kTerms == Terms::kLinear)
-      f.at_target += f.grad * (smoothing.weight_sum * (target_exp / total) - w);
+    f.at_target = -g * p.keep * w * (sum / total);
+    if (kTerms == Terms::kLinear) f.at_target += f.grad * (weight_sum * (target_exp / total) - w);
   }
   if (p.classes == 1) {
     f.factor = f.at_target = m - m;  // exactly 0 or NaN
@@ -176,16 +156,6 @@ __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>&
   if (kTerms == Terms::kLinear) v -= f.grad * q;
   v = is_target ? f.at_target : v;
   return f.counts ? v : A(0);
-}
-
-// The weight of class c's logit in the linear sum; `t`: where the row's probabilities begin.
-template <class A>
-__device__ __forceinline__ A linear_weight(const Problem& p, const Smoothing<A>& smoothing,
-                                           int64_t t, int64_t c) {
-  const A w = weight_of<A>(p, c);
-  if (p.target_kind != TargetKind::kProbabilities) return w;
-  const A probability = number_at<A>(p.target, p.target_dtype, t + c * p.target_strides.classes);
-  return w * (probability * smoothing.keep + smoothing.spread);
 }
 
 }  // namespace fused_ce::cuda

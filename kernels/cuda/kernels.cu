@@ -27,8 +27,8 @@ void with_team(int team, F f) {
 }
 
 template <Terms kTerms>
-void forward_of(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
-                void* slice_sums, Stream stream) {
+void forward_of(const SmoothedProblem<S>& p, const Forward& out, const Plan& plan,
+                Partial* partials, void* slice_sums, Stream stream) {
   const dim3 blocks = grid(plan.blocks);
   switch (plan.loop) {
     case Loop::kFew: {
@@ -63,7 +63,8 @@ void forward_of(const Problem& p, const Forward& out, const Plan& plan, Partial*
 }
 
 template <Terms kTerms>
-void backward_of(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
+void backward_of(const SmoothedProblem<S>& p, const Backward& out, const Plan& plan,
+                 Stream stream) {
   const dim3 blocks = grid(plan.blocks);
   switch (plan.loop) {
     case Loop::kFew: {
@@ -99,14 +100,17 @@ Terms terms_of(const Problem& p) {
 
 void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
              void* slice_sums, Stream stream) {
+  const SmoothedProblem<S> smoothed(p);
   if (terms_of(p) == Terms::kIndices)
-    return forward_of<Terms::kIndices>(p, out, plan, partials, slice_sums, stream);
-  return forward_of<Terms::kLinear>(p, out, plan, partials, slice_sums, stream);
+    return forward_of<Terms::kIndices>(smoothed, out, plan, partials, slice_sums, stream);
+  return forward_of<Terms::kLinear>(smoothed, out, plan, partials, slice_sums, stream);
 }
 
 void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
-  if (terms_of(p) == Terms::kIndices) return backward_of<Terms::kIndices>(p, out, plan, stream);
-  return backward_of<Terms::kLinear>(p, out, plan, stream);
+  const SmoothedProblem<S> smoothed(p);
+  if (terms_of(p) == Terms::kIndices)
+    return backward_of<Terms::kIndices>(smoothed, out, plan, stream);
+  return backward_of<Terms::kLinear>(smoothed, out, plan, stream);
 }
 
 }  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

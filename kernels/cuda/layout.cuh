@@ -1,7 +1,7 @@
 // Where a problem's rows and values lie in memory.
 #pragma once
 
-#include "types.cuh"
+#include "numbers.cuh"
 
 namespace fused_ce::cuda {
 

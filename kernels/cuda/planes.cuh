@@ -25,21 +25,15 @@ class PlaneReader {
   using A = Accumulate<S>;
 
  public:
-  __device__ PlaneReader(const Problem& p, int64_t i)
+  __device__ PlaneReader(const SmoothedProblem<S>& p, int64_t i)
       : p_(p),
-        smoothing_(p),
-        logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, i)) {
-    for (int k = 0; k < kN; ++k) probabilities_[k] = probabilities_offset(p, i + k);
-  }
+        logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, i)),
+        probabilities_(probabilities_offset(p, i)) {}
 
-  // The weights of class c's logits in the linear sums.
-  __device__ __forceinline__ void linear_weights(int64_t c, A (&q)[kN]) const {
-    const A w = weight_of<A>(p_, c);
-#pragma unroll
-    for (int k = 0; k < kN; ++k) q[k] = w;
-    if (p_.target_kind != TargetKind::kProbabilities) return;
-#pragma unroll
-    for (int k = 0; k < kN; ++k) q[k] = linear_weight<A>(p_, smoothing_, probabilities_[k], c);
+  // Calls f(q) with the weights of the logits of n classes from c in the linear sums.
+  template <int n, class F>
+  __device__ __forceinline__ void with_weights(int64_t c, F f) const {
+    with_weights_of_rows<kTerms, n, kN>(p_, probabilities_, c, f);
   }
 
   // Calls f(c, x) for the logits x[u] of classes c + u, some at once: all classes < `classes`.
@@ -75,33 +69,30 @@ class PlaneReader {
     RowSums<A> sums[kN];
     A target_logit[kN] = {};
     for_planes(p_.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
-      A q[n][kN];
-      if (kTerms == Terms::kLinear) {
+      with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
-        for (int u = 0; u < n; ++u) linear_weights(c + u, q[u]);
-      }
+        for (int k = 0; k < kN; ++k) {
+          // Made anew for each group: what it takes is less than the registers it would hold.
+          const Reference<S> ref(Offset<S>::of(m[k]));
+          const int target = place_of(y[k], c, n);
+          A exponentials = 0, linear = 0, mass = 0;
 #pragma unroll
-      for (int k = 0; k < kN; ++k) {
-        // Made anew for each group: what it takes is less than the registers it would hold.
-        const Reference<S> ref(Offset<S>::of(m[k]));
-        const int target = place_of(y[k], c, n);
-        A exponentials = 0, linear = 0, mass = 0;
-#pragma unroll
-        for (int u = 0; u < n; ++u) {
-          const A logit = get(x[u].v[k]), e = ref.exp(logit);
-          exponentials += u == target ? A(0) : e;
-          target_logit[k] = u == target ? logit : target_logit[k];
+          for (int u = 0; u < n; ++u) {
+            const A logit = get(x[u].v[k]), e = ref.exp(logit);
+            exponentials += u == target ? A(0) : e;
+            target_logit[k] = u == target ? logit : target_logit[k];
+            if (kTerms == Terms::kLinear) {
+              linear += q[u][k] * (m[k] - logit);
+              mass += q[u][k];
+            }
+          }
+          sums[k].exponentials.add(exponentials);
           if (kTerms == Terms::kLinear) {
-            linear += q[u][k] * (m[k] - logit);
-            mass += q[u][k];
+            sums[k].linear.add(linear);
+            sums[k].mass.add(mass);
           }
         }
-        sums[k].exponentials.add(exponentials);
-        if (kTerms == Terms::kLinear) {
-          sums[k].linear.add(linear);
-          sums[k].mass.add(mass);
-        }
-      }
+      });
     });
     for (int k = 0; k < kN; ++k) {
       rows[k] = finished_sums<A>(sums[k], m[k], y[k], target_logit[k],
@@ -110,15 +101,14 @@ class PlaneReader {
   }
 
  private:
-  const Problem& p_;
-  const Smoothing<A> smoothing_;
+  const SmoothedProblem<S>& p_;
   const S* const logits_;
-  int64_t probabilities_[kN];
+  const int64_t probabilities_;
 };
 
 template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
-    planes_forward(const Problem p, const Forward out, Partial* partials) {
+    planes_forward(const SmoothedProblem<S> p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
   const bool indices = p.target_kind != TargetKind::kProbabilities;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
@@ -151,7 +141,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 
 template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
-    planes_backward(const Problem p, const Backward out) {
+    planes_backward(const SmoothedProblem<S> p, const Backward out) {
   using A = Accumulate<S>;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
@@ -160,19 +150,19 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     Factors<S> factors[kN];
     for (int k = 0; k < kN; ++k) factors[k] = factors_of<S, kTerms>(p, out, i + k);
     reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
+      reader.template with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
-      for (int u = 0; u < n; ++u) {
-        A q[kN] = {};
-        if (kTerms == Terms::kLinear) reader.linear_weights(c + u, q);
-        Values<S, kN> values;
+        for (int u = 0; u < n; ++u) {
+          Values<S, kN> values;
 #pragma unroll
-        for (int k = 0; k < kN; ++k) {
-          const Factors<S>& f = factors[k];
-          put(&values.v[k], gradient<S, kTerms>(Reference<S>(f.offset), f, c + u == f.target,
-                                                get(x[u].v[k]), q[k]));
+          for (int k = 0; k < kN; ++k) {
+            const Factors<S>& f = factors[k];
+            put(&values.v[k], gradient<S, kTerms>(Reference<S>(f.offset), f, c + u == f.target,
+                                                  get(x[u].v[k]), q[u][k]));
+          }
+          store_values<S, kN>(grad + (c + u) * out.grad_strides.classes, values);
         }
-        store_values<S, kN>(grad + (c + u) * out.grad_strides.classes, values);
-      }
+      });
     });
   }
 }

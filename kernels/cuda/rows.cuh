@@ -23,9 +23,8 @@ class RowReader {
   static constexpr int kN = kVector<S>;
 
  public:
-  __device__ RowReader(const Problem& p, int64_t row, int64_t begin, int64_t end)
+  __device__ RowReader(const SmoothedProblem<S>& p, int64_t row, int64_t begin, int64_t end)
       : p_(p),
-        smoothing_(p),
         logits_(static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row)),
         stride_(p.logits_strides.classes),
         probabilities_(probabilities_offset(p, row)),
@@ -39,16 +38,10 @@ class RowReader {
     return begin_ - misaligned;
   }
   __device__ A logit(int64_t c) const { return get(logits_[c * stride_]); }
-  // The weights of the logits of classes c + [first, last) in the linear sum.
-  __device__ __forceinline__ void linear_weights(int64_t c, int first, int last, A (&q)[kN]) const {
-#pragma unroll
-    for (int k = 0; k < kN; ++k) q[k] = 1;
-    // One branch a vector where nothing is to be read, as with label smoothing alone.
-    if (!p_.weight && p_.target_kind != TargetKind::kProbabilities) return;
-#pragma unroll
-    for (int k = 0; k < kN; ++k) {
-      if (k >= first && k < last) q[k] = linear_weight<A>(p_, smoothing_, probabilities_, c + k);
-    }
+  // Calls f(q) with the weights of the logits of classes c + [first, last) in the linear sum.
+  template <class F>
+  __device__ __forceinline__ void with_weights(int64_t c, int first, int last, F f) const {
+    with_weights_of_classes<kTerms, kN>(p_, probabilities_, c, first, last, f);
   }
 
   // Calls f(c, x, first, last) for vectors of kN logits x of classes c, c + 1, ...; x[k] is there
@@ -94,25 +87,25 @@ class RowReader {
     RowSums<A> sums;
     for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const int target = place_of(y, c, kN);
-      A exponentials = 0, linear = 0, mass = 0;
-      A q[kN];
-      if (kTerms == Terms::kLinear) linear_weights(c, first, last, q);
+      with_weights(c, first, last, [&](const A(&q)[kN]) {
+        A exponentials = 0, linear = 0, mass = 0;
 #pragma unroll
-      for (int k = 0; k < kN; ++k) {
-        const bool present = k >= first && k < last;
-        const A logit = get(x.v[k]);
-        const A e = ref.exp(logit);
-        exponentials += present && k != target ? e : A(0);
-        if (kTerms == Terms::kLinear && present) {
-          linear += q[k] * (m - logit);
-          mass += q[k];
+        for (int k = 0; k < kN; ++k) {
+          const bool present = k >= first && k < last;
+          const A logit = get(x.v[k]);
+          const A e = ref.exp(logit);
+          exponentials += present && k != target ? e : A(0);
+          if (kTerms == Terms::kLinear && present) {
+            linear += q[k] * (m - logit);
+            mass += q[k];
+          }
         }
-      }
-      sums.exponentials.add(exponentials);
-      if (kTerms == Terms::kLinear) {
-        sums.linear.add(linear);
-        sums.mass.add(mass);
-      }
+        sums.exponentials.add(exponentials);
+        if (kTerms == Terms::kLinear) {
+          sums.linear.add(linear);
+          sums.mass.add(mass);
+        }
+      });
     });
     return sums;
   }
@@ -128,8 +121,7 @@ class RowReader {
   }
 
  private:
-  const Problem& p_;
-  const Smoothing<A> smoothing_;
+  const SmoothedProblem<S>& p_;
   const S* const logits_;
   const int64_t stride_, probabilities_, begin_, end_;
 };
@@ -139,7 +131,8 @@ class RowReader {
 // takes the largest of the row's beginning as well. `lanes` threads share the reading; whoever
 // calls this for one row gets one answer.
 template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
-__device__ A guess(const Problem& p, const RowReader<S, kTerms>& reader, Team& team, int64_t y) {
+__device__ A guess(const SmoothedProblem<S>& p, const RowReader<S, kTerms>& reader, Team& team,
+                   int64_t y) {
   A m = y >= 0 ? reader.logit(y) : -infinity<A>();
   if (kTerms == Terms::kIndices) return m;
   const int64_t n = p.classes < kProbe ? p.classes : kProbe;
@@ -156,7 +149,8 @@ __device__ bool is_in_range(A m, A sum, bool linear, int64_t classes) {
 
 // A whole row by one team: guessed, summed, and summed again if the guess was no good.
 template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
-__device__ Row<A> sum_row(const Problem& p, int64_t i, int64_t y, Team& team, bool guessed) {
+__device__ Row<A> sum_row(const SmoothedProblem<S>& p, int64_t i, int64_t y, Team& team,
+                          bool guessed) {
   const RowReader<S, kTerms> reader(p, i, 0, p.classes);
   A m = guessed ? guess<S, kTerms>(p, reader, team, y) : -infinity<A>();
   RowSums<A> sums;
@@ -171,7 +165,7 @@ __device__ Row<A> sum_row(const Problem& p, int64_t i, int64_t y, Team& team, bo
 
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    rows_forward(const Problem p, const Forward out, Partial* partials) {
+    rows_forward(const SmoothedProblem<S> p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A>;
   __shared__ typename T::Shared shared;
@@ -194,7 +188,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
 // A row's gradient is cut into `slices`, each of which is one team's.
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    rows_backward(const Problem p, const Backward out, const int64_t slices,
+    rows_backward(const SmoothedProblem<S> p, const Backward out, const int64_t slices,
                   const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A>;
@@ -212,13 +206,13 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const bool aligned = stride == 1 && is_aligned<S, kN>(grad + reader.first_vector());
     const auto write = [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const int target = place_of(factors.target, c, kN);
-      A q[kN] = {};
-      if (kTerms == Terms::kLinear) reader.linear_weights(c, first, last, q);
       Values<S, kN> values;
+      reader.with_weights(c, first, last, [&](const A(&q)[kN]) {
 #pragma unroll
-      for (int k = 0; k < kN; ++k) {
-        put(&values.v[k], gradient<S, kTerms>(ref, factors, k == target, get(x.v[k]), q[k]));
-      }
+        for (int k = 0; k < kN; ++k) {
+          put(&values.v[k], gradient<S, kTerms>(ref, factors, k == target, get(x.v[k]), q[k]));
+        }
+      });
       if (aligned && first == 0 && last == kN) {
         store_values<S, kN>(grad + c, values);
       } else {

@@ -10,8 +10,8 @@ namespace fused_ce::cuda {
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    slices_forward(const Problem p, RowSums<Accumulate<S>>* slice_sums, const int64_t slices,
-                   const int64_t slice_classes) {
+    slices_forward(const SmoothedProblem<S> p, RowSums<Accumulate<S>>* slice_sums,
+                   const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A>;
   __shared__ typename T::Shared shared;
@@ -32,8 +32,9 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    slices_finish(const Problem p, const Forward out, const RowSums<Accumulate<S>>* slice_sums,
-                  const int64_t slices, Partial* partials) {
+    slices_finish(const SmoothedProblem<S> p, const Forward out,
+                  const RowSums<Accumulate<S>>* slice_sums, const int64_t slices,
+                  Partial* partials) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A>;
   __shared__ typename T::Shared shared;

@@ -3,6 +3,7 @@
 
 #include "cuda.h"
 #include "math.cuh"
+#include "numbers.cuh"
 
 namespace fused_ce::cuda {
 

@@ -38,12 +38,16 @@ __device__ __forceinline__ void put(double* p, double x) { *p = x; }
 __device__ __forceinline__ void put(BFloat16* p, float x) { *p = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void put(Half* p, float x) { *p = __float2half_rn(x); }
 
-// kN neighbouring values in registers. Read and written through one built-in vector type: a struct
-// of sixteen bytes is split into smaller accesses on some architectures.
+// kN neighbouring values in registers. Read and written through a built-in vector type: a struct of
+// sixteen bytes is split into smaller accesses on some architectures.
 template <class S, int kN>
 struct alignas(sizeof(S) * kN) Values {
   S v[kN];
 };
+
+// Bytes of one access; values of more than 128 bits take several.
+template <class S, int kN>
+inline constexpr int kAccess = sizeof(S) * kN < 16 ? sizeof(S) * kN : 16;
 
 template <int kBytes>
 struct WordOf;
@@ -55,22 +59,30 @@ template <>
 struct WordOf<8> {
   using type = uint2;
 };
+template <>
+struct WordOf<4> {
+  using type = uint1;
+};
+template <class S, int kN>
+using Word = typename WordOf<kAccess<S, kN>>::type;
 
 template <class S, int kN>
 __device__ __forceinline__ bool is_aligned(const S* p) {
-  return reinterpret_cast<uintptr_t>(p) % (sizeof(S) * kN) == 0;
+  return kN == 1 || reinterpret_cast<uintptr_t>(p) % kAccess<S, kN> == 0;
 }
 
-// p must be aligned to kN values.
+// p must be aligned.
 template <class S, int kN>
 __device__ __forceinline__ Values<S, kN> load_values(const S* p) {
   Values<S, kN> values;
   if constexpr (kN == 1) {
     values.v[0] = *p;
   } else {
-    using Word = typename WordOf<sizeof(S) * kN>::type;
-    const Word word = *reinterpret_cast<const Word*>(p);
-    memcpy(&values, &word, sizeof word);
+    constexpr int kWords = sizeof values / kAccess<S, kN>;
+    Word<S, kN> words[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const Word<S, kN>*>(p)[i];
+    memcpy(&values, words, sizeof values);
   }
   return values;
 }
@@ -79,38 +91,10 @@ __device__ __forceinline__ void store_values(S* p, const Values<S, kN>& values) 
   if constexpr (kN == 1) {
     *p = values.v[0];
   } else {
-    using Word = typename WordOf<sizeof(S) * kN>::type;
-    Word word;
+    static_assert(sizeof values == kAccess<S, kN>);
+    Word<S, kN> word;
     memcpy(&word, &values, sizeof word);
-    store_word(reinterpret_cast<Word*>(p), word);
-  }
-}
-
-// Value i of an array whose type is known only at run time.
-template <class A>
-__device__ inline A number_at(const void* p, DType type, int64_t i) {
-  switch (type) {
-    case DType::kFloat:
-      return static_cast<A>(static_cast<const float*>(p)[i]);
-    case DType::kDouble:
-      return static_cast<A>(static_cast<const double*>(p)[i]);
-    case DType::kBFloat16:
-      return static_cast<A>(get(static_cast<const BFloat16*>(p)[i]));
-    default:
-      return static_cast<A>(get(static_cast<const Half*>(p)[i]));
-  }
-}
-template <class A>
-__device__ inline void put_number(void* p, DType type, int64_t i, A value) {
-  switch (type) {
-    case DType::kFloat:
-      return put(static_cast<float*>(p) + i, static_cast<float>(value));
-    case DType::kDouble:
-      return put(static_cast<double*>(p) + i, static_cast<double>(value));
-    case DType::kBFloat16:
-      return put(static_cast<BFloat16*>(p) + i, static_cast<float>(value));
-    default:
-      return put(static_cast<Half*>(p) + i, static_cast<float>(value));
+    store_word(reinterpret_cast<Word<S, kN>*>(p), word);
   }
 }
 

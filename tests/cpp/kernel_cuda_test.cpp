@@ -5,6 +5,7 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "fixture.h"
 #include "kernels/cuda/cuda.h"
@@ -177,6 +178,38 @@ TEST_P(CudaKernel, UnalignedStarts) {
         f.p.logits = f.logits.data();
         f.check({f.forward()});
         if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+// Probabilities of any type that begin anywhere, neighbours or not: several at once where they are
+// aligned, and the same answer.
+TEST_P(CudaKernel, ProbabilitiesOfEveryType) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (DType type : {DType::kFloat, DType::kDouble, DType::kBFloat16, DType::kHalf}) {
+      for (int64_t classes : {8, 9, 100, 333}) {
+        for (auto [start, step] : {std::pair{0, 1}, {1, 1}, {2, 1}, {0, 2}}) {
+          SCOPED_TRACE(std::to_string(classes) + " classes of " + name_of(type) + " from " +
+                       std::to_string(start) + " by " + std::to_string(step));
+          Fixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes));
+          Array dense(type, f.probabilities.size());
+          Array placed(type, start + (dense.size() - 1) * step + 1);
+          for (int64_t i = 0; i < dense.size(); ++i) {
+            dense.set(i, f.probabilities.get(i));
+            placed.set(start + i * step, dense.get(i));
+          }
+          f.probabilities = dense;
+          const Strides s = f.p.target_strides;
+          f.p.target_strides = {s.outer * step, s.classes * step, s.inner * step};
+          f.p.target = static_cast<const char*>(placed.data()) + start * size_of(type);
+          f.p.target_dtype = type;
+          const Partial sum = f.forward();
+          f.backward();
+          f.p.target_strides = s;
+          f.check({sum});
+          if (HasFailure()) return;
+        }
       }
     }
   }

@@ -13,6 +13,9 @@ struct dim3 {
   unsigned x, y, z;
 };
 
+struct [[gnu::may_alias]] alignas(4) uint1 {
+  unsigned x;
+};
 struct [[gnu::may_alias]] alignas(8) int2 {
   int x, y;
 };

@@ -25,7 +25,8 @@ if(SETARCH)
   endif()
 endif()
 
-set(sources ${SOURCE}/sanitizer_toys.cpp ${SOURCE}/machine.cpp ${SOURCE}/fiber.cpp)
+include(${SOURCE}/sources.cmake)
+set(sources ${SOURCE}/sanitizer_toys.cpp ${SIMT_SOURCES})
 execute_process(COMMAND ${CXX} -std=c++20 -O1 -g -DFUSED_CE_SIMT -I${SOURCE} ${flags} ${sources} -pthread
                         -o ${BUILD}/toys COMMAND_ERROR_IS_FATAL ANY)
 

@@ -2,7 +2,7 @@
 // one block at a time, so that a machine without a GPU can tell whether they are right.
 //
 //   g++ -std=c++20 -DFUSED_CE_SIMT -Itests/simt -Wno-unknown-pragmas -x c++ KERNELS.cu
-//       -x c++ tests/simt/machine.cpp tests/simt/fiber.cpp
+//       -x c++ tests/simt/machine/*.cpp
 //
 // The kernels and the machine are linked into the same module (program or shared library). The
 // macros below, and `assert`, suit kernel code alone: include other headers before this one.

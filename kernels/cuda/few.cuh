@@ -37,46 +37,22 @@ class FewTile {
 
   // Rows [first, first + n) into the tile.
   __device__ void load(int64_t first, int n) {
-    const S* logits = static_cast<const S*>(p_.logits);
-    const Strides& s = p_.logits_strides;
-    if (!is_dense(s)) {
-      for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
-        tile_[place(e)] = logits[offset(s, first, e)];
-      }
-      return;
-    }
-    logits += first * classes_;
-    for_runs(logits, n, [&](int e, bool whole) {
-      if (whole) {
-        const Values<S, kN> values = load_values<S, kN>(logits + e);
+    const auto* logits = static_cast<const S*>(p_.logits);
+    for_runs(logits, p_.logits_strides, first, n, [&]<int kRun>(const S* from, int e) {
+      const Values<S, kRun> values = load_values<S, kRun>(from);
 #pragma unroll
-        for (int k = 0; k < kN; ++k) tile_[place(e + k)] = values.v[k];
-      } else {
-        tile_[place(e)] = logits[e];
-      }
+      for (int k = 0; k < kRun; ++k) tile_[place(e + k)] = values.v[k];
     });
   }
 
   // The tile to where the gradients of those rows belong.
   __device__ void store(const Backward& out, int64_t first, int n) const {
-    S* grad = static_cast<S*>(out.grad_logits);
-    const Strides& s = out.grad_strides;
-    if (!is_dense(s)) {
-      for (int e = threadIdx.x; e < n * classes_; e += kFewRows) {
-        grad[offset(s, first, e)] = tile_[place(e)];
-      }
-      return;
-    }
-    grad += first * classes_;
-    for_runs(grad, n, [&](int e, bool whole) {
-      if (whole) {
-        Values<S, kN> values;
+    auto* grad = static_cast<S*>(out.grad_logits);
+    for_runs(grad, out.grad_strides, first, n, [&]<int kRun>(S* to, int e) {
+      Values<S, kRun> values;
 #pragma unroll
-        for (int k = 0; k < kN; ++k) values.v[k] = tile_[place(e + k)];
-        store_values<S, kN>(grad + e, values);
-      } else {
-        grad[e] = tile_[place(e)];
-      }
+      for (int k = 0; k < kRun; ++k) values.v[k] = tile_[place(e + k)];
+      store_values<S, kRun>(to, values);
     });
   }
 
@@ -153,18 +129,27 @@ class FewTile {
     return static_cast<int>(__umulhi(static_cast<unsigned>(e), inverse_));
   }
 
-  // Calls f(e, true) for the whole aligned vectors that begin at element e of n rows at `start`,
-  // and f(e, false) for the elements before and after them.
-  template <class F>
-  __device__ void for_runs(const S* start, int n, F f) const {
+  // Calls f<kN>(p, e) for the whole aligned vectors among rows [first, first + n), and f<1>(p, e)
+  // for what lies before, after, or not beside its neighbours: element e of the tile is at p.
+  template <class T, class F>
+  __device__ void for_runs(T* memory, const Strides& s, int64_t first, int n, F f) const {
     const int size = n * classes_, thread = static_cast<int>(threadIdx.x);
-    const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(start) / sizeof(S) % kN);
+    if (!is_dense(s)) {
+      for (int e = thread; e < size; e += kFewRows) {
+        f.template operator()<1>(memory + offset(s, first, e), e);
+      }
+      return;
+    }
+    memory += first * classes_;
+    const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(memory) / sizeof(S) % kN);
     int head = misaligned > 0 ? kN - misaligned : 0;
     if (head > size) head = size;
     const int tail = head + (size - head) / kN * kN;
-    if (thread < head) f(thread, false);
-    for (int e = head + thread * kN; e < tail; e += kFewRows * kN) f(e, true);
-    if (thread < size - tail) f(tail + thread, false);
+    if (thread < head) f.template operator()<1>(memory + thread, thread);
+    for (int e = head + thread * kN; e < tail; e += kFewRows * kN) {
+      f.template operator()<kN>(memory + e, e);
+    }
+    if (thread < size - tail) f.template operator()<1>(memory + tail + thread, tail + thread);
   }
 
   const SmoothedProblem<S>& p_;

@@ -7,8 +7,10 @@
 
 namespace fused_ce::cuda {
 
-// Loads under way at once in a thread.
-inline constexpr int kUnroll = 4;
+// Loads under way at once in a thread. Three sums in double leave no registers for more than two,
+// and wait for the FP64 units rather than for memory.
+template <class S, Terms kTerms>
+inline constexpr int kLoads = kTerms == Terms::kLinear && sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 // Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
@@ -21,6 +23,7 @@ template <class S, Terms kTerms>
 class RowReader {
   using A = Accumulate<S>;
   static constexpr int kN = kVector<S>;
+  static constexpr int kUnroll = kLoads<S, kTerms>;
 
  public:
   __device__ RowReader(const SmoothedProblem<S>& p, int64_t row, int64_t begin, int64_t end)

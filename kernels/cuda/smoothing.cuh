@@ -9,8 +9,8 @@ namespace fused_ce::cuda {
 // class indices, and probabilities).
 enum class Terms { kIndices, kLinear };
 
-// A problem, and what its smoothing does to targets: worked out on the host, since a division in
-// double for each row would cost most GPUs more than a short row.
+// A problem, and what its smoothing does to targets: worked out on the host, since most GPUs are
+// slow at double, and would do it for each row.
 template <class S>
 struct SmoothedProblem : Problem {
   using A = Accumulate<S>;

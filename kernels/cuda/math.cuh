@@ -1,6 +1,6 @@
 // exp, and sums that keep what they round away. The exponential of float is made of IEEE operations
 // alone, so that a CPU computes the same bits: its bound, 1.5 ulp below the last power of two
-// before overflow, is swept over all floats without a GPU.
+// before overflow, is swept without a GPU (tests/cpp/kernel_cuda_math_test.cpp).
 #pragma once
 
 #include "types.cuh"

@@ -1,0 +1,112 @@
+// The bounds that kernels/cuda/math.cuh states. Its exponential of float is made of IEEE operations
+// alone: what is measured here holds on a GPU. That of double calls the platform's exp2, so that
+// here the reduction is tested and on a GPU NVIDIA's bound for exp2 (1 ulp) comes on top.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+
+#include "kernels/cuda/math.cuh"
+
+namespace fused_ce::cuda {
+namespace {
+
+// |actual - exact| in units in the last place of T, where T is normal. NaN is infinitely far away.
+template <class T, class Exact>
+double ulps(T actual, Exact exact) {
+  const uint64_t power_of_two =
+      std::bit_cast<uint64_t>(static_cast<double>(exact)) & 0x7FF0000000000000u;
+  const double ulp = std::bit_cast<double>(power_of_two) * std::numeric_limits<T>::epsilon();
+  const auto error = static_cast<double>(std::fabs(static_cast<Exact>(actual) - exact) / ulp);
+  return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+}
+
+// Every kStride-th float between 2^-30 (below, e^x rounds to 1) and where e^x leaves the normal
+// numbers. Odd, so that all last bits come by.
+TEST(CudaMath, ExpOfFloats) {
+  constexpr uint32_t kStride = 7;
+  const Power<float> one = Power<float>::of(0);
+  double worst = 0;
+  for (uint32_t sign : {0u, 1u << 31}) {
+    for (uint32_t bits = 97u << 23; bits < 134u << 23; bits += kStride) {
+      const float x = std::bit_cast<float>(bits | sign);
+      const double exact = std::exp(static_cast<double>(x));
+      if (exact < std::numeric_limits<float>::min() || exact >= 0x1p127) break;
+      worst = std::fmax(worst, ulps(exp_scaled(x, one, 1.0f), exact));
+    }
+  }
+  RecordProperty("ulps", std::to_string(worst));
+  EXPECT_LT(worst, 1.5);
+}
+
+// Relative to references as far away as logits may be before they are subtracted.
+TEST(CudaMath, ExpOfFloatsRelativeToAPowerOfTwo) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<double> above(-87, 87);
+  double worst = 0;
+  for (int c : {-2954, -1000, -41, 1, 40, 333, 2954}) {
+    const Power<float> power = Power<float>::of(static_cast<float>(c));
+    for (int i = 0; i < 200000; ++i) {
+      const auto x = static_cast<float>(c * std::log(2.0) + above(random));
+      const long double exact = std::ldexp(std::exp(static_cast<long double>(x)), -c);
+      worst = std::fmax(worst, ulps(exp_scaled(x, power, 1.0f), exact));
+    }
+  }
+  RecordProperty("ulps", std::to_string(worst));
+  EXPECT_LT(worst, 1.5);
+}
+
+TEST(CudaMath, ExpOfDoubles) {
+  std::mt19937_64 random(2);
+  std::uniform_real_distribution<double> above(-708, 708);
+  double worst = 0;
+  for (int c : {-2954, -41, 0, 7, 2954}) {
+    const Power<double> power = Power<double>::of(c);
+    for (int i = 0; i < 200000; ++i) {
+      const double offset = i % 2 == 0 ? above(random) : above(random) / 700;
+      const double x = c * std::log(2.0) + offset;
+      const long double exact = std::ldexp(std::exp(static_cast<long double>(x)), -c);
+      worst = std::fmax(worst, ulps(exp_scaled(x, power, 1.0), exact));
+    }
+  }
+  RecordProperty("ulps", std::to_string(worst));
+  EXPECT_LT(worst, 1.0);
+}
+
+// A factor and a power of two change the exponent alone.
+TEST(CudaMath, ExpScalesExactly) {
+  const Power<float> one = Power<float>::of(0);
+  for (int i = 0; i < 64; ++i) {
+    const float x = -40 + 1.3f * static_cast<float>(i), plain = exp_scaled(x, one, 1.0f);
+    for (int c : {-40, 7, 33}) {
+      const Power<float> power = Power<float>::of(static_cast<float>(c));
+      EXPECT_EQ(exp_scaled(x, power, 1.0f), std::ldexp(plain, -c)) << x;
+      EXPECT_EQ(exp_scaled(x, power, 0.5f), std::ldexp(plain, -c - 1)) << x;
+    }
+  }
+}
+
+template <class A>
+void expect_ends() {
+  const A infinity = std::numeric_limits<A>::infinity();
+  for (A c : {A(-2000), A(0), A(40), A(2000)}) {
+    const Power<A> power = Power<A>::of(c);
+    for (A x : {-infinity, std::numeric_limits<A>::lowest(), A(-1e5)})
+      EXPECT_EQ(exp_scaled(x, power, A(1)), 0) << x << " " << c;
+    for (A x : {infinity, std::numeric_limits<A>::max(), A(1e5)})
+      EXPECT_EQ(exp_scaled(x, power, A(1)), infinity) << x << " " << c;
+    EXPECT_TRUE(std::isnan(exp_scaled(std::numeric_limits<A>::quiet_NaN(), power, A(1)))) << c;
+  }
+  EXPECT_EQ(exp_scaled(A(0), Power<A>::of(0), A(1)), 1);
+  EXPECT_EQ(exp_scaled(-A(0), Power<A>::of(0), A(1)), 1);
+}
+TEST(CudaMath, ExpAtTheEnds) {
+  expect_ends<float>();
+  expect_ends<double>();
+}
+
+}  // namespace
+}  // namespace fused_ce::cuda

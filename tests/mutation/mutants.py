@@ -407,6 +407,30 @@ CUDA = [
         "(m * K::kLog2EHigh + K::kRound) - K::kRound",
         "m * K::kLog2EHigh",
     ),
+    Mutant(
+        "probabilities taken for neighbours",
+        "cuda/numbers.cuh",
+        "stride == 1 && first == 0",
+        "first == 0",
+    ),
+    Mutant(
+        "first 128 bits of a wider vector again",
+        "cuda/types.cuh",
+        "reinterpret_cast<const Word<S, kN>*>(p)[i]",
+        "reinterpret_cast<const Word<S, kN>*>(p)[0]",
+    ),
+    Mutant(
+        "smoothing left out of probabilities",
+        "cuda/smoothing.cuh",
+        "return probability * keep + spread;",
+        "return probability * keep;",
+    ),
+    Mutant(
+        "weights left out beside probabilities",
+        "cuda/smoothing.cuh",
+        "q[k] *= p.smoothed(",
+        "q[k] = p.smoothed(",
+    ),
     Mutant("shorter polynomial", "cuda/math.cuh", "float q = 0x1.41fbbcp-13f;", "float q = 0;"),
     Mutant(
         "sum without its rounding errors",

@@ -109,6 +109,17 @@ def test_vector_loads_and_stores(kernels):
     assert names(lost) == []
 
 
+def test_probabilities_are_loaded_by_vectors(kernels):
+    """A linear sum's kernels have loads for them that those of class indices have not."""
+    loads = {(k.storage, k.name): k.ldg128 for k in kernels}
+    lost = []
+    for kernel in kernels:
+        without = kernel.name.replace("linear", "indices")
+        if "linear" in kernel.name and "bits" in EXPECTED[kernel.name]:
+            lost += [kernel] * (kernel.ldg128 <= loads[kernel.storage, without])
+    assert names(lost) == []
+
+
 def test_hot_loops_are_found(kernels):
     assert names([k for k in kernels if k.loop == 0 and k.name in EXPECTED]) == []
 

@@ -57,6 +57,15 @@ bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BE
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
 
+.PHONY: accuracy
+accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart
+	$(PY) benchmarks/accuracy.py
+
+# Not in `make test`: some 20 GB of memory, and minutes.
+.PHONY: largetest
+largetest: build $(STAMPS)/test ## Tests of more than 2^31 logits
+	$(PY) -m pytest -m large
+
 .PHONY: build
 build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editable
 

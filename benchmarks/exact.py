@@ -1,0 +1,97 @@
+"""Cross entropy in extended precision, and the distance of a result from it in ulp."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# 64 bits of mantissa on x86, so that its own roundings are a hundredth of a double's.
+Array = NDArray[np.longdouble]
+
+
+class Options(TypedDict, total=False):
+    """Of a call of the loss."""
+
+    weight: torch.Tensor
+    label_smoothing: float
+
+
+class Exact(NamedTuple):
+    """Of N rows of C logits, each summed by itself."""
+
+    loss: Array  # (N)
+    grad: Array  # (N, C), a difference
+    terms: Array  # (N, C), the larger of the two numbers of which it is the difference
+
+
+def extended(tensor: torch.Tensor) -> Array:
+    return tensor.detach().double().numpy().astype(np.longdouble)
+
+
+def exact(logits: torch.Tensor, target: torch.Tensor, options: Options | None = None) -> Exact:
+    """Loss q . (lse - x) and gradient mass p - q of rows, for a target of either kind.
+
+    One class a row is the pivot, the target or the likeliest. Its own exponential stays out of the
+    sum, so that nll, its lse - x, is log(1 + others) and cancels nowhere.
+    """
+    x = extended(logits)
+    rows, classes = np.arange(len(x)), x.shape[1]
+    if target.is_floating_point():
+        pivot, hard = x.argmax(1), extended(target)
+    else:
+        pivot, hard = target.numpy(), np.zeros_like(x)
+        hard[rows, pivot] = 1
+    options = options or {}
+    smoothing = np.longdouble(options.get("label_smoothing", 0.0))
+    q = (1 - smoothing) * hard + smoothing / classes
+    if "weight" in options:
+        q *= extended(options["weight"])
+
+    below = x - x[rows, pivot][:, None]
+    others = below.copy()
+    others[rows, pivot] = -np.inf
+    largest = others.max(1, keepdims=True)
+    odds = largest[:, 0] + np.log(np.exp(others - largest).sum(1))
+    nll = np.logaddexp(np.longdouble(0), odds)[:, None]
+    loss = (q * (nll - below)).sum(1)
+
+    e = np.exp(x - x.max(1, keepdims=True))
+    total = e.sum(1, keepdims=True)
+    pulls, pushes = q.sum(1, keepdims=True) * e / total, q.copy()
+    if not target.is_floating_point():
+        # At the target mass p - q is (mass - q) p - q (1 - p), and 1 - p the others' share.
+        q[rows, pivot] = 0
+        pulls[rows, pivot] = q.sum(1) * e[rows, pivot] / total[:, 0]
+        e[rows, pivot] = 0
+        pushes[rows, pivot] *= e.sum(1) / total[:, 0]
+    return Exact(loss, pulls - pushes, np.maximum(pulls, pushes))
+
+
+def ulp(size: Array, dtype: torch.dtype) -> Array:
+    """The distance between neighbouring numbers of the type at that size."""
+    limits = torch.finfo(dtype)
+    _, exponent = np.frexp(np.maximum(np.abs(size), np.longdouble(limits.smallest_normal)))
+    unit: Array = np.ldexp(np.longdouble(limits.eps), exponent - 1)
+    return unit
+
+
+def errors(actual: torch.Tensor, want: Array, size: Array | None = None) -> Array:
+    """In ulp of the result's type; 0.5 is the best there is. Subnormal results are left out."""
+    size = want if size is None else size
+    found: Array = np.abs(extended(actual) - want) / ulp(size, actual.dtype)
+    return found[np.abs(size) >= torch.finfo(actual.dtype).smallest_normal]
+
+
+def goal(dtype: torch.dtype, classes: int) -> float:
+    """The most ulp that a row's loss for a class index, and its gradient, may be off.
+
+    float32: 2 from the correctly rounded result, which is half of one off itself. Half types are
+    computed in float32, to a relative error of 1e-6, and rounded once. float64 is summed in
+    float64, where the roundings of a sum over the classes walk at random.
+    """
+    if dtype in (torch.bfloat16, torch.float16):
+        return 0.5 + 1e-6 * 2 / torch.finfo(dtype).eps
+    return 2.5 if dtype == torch.float32 else 4 + classes**0.5 / 4

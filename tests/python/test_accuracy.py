@@ -1,0 +1,70 @@
+"""Losses and gradients to within 2 units in the last place of the correctly rounded ones."""
+
+from __future__ import annotations
+
+import fused_ce
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DTYPES
+from distributions import DISTRIBUTIONS, Rows, draw
+from exact import Array, errors, exact, goal
+
+INDICES = [name for name in DISTRIBUTIONS if name not in ("probabilities", "one-hot")]
+# 64 bits of mantissa, or errors in float64 cannot be seen.
+pytestmark = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="long double is no longer than double"
+)
+
+
+def planes(tensor: torch.Tensor) -> torch.Tensor:
+    """(N, C) rows as (1, C, N), classes far apart."""
+    return tensor.t().contiguous()[None]
+
+
+def of_rows(loss: object, case: Rows, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of all rows, and the gradient of their sum."""
+    x = (planes(case.logits) if transposed else case.logits).detach().requires_grad_()
+    target = case.target[None] if transposed else case.target
+    losses = loss(x, target, reduction="none", **case.options)
+    (grad,) = torch.autograd.grad(losses.sum(), x)
+    return losses.detach().flatten(), grad[0].t() if transposed else grad
+
+
+def worst(found: Array) -> float:
+    return float(found.max(initial=0))
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["rows", "planes"])
+@pytest.mark.parametrize("distribution", INDICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_class_indices(dtype: torch.dtype, distribution: str, transposed: bool) -> None:
+    for classes in (2, 9, 64, 129, 3000):
+        case = draw(distribution, max(16, 8192 // classes), classes, dtype)
+        want, most = exact(*case), goal(dtype, classes)
+        loss, grad = of_rows(fused_ce.cross_entropy, case, transposed)
+        assert worst(errors(loss, want.loss)) <= most
+        assert not (loss < 0).any()
+        at = (np.arange(len(grad)), case.target.numpy())
+        assert worst(errors(grad[at], want.grad[at], want.terms[at])) <= most
+        _, theirs = of_rows(F.cross_entropy, case, transposed)
+        limit = max(worst(errors(theirs, want.grad, want.terms)), most)
+        assert worst(errors(grad, want.grad, want.terms)) <= limit
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torch_misses_it(dtype: torch.dtype) -> None:
+    """What is held above is no matter of course."""
+    case = draw("confident", 256, 9, dtype)
+    loss, _ = of_rows(F.cross_entropy, case, transposed=False)
+    assert worst(errors(loss, exact(*case).loss)) > 100 * goal(dtype, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_million_rows(dtype: torch.dtype) -> None:
+    case = draw("normal", 1_000_000, 3, dtype)
+    rows = exact(*case).loss
+    for reduction, want in (("mean", rows.mean()), ("sum", rows.sum())):
+        loss = fused_ce.cross_entropy(case.logits, case.target, reduction=reduction)
+        assert worst(errors(loss[None], np.array([want]))) <= 1

@@ -76,12 +76,13 @@ def test_backward_twice_and_double_use() -> None:
     torch.testing.assert_close(torch.autograd.grad(both, x)[0], 2 * first)
 
 
-@pytest.mark.parametrize("changed", ["logits", "target"])
+@pytest.mark.parametrize("changed", ["logits", "target", "probabilities", "weight"])
 def test_in_place_change_between_forward_and_backward(changed: str) -> None:
     leaf = torch.randn(6, 5, requires_grad=True)
-    x, target = leaf * 1, torch.zeros(6, dtype=torch.long)
-    loss = fused_ce.cross_entropy(x, target)
-    (x if changed == "logits" else target).add_(1)
+    x, weight = leaf * 1, torch.ones(5)
+    target = torch.rand(6, 5) if changed == "probabilities" else torch.zeros(6, dtype=torch.long)
+    loss = fused_ce.cross_entropy(x, target, weight)
+    {"logits": x, "weight": weight}.get(changed, target).add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

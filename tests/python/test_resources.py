@@ -63,6 +63,31 @@ def test_any_number_of_threads_gives_the_same_bits(layout: str, dtype: torch.dty
         assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+def test_memory_does_not_grow() -> None:
+    x = torch.randn(16, 40, requires_grad=True)
+    target, probabilities = torch.randint(40, (16,)), torch.rand(16, 40)
+    bad = torch.full((16,), 40)
+
+    def steps(count: int) -> None:
+        for step in range(count):
+            y = probabilities if step % 2 else target
+            torch.autograd.grad(fused_ce.cross_entropy(x, y, label_smoothing=0.1), x)
+            if step % 100 == 0:
+                with pytest.raises((IndexError, RuntimeError)):
+                    fused_ce.cross_entropy(x, bad)
+
+    steps(1000)
+    before = resident()
+    steps(10_000)
+    assert resident() - before < 1 << 20  # a hundred bytes a step
+
+
 TWO_THREADS = """
 import os, torch, fused_ce
 def busy():

@@ -1,0 +1,40 @@
+"""The same bits in every run, under torch.use_deterministic_algorithms, for every option."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import fused_ce
+import pytest
+import torch
+from conftest import DTYPES
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("shape", [(700, 10), (60, 1000), (2, 9, 40, 40), (5,)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_option_gives_the_same_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    classes = shape[0] if len(shape) == 1 else shape[1]
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    rows = () if len(shape) == 1 else (shape[0], *shape[2:])
+    targets = (torch.randint(classes, rows), torch.rand(shape).to(dtype))
+    weights = (None, torch.rand(classes).to(dtype))
+    reductions = ("none", "mean", "sum")
+    for target, weight, smoothing, reduction in itertools.product(
+        targets, weights, (0.0, 0.1), reductions
+    ):
+        results = []
+        for _ in range(3):
+            loss = fused_ce.cross_entropy(
+                x, target, weight, label_smoothing=smoothing, reduction=reduction
+            )
+            results.append((loss.detach(), torch.autograd.grad(loss.sum(), x)[0]))
+        for loss, grad in results[1:]:
+            assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])

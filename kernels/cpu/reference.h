@@ -62,8 +62,12 @@ struct Offset {
     using R = ReferenceConstants<S>;
     using K = ExpConstants<A>;
     constexpr A kLargest = static_cast<A>(R::kLargest);
+    // About log2(e), in 15 bits: its product with an integer up to kLargest is exact in float too,
+    // so that float and double lanes find the same c for every m.
+    constexpr A kLog2E = A(0x1.7154p0);
     const auto small = m <= kLargest && m >= -kLargest;
-    const Vec<A> rounded = (m * A(1.4426950408889634074) + K::kRound) - K::kRound;
+    const Vec<A> integer = (m + K::kRound) - K::kRound;
+    const Vec<A> rounded = (integer * kLog2E + K::kRound) - K::kRound;
     return {small ? Vec<A>{} : m, (small ? rounded : Vec<A>{}) - A(R::kHeadroomBits)};
   }
 };

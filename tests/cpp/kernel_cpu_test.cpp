@@ -90,6 +90,28 @@ TEST_P(Kernel, FindsALateMaximum) {
   }
 }
 
+// References as near as can be to halfway between two powers of two: sums in float and their finish
+// in double must take the same one of them.
+TEST_P(Kernel, ReferencesHalfwayBetweenPowersOfTwo) {
+  for (Layout layout : {Layout::kRows, Layout::kTransposed}) {
+    for (int64_t classes : {5, 90}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      Fixture f(dtype(), layout, Option::kPlain, shape_of(layout, classes));
+      f.p.ignore_index = -100;
+      for (int64_t row = 0; row < f.rows(); ++row) {
+        const double m = (static_cast<double>(row - f.rows() / 2) + 0.5) * 0.6931471805599453;
+        for (int64_t c = 0; c < classes; ++c)
+          f.logits.set(at(f.p, f.p.logits_strides, row, c), c == 0 ? m : m - 1);
+        f.target[row] = 0;
+      }
+      const std::vector<Partial> partials = f.forward(capability());
+      f.backward(capability());
+      f.check(partials);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 // The same where the target is the late maximum: the linear sum of a far guess would lose digits.
 TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {

@@ -147,8 +147,14 @@ CPU = [
     Mutant(
         "rounded reference",
         "cpu/reference.h",
-        "(m * A(1.4426950408889634074) + K::kRound) - K::kRound",
+        "(integer * kLog2E + K::kRound) - K::kRound",
         "m * A(1.4426950408889634074)",
+    ),
+    Mutant(
+        "another power of two in double",
+        "cpu/reference.h",
+        "(integer * kLog2E + K::kRound) - K::kRound",
+        "(m * A(1.4426950408889634074) + K::kRound) - K::kRound",
     ),
     Mutant("truncated bfloat16", "cpu/convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
     Mutant("shorter polynomial", "cpu/math.h", "0x1.6a242cp-10f};", "0};"),

@@ -171,3 +171,14 @@ def test_backward_takes_one_number() -> None:
     for grad in (torch.empty(0), torch.ones(3)):
         with pytest.raises(RuntimeError, match="grad_output: expected 1 "):
             torch.ops.fused_ce._backward(grad, x, target, None, 1, -100, 0.0, saved, weight)
+
+
+@pytest.mark.parametrize("classes", [5, 90, 300])
+@pytest.mark.parametrize("inner", [(), (9,)])
+def test_references_halfway_between_powers_of_two(classes: int, inner: tuple[int, ...]) -> None:
+    """Logits whose quotient by ln 2 rounds one way in float32, and the other way in float64."""
+    m = (torch.arange(-360, 360).double() + 0.5) * math.log(2)
+    x = (m.view(-1, 1) - torch.cat([torch.zeros(1), torch.rand(classes - 1)])).float()
+    x = x.view(-1, classes, *(1 for _ in inner)).repeat(1, 1, *inner)
+    target = torch.zeros((len(x), *inner), dtype=torch.long)
+    both(x, target, reduction="none")

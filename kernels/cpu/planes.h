@@ -14,6 +14,8 @@ inline constexpr int kPlaneTile = 512;
 // add up more of them before they go into double. Few, since planes often lie a power of two apart,
 // where the caches hold no more than eight lines.
 inline constexpr int kPlanes = 4;
+// How far a target's logit may be above a guessed reference: its exponential fits into double.
+inline constexpr double kFarTarget = 256;
 // Classes whose largest logit is the first guess of a row's reference.
 inline constexpr int64_t kProbedPlanes = 8;
 
@@ -94,9 +96,11 @@ class Planes {
     const double largest = largest_sum<S>(kTerms != Terms::kIndices, p_.classes);
     bool in_range = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
-      const Vec<double> sum = lanes(group_.sum, i);
-      in_range &= all_lanes((sum >= 0.0) & (sum < largest) &
-                            (lanes(group_.reference, i) != static_cast<double>(kNone)));
+      const Vec<double> sum = lanes(group_.sum, i), m = lanes(group_.reference, i);
+      in_range &= all_lanes((sum >= 0.0) & (sum < largest) & (m != static_cast<double>(kNone)));
+      // The target's own exponential is not in the sum.
+      if constexpr (kTerms != Terms::kProbabilities)
+        in_range &= all_lanes(lanes(group_.target_logit, i) - m < kFarTarget);
     }
     return in_range;
   }

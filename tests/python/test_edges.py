@@ -182,3 +182,16 @@ def test_references_halfway_between_powers_of_two(classes: int, inner: tuple[int
     x = x.view(-1, classes, *(1 for _ in inner)).repeat(1, 1, *inner)
     target = torch.zeros((len(x), *inner), dtype=torch.long)
     both(x, target, reduction="none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("lead", [100.0, 800.0, 30000.0, INF])
+@pytest.mark.parametrize("classes", [5, 20, 300])
+def test_a_late_target_far_above(classes: int, lead: float, dtype: torch.dtype) -> None:
+    """A guess from the first logits must not stay, although the target is not in their sum."""
+    x = torch.randn(100, classes).to(dtype)
+    x[:, classes - 1] = lead
+    target = torch.full((100,), classes - 1)
+    for smoothing in (0.0, 0.1):
+        both(x, target, reduction="none", label_smoothing=smoothing)
+        both(x.t().contiguous()[None], target[None], reduction="none", label_smoothing=smoothing)

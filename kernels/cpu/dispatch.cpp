@@ -22,6 +22,17 @@ extern const Kernels kKernels;
 
 namespace {
 
+#ifdef FUSED_CE_X86
+// clang cannot ask for it; there is no processor with AVX2 and without.
+bool supports_f16c() {
+#if defined(__clang__)
+  return __builtin_cpu_supports("avx2");
+#else
+  return __builtin_cpu_supports("f16c");
+#endif
+}
+#endif
+
 Capability choose() {
   Capability widest = Capability::kAvx512BFloat16;
   if (const char* wanted = std::getenv("FUSED_CE_CPU_CAPABILITY")) {
@@ -56,11 +67,10 @@ bool supported(Capability capability) {
     case Capability::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && supports_f16c();
     case Capability::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("bmi2") && supports_f16c();
     default:
       return true;
   }

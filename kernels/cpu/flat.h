@@ -68,14 +68,12 @@ class Flat {
     const V factors = load(factors_.factor + i), grads = load(factors_.grad + i);
     const auto at = [&](int k, V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + k);
-      const Reference<S> ref(__builtin_shuffle(shifts, row), __builtin_shuffle(cs, row),
-                             factors_.shifted);
+      const Reference<S> ref(permute(shifts, row), permute(cs, row), factors_.shifted);
       V q{};
       if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + k);
       if constexpr (kTerms == Terms::kProbabilities)
         q = load(weight_of_ + k) * (target * mixing_.keep + mixing_.spread);
-      return gradient<kTerms>(ref, __builtin_shuffle(factors, row), __builtin_shuffle(grads, row),
-                              logits, q);
+      return gradient<kTerms>(ref, permute(factors, row), permute(grads, row), logits, q);
     };
     constexpr bool kTargets = kTerms == Terms::kProbabilities;
     int k = 0;

@@ -123,6 +123,18 @@ inline Vec<T> iota() {
   return v;
 }
 
+// Lane i of the result is v[from[i]].
+template <class V, class I>
+FUSED_CE_INLINE V permute(V v, I from) {
+#if defined(__clang__)
+  V result;
+  for (size_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) result[i] = v[from[i]];
+  return result;
+#else
+  return __builtin_shuffle(v, from);
+#endif
+}
+
 // The larger of v and `low`. NaN in v survives: x86's instructions return the second operand for
 // it, and a comparison is false.
 template <class T>

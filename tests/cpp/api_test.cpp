@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <atomic>
 #include <fstream>
 #include <limits>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -234,6 +236,62 @@ TEST_F(Api, ErrorNamesTheTarget) {
     EXPECT_NE(std::string(error.what()).find("Target 9 is out of bounds"), std::string::npos)
         << error.what();
   }
+}
+
+// Loss and gradient.
+std::vector<torch::Tensor> loss_and_grad(const torch::Tensor& logits, const torch::Tensor& target,
+                                         const Options& options) {
+  const auto leaf = logits.detach().requires_grad_();
+  const auto loss = fused_ce::cross_entropy(leaf, target, options);
+  loss.backward();
+  return {loss.detach(), leaf.grad()};
+}
+
+// Callers on threads of their own, each of which starts threads of torch's.
+TEST_F(Api, CallersOnManyThreadsGetTheSameBits) {
+  constexpr int kThreads = 8, kRounds = 10;
+  const auto target = torch::randint(300, {512}, torch::kLong);
+  const auto options = Options().weight(torch::rand({300}) + 0.5).label_smoothing(0.1);
+  std::vector<torch::Tensor> logits;
+  std::vector<std::vector<torch::Tensor>> alone;
+  for (int i = 0; i < kThreads; ++i) {
+    logits.push_back(torch::randn({512, 300}));
+    alone.push_back(loss_and_grad(logits[i], target, options));
+  }
+  std::vector<std::thread> threads;
+  std::atomic<int> different = 0;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < kRounds; ++round) {
+        const auto together = loss_and_grad(logits[i], target, options);
+        for (size_t k = 0; k < together.size(); ++k)
+          different += !torch::equal(together[k], alone[i][k]);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(different, 0);
+}
+
+// One number, expanded to more logits than there is memory for their gradient, or for the losses.
+TEST_F(Api, FailedAllocationsLeaveEverythingUsable) {
+  constexpr int64_t kHuge = int64_t{1} << 50;
+  const auto logits = random_logits();
+  const auto target = random_indices();
+  const auto before = loss_and_grad(logits, target, {});
+
+  const auto one = torch::zeros({1, 1}).requires_grad_();
+  const auto ignored = torch::full({4}, -100, torch::kLong);
+  const auto loss =
+      fused_ce::cross_entropy(one.expand({4, kHuge}), ignored, Options().reduction(torch::kSum));
+  EXPECT_THROW(loss.backward(), c10::Error);
+  EXPECT_FALSE(one.grad().defined());
+  EXPECT_THROW(fused_ce::cross_entropy(torch::zeros({1, 1}).expand({kHuge, kClasses}),
+                                       torch::zeros({1}, torch::kLong).expand({kHuge})),
+               c10::Error);
+
+  const auto after = loss_and_grad(logits, target, {});
+  EXPECT_TRUE(torch::equal(before[0], after[0]) && torch::equal(before[1], after[1]));
 }
 
 TEST_F(Api, BuildInfo) {

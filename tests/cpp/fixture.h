@@ -175,7 +175,8 @@ struct ProblemFixture {
   void check(const std::vector<Partial>& partials) {
     const double term = size_of(p.dtype) == 2 ? 2e-6 : 4 * epsilon(p.dtype);
     const double work = term + 0x1p-53 * std::sqrt(static_cast<double>(p.classes));
-    double total = 0, total_terms = 0, total_weight = 0;
+    long double total = 0;  // equal losses would all be rounded the same way
+    double total_terms = 0, total_weight = 0;
     std::vector<bool> written(grad.size());
     for (int64_t row = 0; row < rows(); ++row) {
       const Expected e =
@@ -203,7 +204,7 @@ struct ProblemFixture {
       sum_of_losses += partial.loss;
       sum_of_weights += partial.weight;
     }
-    ASSERT_NEAR(sum_of_losses, total, work * total_terms);
+    ASSERT_NEAR(sum_of_losses, static_cast<double>(total), work * total_terms);
     if (p.target_kind != TargetKind::kProbabilities) {
       ASSERT_NEAR(sum_of_weights, total_weight, 1e-12 * total_weight);
     }

@@ -9,8 +9,9 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// Rows of at most so many classes: beyond, a permutation costs more than empty lanes.
-inline constexpr int64_t kFlatClasses = 48;
+// Rows of at most so many classes: beyond, a permutation costs more than empty lanes, of which wide
+// vectors have more.
+inline constexpr int64_t kFlatClasses = kLanes<float> > 8 ? 128 : 48;
 // Rows finished together.
 inline constexpr int kFlatTile = 128;
 

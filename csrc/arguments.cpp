@@ -28,9 +28,9 @@ void check_indices(const at::Tensor& self, const at::Tensor& target) {
               "expected target dtype to be Long or Byte, but got ", target.scalar_type(),
               " (class indices are int64 or uint8; convert with target.long())");
   if (!batched) {
-    TORCH_CHECK(target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1),
-                "Expected target of logits of shape ", self.sym_sizes(),
-                " to be one class index, got shape ", target.sym_sizes());
+    TORCH_CHECK_VALUE(target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1),
+                      "Expected target of logits of shape ", self.sym_sizes(),
+                      " to be one class index, got shape ", target.sym_sizes());
     return;
   }
   c10::SymDimVector expected(self.sym_sizes().begin(), self.sym_sizes().end());
@@ -78,6 +78,8 @@ void check_arguments(const at::Tensor& self, const at::Tensor& target,
                      const std::optional<at::Tensor>& weight, int64_t reduction,
                      const c10::SymInt& ignore_index, double label_smoothing,
                      bool same_weight_dtype) {
+  TORCH_CHECK_TYPE(self.defined() && target.defined(),
+                   "fused_ce::cross_entropy: input and target must be tensors, not None");
   check_dense(self, "input");
   check_dense(target, "target");
   TORCH_CHECK_NOT_IMPLEMENTED(is_supported(self.scalar_type()),

@@ -48,6 +48,8 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
                     int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
   const LaunchScope scope(self);
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
+                  /*same_weight_dtype=*/false);
   const Described d = describe(self, target, weight, ignore_index, label_smoothing);
   const BackwardResults results =
       backward_results(grad_output, self, d, reduction, saved, total_weight);

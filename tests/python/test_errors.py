@@ -73,6 +73,20 @@ BAD = {
     "integer_logits": (NotImplementedError, lambda f: f(X.long(), T), "Long"),
     "complex_logits": (NotImplementedError, lambda f: f(X.cfloat(), T), "Complex"),
     "sparse_logits": (NotImplementedError, lambda f: f(X.to_sparse(), T), "[Ss]parse"),
+    "quantised_logits": (
+        NotImplementedError,
+        lambda f: f(torch.quantize_per_tensor(X, 0.1, 0, torch.quint8), T),
+        "dense, unquantized",
+    ),
+    "compressed_logits": (NotImplementedError, lambda f: f(X.to_sparse_csr(), T), "[Ss]parse"),
+    "bool_logits": (NotImplementedError, lambda f: f(X > 0, T), "Bool"),
+    "float8_logits": (NotImplementedError, lambda f: f(X.to(torch.float8_e4m3fn), T), "Float8"),
+    "no_target": (TypeError, lambda f: f(X, None), "must be tensors, not None"),
+    "two_targets_of_one_row": (
+        ValueError,
+        lambda f: f(X[0], T[:2]),
+        r"shape \[5\] to be one class index",
+    ),
     "devices": (RuntimeError, lambda f: f(X.to("meta"), T), "device"),
     "weight_requires_grad": (
         RuntimeError,
@@ -117,3 +131,44 @@ def test_smoothing_that_torch_takes_for_none(target: torch.Tensor, smoothing: fl
 def test_reduction_number() -> None:
     with pytest.raises(RuntimeError, match="reduction must be 0"):
         torch.ops.fused_ce.cross_entropy(X, T, None, 7)
+
+
+@pytest.mark.parametrize("value", [-(2**63), -(2**32), -1, 5, 2**31, 2**32 + 1, 2**63 - 1])
+@pytest.mark.parametrize("shape", [(9, 5), (5000, 5), (2, 5, 7)], ids=str)
+def test_any_number_out_of_range(shape: tuple[int, ...], value: int) -> None:
+    x = torch.randn(shape)
+    target = torch.zeros((shape[0], *shape[2:]), dtype=torch.long)
+    target.view(-1)[-1] = value
+    error, message = refusal(IndexError, f"Target {value} is out of bounds")
+    with pytest.raises(error, match=message):
+        fused_ce.cross_entropy(x, target)
+    ignored = fused_ce.cross_entropy(x, target, ignore_index=value, reduction="none")
+    assert ignored.view(-1)[-1] == 0
+
+
+def test_backward_checks_what_it_is_given() -> None:
+    """A private operator, but it writes: nothing that it is called with may send it astray."""
+    _, saved, total = torch.ops.fused_ce._forward(X, T, None, 1, -100, 0.0, torch.float32)
+    one = torch.ones(())
+    for logits, target, weight in (
+        (X, T[:2], None),
+        (X, T, torch.ones(3)),
+        (X.long(), T, None),
+        (X, None, None),
+    ):
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            torch.ops.fused_ce._backward(one, logits, target, weight, 1, -100, 0.0, saved, total)
+
+
+def test_a_failed_allocation_leaves_everything_usable() -> None:
+    x, target = torch.randn(4, 5, requires_grad=True), T.clone()
+    expected = fused_ce.cross_entropy(x, target)
+    many = torch.zeros(1).expand(2**44, 4)
+    with pytest.raises(RuntimeError, match="allocate"):  # the saved numbers of so many rows
+        fused_ce.cross_entropy(many, torch.zeros(1, dtype=torch.long).expand(2**44))
+    wide = torch.zeros(1).expand(4, 2**40)
+    _, saved, total = torch.ops.fused_ce._forward(X, T, None, 1, -100, 0.0, torch.float32)
+    with pytest.raises(RuntimeError, match="allocate"):  # the gradient
+        torch.ops.fused_ce._backward(torch.ones(()), wide, T, None, 1, -100, 0.0, saved, total)
+    assert torch.equal(fused_ce.cross_entropy(x, target), expected)
+    assert torch.autograd.grad(expected, x)[0].isfinite().all()

@@ -61,7 +61,7 @@ bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BE
 accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart
 	$(PY) benchmarks/accuracy.py
 
-# Not in `make test`: some 20 GB of memory, and minutes.
+# Not in `make test`: minutes, and 13 GB of memory.
 .PHONY: largetest
 largetest: build $(STAMPS)/test ## Tests of more than 2^31 logits
 	$(PY) -m pytest -m large

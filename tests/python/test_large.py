@@ -1,4 +1,4 @@
-"""More than 2^31 logits. The gradient takes 4.3 GB: `make largetest`."""
+"""More than 2^31 logits. Takes 13 GB: `make largetest`."""
 
 from __future__ import annotations
 

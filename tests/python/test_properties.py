@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import fused_ce
+import numpy as np
 import torch
+import torch.nn.functional as F
 from conftest import DEVICE, DTYPES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +20,16 @@ def seeded(seed: int) -> torch.Generator:
 
 @st.composite
 def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Normal numbers of that shape: dimensions in any order in memory, with gaps, or expanded."""
+    """Normal numbers of that shape: dimensions in any order in memory, with gaps, or expanded.
+
+    A few have strides that fit nothing, so that elements lie over one another.
+    """
+    if draw(st.integers(0, 7)) == 0:
+        strides = [draw(st.integers(0, 5)) for _ in shape]
+        offset = draw(st.integers(0, 5))
+        elements = sum(n * step for n, step in zip(shape, strides, strict=True)) + 1
+        values = torch.randn(elements + offset, generator=seeded(elements)).to(dtype)
+        return values.as_strided(shape, strides, offset)
     order = draw(st.permutations(range(len(shape))))
     steps = [draw(st.integers(1, 3)) for _ in shape]
     expanded = [draw(st.integers(0, 9)) == 0 for _ in shape]
@@ -50,8 +64,41 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, str, dict[str
     return logits, target, draw(st.sampled_from(["none", "mean", "sum"])), options
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@settings(some, max_examples=300)
 @given(problems())
 def test_any_problem(problem: tuple[torch.Tensor, torch.Tensor, str, dict[str, object]]) -> None:
     logits, target, reduction, options = problem
     check(logits, target, reduction, **options)
+
+
+EXTREMES = [-math.inf, math.inf, math.nan, -1e36, 1e36, 1e-45, 0.0, -0.0]
+
+
+@settings(some, max_examples=200)
+@given(problems(), st.lists(st.tuples(st.integers(0), st.sampled_from(EXTREMES)), max_size=9))
+def test_any_logits(
+    problem: tuple[torch.Tensor, torch.Tensor, str, dict[str, object]],
+    extremes: list[tuple[int, float]],
+) -> None:
+    """Infinite, undefined, very large and very small numbers, where torch's are in float64."""
+    logits, target, _, options = problem
+    x = logits.clone()
+    for place, value in extremes:
+        x[np.unravel_index(place % x.numel(), x.shape)] = value
+    results = []
+    for loss, dtype in ((fused_ce.cross_entropy, x.dtype), (F.cross_entropy, torch.float64)):
+        to = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        goal = target.to(dtype) if target.is_floating_point() else target
+        results.append(loss(x.to(dtype), goal, reduction="none", **to).double())
+    ours, theirs = results
+    limits = torch.finfo(x.dtype)
+    fits = theirs.abs() < limits.max / 2
+    torch.testing.assert_close(
+        ours[fits], theirs[fits], rtol=4 * limits.eps, atol=200 * limits.eps, equal_nan=True
+    )
+    far = theirs.abs() >= limits.max * 2
+    assert (ours[far].isinf() & (ours[far].sign() == theirs[far].sign())).all()
+    assert torch.equal(ours.isnan(), theirs.isnan())

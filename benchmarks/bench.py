@@ -124,7 +124,8 @@ def ratio(record: Record, phase: str, name: str) -> float:
 
 
 def worst(record: Record, names: list[str]) -> float:
-    return min(ratio(record, p, name) for p in PHASES for name in names if name in record[p])
+    ratios = [ratio(record, p, name) for p in PHASES for name in names if name in record[p]]
+    return min(ratios, default=math.inf)
 
 
 def table(title: str, records: list[Record], names: list[str], peak: float | None) -> Table:
@@ -213,8 +214,8 @@ def chosen(arguments: argparse.Namespace) -> list[Spec]:
         Spec(shape, dtype, kind, count)
         for count in threads
         for kind in kinds
-        for dtype in dtypes
         for shape in arguments.shapes or shapes
+        for dtype in dtypes
     ]
 
 

@@ -4,9 +4,9 @@
 //
 // With p = softmax(x), weights w, smoothing s over C classes, target y (Szegedy et al.,
 // arXiv:1512.00567):
-//   indices:        loss = (1 - s) w_y nll + s / C * sum_j w_j (lse - x_j),   nll = log(1 + sum_{j
-//   != y} e^(x_j - x_y)) probabilities:  loss = sum_j q_j (lse - x_j),   q_j = w_j ((1 - s) t_j + s
-//   / C)
+//   indices:        loss = (1 - s) w_y nll + s / C sum_j w_j (lse - x_j),
+//                   nll = log(1 + sum_{j != y} e^(x_j - x_y))
+//   probabilities:  loss = sum_j q_j (lse - x_j),  q_j = w_j ((1 - s) t_j + s / C)
 #pragma once
 
 #include "convert.h"
@@ -45,7 +45,8 @@ inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
 
 // Rows of float and half types are finished in double as well, but with the short forms of exp and
-// log: results are rounded to float.
+// log1p: results are rounded to float. (A log cancels against the reference: there is no short
+// one.)
 template <class S>
 inline constexpr bool kShort = sizeof(S) < sizeof(double);
 
@@ -114,7 +115,7 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
   const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
     const Offset<double> ref = offset_of<S>(group, i);
     return ((ref.shift - lanes(group.reference, i)) + ref.c * K::kLn2High) +
-           (ref.c * K::kLn2Low + log<kShort<S>>(total));
+           (ref.c * K::kLn2Low + log(total));
   };
   if constexpr (!kIndices) {
     for (int i = 0; i < n; i += kLanes<double>)
@@ -133,23 +134,22 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
     const Vec<double> odds = others * inverse;
     Vec<double> nll = log1p<kShort<S>>(odds);
     const auto nothing = odds >= 1e290;
+    const Vec<double> lead = lanes(group.target_logit, i) - lanes(group.reference, i);
+    Vec<double> lse = nll + lead;  // less the reference
     if (!all_lanes(~nothing)) {
-      const Vec<double> m = lanes(group.reference, i);
-      nll = nothing ? above(i, others) + (m - lanes(group.target_logit, i)) : nll;
+      const Vec<double> far = above(i, others);
+      nll = nothing ? far - lead : nll;
+      lse = nothing ? far : lse;
     }
-    const Vec<double> w = lanes(group.target_weight, i);
-    Vec<double> result = smoothing.keep * w * nll;
-    if (smoothing.spread > 0) {
-      const Vec<double> lse = above(i, others + 1.0 / inverse);
+    Vec<double> result = smoothing.keep * lanes(group.target_weight, i) * nll;
+    if (smoothing.spread > 0)
       result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * lse);
-    }
     store(loss + i, ignored_lanes(group, i) ? Vec<double>{} : result);
   }
 }
 
-// The gradient of a row's loss times g:
-//   g * (mass p_j - q_j), with mass = (1 - s) w_y + s / C sum(w) and q_j = (1 - s) w_y [j = y] + s
-//   / C w_j for indices.
+// The gradient of a row's loss times g is g (mass p_j - q_j), where for indices
+//   mass = (1 - s) w_y + s / C sum(w),  q_j = (1 - s) w_y [j = y] + s / C w_j.
 template <class A>
 struct Factors {
   PerRow<A> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c

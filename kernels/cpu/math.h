@@ -2,7 +2,7 @@
 // working type. Stated bounds, swept by tests/cpp/kernel_math_test.cpp: exp 1 ulp (float) and 1.1
 // ulp (double) below the last power of two before overflow, log and log1p 1 ulp (double). The short
 // forms of double, for rows whose results are rounded to float: relative errors of 2^-34 (exp) and
-// 2^-36 (log, log1p).
+// 2^-36 (log1p).
 #pragma once
 
 #include "pair.h"
@@ -184,11 +184,10 @@ FUSED_CE_INLINE Vec<double> log_of_parts(Vec<int64_t> exponent, Vec<double> f, V
 }
 
 // log(v) for normal v, 0 and infinity.
-template <bool kShort = false>
 FUSED_CE_INLINE Vec<double> log(Vec<double> v) {
   const Vec<int64_t> k = exponent_of(v);
   const Vec<double> m = bits_as<Vec<double>>(bits_as<Vec<int64_t>>(v) - (k << 52));
-  const Vec<double> result = log_of_parts<kShort>(k, m - 1.0, Vec<double>{});
+  const Vec<double> result = log_of_parts<false>(k, m - 1.0, Vec<double>{});
   const Vec<double> special = v == 0.0 ? splat(-__builtin_inf()) : v;  // and NaN
   return v < __builtin_inf() && v > 0.0 ? result : special;
 }

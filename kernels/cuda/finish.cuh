@@ -72,7 +72,11 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
       (target_exp > row.sum * K::kTiny && target_exp > K::kTiny) || total != total;
   const A nll = representable ? log1p_of(row.sum / target_exp) : above() + (m - row.target_logit);
   A loss = p.keep * row.target_weight * nll;
-  if (kTerms == Terms::kLinear) loss += p.spread * (row.linear + p.sum_of_weights() * above());
+  if (kTerms == Terms::kLinear) {
+    // Where the target leads, what the logarithm has lost may be all of the loss.
+    const A lse = row.sum < target_exp ? nll + (row.target_logit - m) : above();
+    loss += p.spread * (row.linear + p.sum_of_weights() * lse);
+  }
   return loss;
 }
 
@@ -108,7 +112,7 @@ template <class S>
 struct Factors {
   using A = Accumulate<S>;
   Offset<S> offset;
-  A factor;        // in (1/2, 2), its exponent is in offset.c: nothing can over- or underflow
+  A factor;        // in [1/2, 1), its exponent is in offset.c: nothing can over- or underflow
   A grad;          // probabilities: g. class indices: g * s / C
   int64_t target;  // -1: probabilities, and ignored rows
   A at_target;     // class indices: the gradient at the target's class

@@ -11,6 +11,10 @@ namespace fused_ce::cuda {
 inline constexpr int kPlanes = 4;
 // Classes whose largest logit is the first guess of a row's reference.
 inline constexpr int64_t kProbedPlanes = 8;
+// How far a target's logit may be above a guessed reference: its exponential fits, and the sum too.
+template <class S>
+inline constexpr Accumulate<S> kFarTarget =
+    Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
 // Threads a block.
 inline constexpr int kPlaneBlock = 128;
 // As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
@@ -122,9 +126,12 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     reader.find_largest(p.classes < kProbedPlanes ? p.classes : kProbedPlanes, m);
     reader.sum(m, y, row);
     bool in_range = true;
-    for (int k = 0; k < kN; ++k)
+    for (int k = 0; k < kN; ++k) {
+      // The target's own exponential is not in the sum.
+      const bool far = indices && !(row[k].target_logit - m[k] < kFarTarget<S>);
       in_range &= (indices && y[k] < 0) ||
-                  is_in_range<S>(m[k], row[k].sum, kTerms == Terms::kLinear, p.classes);
+                  (!far && is_in_range<S>(m[k], row[k].sum, kTerms == Terms::kLinear, p.classes));
+    }
     if (!in_range) {
       reader.find_largest(p.classes, m);
       reader.sum(m, y, row);

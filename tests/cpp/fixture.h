@@ -149,6 +149,15 @@ struct ProblemFixture {
     }
   }
 
+  // Each row's target is its last class, whose logit is so far above those that a first guess sees.
+  void set_far_target(double lead) {
+    p.ignore_index = -100;
+    for (int64_t row = 0; row < rows(); ++row) {
+      logits.set(at(p, p.logits_strides, row, p.classes - 1), lead);
+      target[row] = p.classes - 1;
+    }
+  }
+
   // As many rows as classes: each has -inf at another class, and its target beside it.
   void set_infinite_logits() {
     p.ignore_index = -100;

@@ -127,6 +127,25 @@ TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
   }
 }
 
+// The target's own exponential is in no sum, and must fit beside it.
+TEST_P(Kernel, FindsAFarTarget) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (Option option : {Option::kPlain, Option::kSmoothed}) {
+      for (int64_t classes : {9, 40, 300}) {
+        for (double lead : {70.0, 800.0}) {
+          SCOPED_TRACE(std::to_string(classes) + " classes, lead " + std::to_string(lead));
+          Fixture f(dtype(), layout, option, shape_of(layout, classes), 1);
+          f.set_far_target(lead);
+          const std::vector<Partial> partials = f.forward(capability());
+          f.backward(capability());
+          f.check(partials);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
 // Last vectors overlap the ones before: no class may enter a sum twice, or as 0 * infinity.
 TEST_P(Kernel, InfiniteLogitAnywhere) {
   const double infinity = std::numeric_limits<double>::infinity();

@@ -143,6 +143,20 @@ TEST_P(CudaKernel, FindsALateMaximum) {
   }
 }
 
+TEST_P(CudaKernel, FindsAFarTarget) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (Option option : {Option::kPlain, Option::kSmoothed}) {
+      for (double lead : {70.0, 95.0, 800.0}) {
+        SCOPED_TRACE("lead " + std::to_string(lead));
+        Fixture f(dtype(), layout, option, small_shape(layout, 40), 1);
+        f.set_far_target(lead);
+        f.run_and_check();
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {9, 40, 300, 5003, 20000}) {

@@ -83,8 +83,7 @@ TEST(Math, ExpOfEveryFloat) {
         found[k].probe->exp_float(x.data(), 0, out.data(), kChunk);
         for (int64_t i = 0; i < kChunk; ++i) {
           if (exact[i] < std::numeric_limits<float>::min() || exact[i] >= 0x1p127) continue;
-          const double e = std::fabs(static_cast<double>(out[i]) - exact[i]) / exact[i];
-          worst[k] = e > worst[k] ? e : worst[k];
+          worst[k] = std::fmax(worst[k], ulps(out[i], exact[i]));
         }
         found[k].probe->exp_float_short(x.data(), 0, out.data(), kChunk);
         for (int64_t i = 0; i < kChunk; ++i) {
@@ -96,11 +95,8 @@ TEST(Math, ExpOfEveryFloat) {
       }
     }
   }
-  // One ulp is between eps / 2 and eps of a value: this is 1 ulp where it is largest.
   for (size_t k = 0; k < found.size(); ++k) {
-    RecordProperty("exp_float_" + found[k].name + "_relative_error",
-                   std::to_string(worst[k] * 0x1p23));
-    EXPECT_LT(worst[k], 0x1p-23) << found[k].name;
+    EXPECT_LT(worst[k], 1) << found[k].name;
     EXPECT_LT(worst_short[k], 1) << found[k].name;
   }
 }
@@ -175,9 +171,6 @@ TEST(Math, Logarithms) {
       named.probe->log1p(x.data(), out.data(), kChunk);
       for (int64_t i = 0; i < kChunk; ++i)
         worst_log1p = std::fmax(worst_log1p, ulps(out[i], log1pl(static_cast<long double>(x[i]))));
-      named.probe->log_short(x.data(), out.data(), kChunk);
-      for (int64_t i = 0; i < kChunk; ++i)
-        worst_short = std::fmax(worst_short, relative_error(out[i], logl(x[i])));
       named.probe->log1p_short(x.data(), out.data(), kChunk);
       for (int64_t i = 0; i < kChunk; ++i)
         worst_short = std::fmax(worst_short, relative_error(out[i], log1pl(x[i])));

@@ -11,9 +11,8 @@ void exp_all(const T* x, T c, T* out, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes<T>)
     store(out + i, exp_scaled<T, kShort>(load(x + i), power));
 }
-template <bool kShort>
 void log_all(const double* x, double* out, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes<double>) store(out + i, log<kShort>(load(x + i)));
+  for (int64_t i = 0; i < n; i += kLanes<double>) store(out + i, log(load(x + i)));
 }
 template <bool kShort>
 void log1p_all(const double* x, double* out, int64_t n) {
@@ -23,8 +22,8 @@ void log1p_all(const double* x, double* out, int64_t n) {
 }  // namespace
 
 extern const testing::MathProbe kMathProbe;
-const testing::MathProbe kMathProbe = {exp_all<float>,        exp_all<float, true>, exp_all<double>,
-                                       exp_all<double, true>, log_all<false>,       log_all<true>,
-                                       log1p_all<false>,      log1p_all<true>,      kLanes<float>};
+const testing::MathProbe kMathProbe = {
+    exp_all<float>, exp_all<float, true>, exp_all<double>, exp_all<double, true>,
+    log_all,        log1p_all<false>,     log1p_all<true>, kLanes<float>};
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

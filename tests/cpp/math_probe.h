@@ -13,7 +13,6 @@ struct MathProbe {
   void (*exp_double)(const double* x, double c, double* out, int64_t n);
   void (*exp_double_short)(const double* x, double c, double* out, int64_t n);
   void (*log)(const double* x, double* out, int64_t n);
-  void (*log_short)(const double* x, double* out, int64_t n);
   void (*log1p)(const double* x, double* out, int64_t n);
   void (*log1p_short)(const double* x, double* out, int64_t n);
   int64_t multiple;  // n is a multiple of it

@@ -133,6 +133,7 @@ CPU = [
         "p_.classes > kProbedPlanes && !all_in_range<kTerms>()",
         "false",
     ),
+    Mutant("far target not noticed", "cpu/planes.h", "- m < kFarTarget", "- m < 1e9"),
     Mutant(
         "far guess kept for linear sums",
         "cpu/reference.h",
@@ -341,6 +342,7 @@ CUDA = [
         "if (!guessed && !is_in_range<S>(m, sums.exponentials.total(),",
     ),
     Mutant("overflow not noticed (planes)", "cuda/planes.cuh", "if (!in_range) {", "if (false) {"),
+    Mutant("far target not noticed", "cuda/planes.cuh", "(!far && is_in_range", "(is_in_range"),
     Mutant(
         "overflow not noticed (slices)",
         "cuda/slices.cuh",

@@ -73,7 +73,8 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda
+	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda \
+	    tests/wheel
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 .PHONY: tidy
@@ -84,6 +85,10 @@ tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ## clang-tidy (optional, slow)
 wheel: $(STAMPS)/torch ## A wheel in dist/
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
+
+.PHONY: wheel-check
+wheel-check: wheel ## What is in that wheel, and what its libraries need
+	for wheel in dist/*.whl; do $(PY) tests/wheel/check.py $$wheel || exit 1; done
 
 # Not in .ci/run: torch with CUDA is a download of some 3 GB, and nvcc takes minutes for all
 # architectures (TORCH_CUDA_ARCH_LIST=9.0 for one). No GPU is needed, nvcc is: PATH or CUDA_HOME.

@@ -178,12 +178,8 @@ struct ProblemFixture {
     }
   }
 
-  // A term may be wrong by 4 units of the type that is computed in (half types: by 2e-6), and by
-  // its share of the roundings of a sum in double, which walk at random; the result is rounded once
-  // more.
   void check(const std::vector<Partial>& partials) {
-    const double term = size_of(p.dtype) == 2 ? 2e-6 : 4 * epsilon(p.dtype);
-    const double work = term + 0x1p-53 * std::sqrt(static_cast<double>(p.classes));
+    const double work = term_error(p);
     long double total = 0;  // equal losses would all be rounded the same way
     double total_terms = 0, total_weight = 0;
     std::vector<bool> written(grad.size());
@@ -194,9 +190,8 @@ struct ProblemFixture {
       for (int64_t c = 0; c < p.classes; ++c) {
         const int64_t i = at(p, p.logits_strides, row, c);
         written[i] = true;
-        const double bound = epsilon(p.dtype) / 2 * std::fabs(e.grad[c]) + work * e.grad_terms[c] +
-                             smallest(p.dtype);
-        ASSERT_NEAR(grad.get(i), e.grad[c], bound) << "row " << row << ", class " << c;
+        ASSERT_NEAR(grad.get(i), e.grad[c], grad_error(p, e, c))
+            << "row " << row << ", class " << c;
       }
       total += e.loss;
       total_terms += e.loss_terms;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <thread>
 #include <tuple>
 
 #include "fixture.h"
@@ -228,6 +229,41 @@ TEST_P(Kernel, TasksAreIndependent) {
     EXPECT_EQ(std::memcmp(together.grad.data(), apart.grad.data(),
                           together.grad.size() * size_of(dtype())),
               0);
+  }
+}
+
+// As a caller's threads do it: each takes every fourth task of one problem.
+TEST_P(Kernel, ThreadsShareAProblem) {
+  static constexpr int64_t kThreads = 4;
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {7, 100, 3000}) {
+      const int64_t inner = layout == Layout::kRows ? 1 : 30;
+      Fixture f(dtype(), layout, Option::kWeights, {150000 / classes / inner + 4, classes, inner});
+      const std::vector<Partial> partials = f.forward(capability());
+      f.backward(capability());
+      const Array loss = f.loss, grad = f.grad;
+
+      const auto share = [](int64_t tasks, auto run) {
+        ASSERT_GE(tasks, kThreads);
+        std::vector<std::thread> threads;
+        for (int64_t first = 0; first < kThreads; ++first) {
+          threads.emplace_back([=] {
+            for (int64_t task = first; task < tasks; task += kThreads) run(task);
+          });
+        }
+        for (std::thread& thread : threads) thread.join();
+      };
+      const cpu::Kernels& kernels = cpu::kernels(capability());
+      const Forward forward = f.forward_out();
+      std::vector<Partial> shared(partials.size());
+      share(kernels.forward_tasks(f.p),
+            [&](int64_t task) { kernels.forward(f.p, forward, task, task + 1, shared.data()); });
+      const Backward backward = f.backward_out();
+      share(kernels.backward_tasks(f.p, backward),
+            [&](int64_t task) { kernels.backward(f.p, backward, task, task + 1); });
+      for (size_t i = 0; i < partials.size(); ++i) EXPECT_EQ(shared[i].loss, partials[i].loss);
+      EXPECT_TRUE(f.loss.same_bits(loss) && f.grad.same_bits(grad)) << classes << " classes";
+    }
   }
 }
 

@@ -42,17 +42,21 @@ inline double smallest(DType type) {
 }
 
 // Values of one of the four types in exactly as many bytes as they need: a read or write past the
-// end is one outside the heap block, which AddressSanitizer sees.
+// end is one outside the heap block, which AddressSanitizer sees. `start` values before the first
+// move it away from where the heap aligns it.
 class Array {
  public:
-  Array(DType type, int64_t size, double fill = 0) : type_(type), bytes_(size * size_of(type)) {
+  Array(DType type, int64_t size, double fill = 0, int64_t start = 0)
+      : type_(type), start_(start), bytes_((start + size) * size_of(type)) {
     for (int64_t i = 0; i < size; ++i) set(i, fill);
   }
 
-  void* data() { return bytes_.data(); }
-  const void* data() const { return bytes_.data(); }
+  void* data() { return bytes_.data() + start_ * size_of(type_); }
+  const void* data() const { return bytes_.data() + start_ * size_of(type_); }
   DType type() const { return type_; }
-  int64_t size() const { return static_cast<int64_t>(bytes_.size() / size_of(type_)); }
+  int64_t size() const { return static_cast<int64_t>(bytes_.size() / size_of(type_)) - start_; }
+
+  bool same_bits(const Array& other) const { return bytes_ == other.bytes_; }
 
   double get(int64_t i) const {
     switch (type_) {
@@ -93,15 +97,16 @@ class Array {
   template <class T>
   T read(int64_t i) const {
     T value;
-    std::memcpy(&value, bytes_.data() + i * sizeof(T), sizeof(T));
+    std::memcpy(&value, bytes_.data() + (start_ + i) * sizeof(T), sizeof(T));
     return value;
   }
   template <class T>
   void write(int64_t i, T value) {
-    std::memcpy(bytes_.data() + i * sizeof(T), &value, sizeof(T));
+    std::memcpy(bytes_.data() + (start_ + i) * sizeof(T), &value, sizeof(T));
   }
 
   DType type_;
+  int64_t start_;
   std::vector<unsigned char> bytes_;
 };
 
@@ -133,32 +138,51 @@ inline Expected expected_row(const Problem& p, const Array& logits,
   const bool indices = p.target_kind != TargetKind::kProbabilities;
   const double s = p.label_smoothing;
   if (indices && target[row] == p.ignore_index) return e;
-  long double mass = 0, peak = -std::numeric_limits<long double>::infinity(), loss = 0;
+  long double mass = 0, all_mass = 0, peak = -std::numeric_limits<long double>::infinity();
   for (int64_t c = 0; c < classes; ++c) {
-    const double t = indices ? (c == target[row] ? 1.0 : 0.0)
-                             : probabilities.get(at(p, p.target_strides, row, c));
+    const double t = indices ? 0 : probabilities.get(at(p, p.target_strides, row, c));
     q[c] = weight[c] * ((1 - s) * t + s / static_cast<double>(classes));
-    if (indices) q[c] = (c == target[row] ? (1 - s) * weight[c] : 0.0) + weight[c] * s / classes;
     mass += q[c];
+    all_mass += std::fabs(q[c]);
     log_p[c] = logits.get(at(p, p.logits_strides, row, c));
     peak = fmaxl(peak, log_p[c]);
   }
+  const double at_target = indices ? (1 - s) * weight[target[row]] : 0;
+  mass += at_target;
+  all_mass += std::fabs(at_target);
   long double sum = 0;
   for (int64_t c = 0; c < classes; ++c) sum += expl(log_p[c] - peak);
-  const long double lse = peak + logl(sum);
+  const long double log_sum = logl(sum);
+  long double loss = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    log_p[c] -= lse;
+    log_p[c] = (log_p[c] - peak) - log_sum;  // not one number: a huge peak has no room for it
     const long double softmax = expl(log_p[c]);
-    if (q[c] != 0) {
-      loss -= q[c] * log_p[c];
-      e.loss_terms += static_cast<double>(std::fabs(q[c]) * (fabsl(log_p[c]) + 1));
-    }
+    const bool is_target = indices && c == target[row];
+    // Each term for itself: torch's, too, is NaN where one is 0 times infinity.
+    if (!indices || s > 0) loss -= q[c] * log_p[c];
+    if (is_target) loss -= at_target * log_p[c];
+    if (is_target) q[c] += at_target;
+    if (q[c] != 0) e.loss_terms += static_cast<double>(std::fabs(q[c]) * (fabsl(log_p[c]) + 1));
     e.grad[c] = static_cast<double>(g * (mass * softmax - q[c]));
-    e.grad_terms[c] = std::fabs(g) * static_cast<double>(fabsl(mass) * softmax + std::fabs(q[c]));
+    e.grad_terms[c] = std::fabs(g) * static_cast<double>(all_mass * softmax + std::fabs(q[c]));
   }
   e.loss = static_cast<double>(loss);
   e.weight = indices ? weight[target[row]] : 1;
   return e;
+}
+
+// How far from the formula a result may be, as tests/README.md says.
+//
+// A term may be wrong by 4 units of the type that is computed in (half types: by 2e-6), and by its
+// share of the roundings of a sum in double, which walk at random.
+inline double term_error(const Problem& p) {
+  const double term = size_of(p.dtype) == 2 ? 2e-6 : 4 * epsilon(p.dtype);
+  return term + 0x1p-53 * std::sqrt(static_cast<double>(p.classes));
+}
+// A gradient is rounded once more, to its type.
+inline double grad_error(const Problem& p, const Expected& e, int64_t c) {
+  return epsilon(p.dtype) / 2 * std::fabs(e.grad[c]) + term_error(p) * e.grad_terms[c] +
+         smallest(p.dtype);
 }
 
 }  // namespace fused_ce::testing

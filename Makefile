@@ -31,6 +31,9 @@ LIBRARY_SOURCES := CMakeLists.txt setup.py pyproject.toml python/fused_ce/__init
 CXX_SOURCES = $(shell find csrc kernels tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' \
     -o -name '*.cuh')
 
+# The kernels and their tests alone; with CMAKE_ARGS, as the package is built.
+TORCH_FREE = -DFUSED_CE_KERNELS_ONLY=ON -DFUSED_CE_BUILD_TESTS=ON $(CMAKE_ARGS)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -114,6 +117,35 @@ cuda-report: ## What nvcc made of the CUDA kernels, without a GPU (SASS=--quick:
 .PHONY: gpu
 gpu: ## On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer
 	$(PYTHON) tests/cuda/gpu.py
+
+# The torch-free tests. ThreadSanitizer: those that have threads, of the CPU or of CUDA (a randomized
+# address space may lie where it wants its own memory). SANITIZE_TESTS: another regular expression.
+NO_ASLR = $(shell setarch -R true 2> /dev/null && echo setarch -R)
+.PHONY: sanitize sanitize-address sanitize-thread
+sanitize: sanitize-address sanitize-thread ## Kernel tests under AddressSanitizer, UBSan and ThreadSanitizer
+sanitize-address: SANITIZE_TESTS ?= Kernel|[Ss]imt|fuzz
+sanitize-thread: SANITIZE_TESTS ?= Threads|CudaKernel.*/fifo_(float|half)|[Ss]imt|fuzz.cuda
+sanitize-address sanitize-thread: sanitize-%: gtest
+	cmake -S . -B build/$* $(TORCH_FREE) -DFUSED_CE_SANITIZE=$*
+	cmake --build build/$* --parallel $(MAX_JOBS)
+	$(NO_ASLR) ctest --test-dir build/$* --output-on-failure --no-tests=error --parallel $(MAX_JOBS) \
+	    -R '$(SANITIZE_TESTS)' -E 'LongRows|OffsetsBeyond31Bits'
+
+# clang 16 or newer: FUZZ_CXX=clang++-16 where that is not its name. Inputs that found new code are kept
+# in build/fuzz/corpus, and an input that failed is written here: build/fuzz/tests/fuzz/fuzz_cpu FILE
+# runs it again.
+FUZZ_CXX ?= clang++
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: gtest ## Fuzz the CPU and the CUDA kernels, FUZZ_SECONDS=60 each (clang)
+	cmake -S . -B build/fuzz $(TORCH_FREE) -DFUSED_CE_SANITIZE=address -DFUSED_CE_BUILD_FUZZERS=ON \
+	    -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
+	cmake --build build/fuzz --parallel $(MAX_JOBS) --target fuzz_cpu fuzz_cuda
+	for device in cpu cuda; do \
+	    mkdir -p build/fuzz/corpus/$$device && \
+	    build/fuzz/tests/fuzz/fuzz_$$device build/fuzz/corpus/$$device -max_len=160 -len_control=0 \
+	        -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## Remove what was built; .venv stays

@@ -1,0 +1,55 @@
+// The CUDA kernels, executed on the CPU: near the formula, inside of their buffers, and the same
+// bits whichever threads and blocks come first.
+#include "kernels/cuda/cuda.h"
+
+#include "results.h"
+#include "tests/simt/machine.h"
+
+namespace {
+
+using namespace fused_ce;
+using namespace fused_ce::testing;
+
+struct Run {
+  Results results;
+  std::vector<unsigned char> workspace;  // exactly as much as it asks for, and nothing of use in it
+  double loss = 0, weight = 0;
+
+  explicit Run(const FuzzedProblem& f) : results(f), workspace(cuda::workspace_bytes(f.p), 0xAB) {
+    cuda::forward(f.p, results.forward(), {Reduction::kSum, &loss, DType::kDouble, &weight},
+                  workspace.data(), nullptr);
+    cuda::backward(f.p, results.backward(f), nullptr);
+  }
+};
+
+void expect_refusal(const FuzzedProblem& f) {
+  const std::string error = simt::error();
+  simt::clear_error();
+  if (error.find("Target is out of bounds") == std::string::npos)
+    fail(f, "cuda", "row ", f.first_bad, " is not refused, but: ", error);
+}
+
+}  // namespace
+
+// Else clang's AddressSanitizer keeps a second stack for every fiber, and never gives it back.
+extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const FuzzedProblem f(Bytes(data, size), /*most_logits=*/20000);
+  simt::set_schedule(simt::Order::kFifo);
+  simt::set_poison(0xFF);
+  Run run(f);
+  if (f.first_bad >= 0) {
+    expect_refusal(f);
+    return 0;
+  }
+  simt::set_schedule(simt::Order::kRandom, size);
+  simt::set_poison(0x7F);
+  Run again(f);
+  if (!simt::error().empty()) fail(f, "cuda", simt::error());
+  if (!run.results.same_bits(again.results)) fail(f, "cuda", "results depend on the schedule");
+  const std::vector<Expected> expected = expected_rows(f);
+  check(f, run.results, expected, "cuda");
+  check_sums(f, run.loss, run.weight, DType::kDouble, expected, "cuda");
+  return 0;
+}

@@ -1,0 +1,207 @@
+// A fuzzer's bytes as a cross entropy problem: every layout, option and value that the kernels
+// promise to take, and class indices that they promise to refuse.
+#pragma once
+
+#include <algorithm>
+
+#include "bytes.h"
+#include "tests/cpp/reference.h"
+
+namespace fused_ce::testing {
+
+// Where loops, tiles, blocks and vectors end.
+inline constexpr int64_t kClassCounts[] = {0,   1,   2,   3,   4,   5,   8,    9,    16,   17,
+                                           31,  32,  33,  48,  49,  63,  64,   65,   127,  128,
+                                           129, 255, 256, 257, 511, 513, 1025, 2049, 4097, 16391};
+inline constexpr int64_t kInnerCounts[] = {1, 1,  1,  1,  2,  3,   7,   8,
+                                           9, 16, 31, 32, 36, 128, 512, 513};
+inline constexpr int64_t kOuterCounts[] = {1, 1, 2, 3, 5, 16, 17, 127, 129, 0, 2048, 8000};
+inline constexpr double kScales[] = {1, 3, 0, 1e-3, 10, 40, 300, 1e4};
+inline constexpr double kOffsets[] = {0,    0,   1,     -50, 88,   -88,  256,
+                                      -257, 800, -3000, 3e4, 1e30, -1e30};
+inline constexpr double kSmoothings[] = {0, 0, 0.1, 0.5, 1, 1e-8};
+
+inline int64_t span_of(const Strides& s, const Problem& p) {
+  if (p.outer == 0 || p.classes == 0 || p.inner == 0) return 0;
+  return (p.outer - 1) * s.outer + (p.classes - 1) * s.classes + (p.inner - 1) * s.inner + 1;
+}
+
+// The axes in any order, with or without gaps. To be read: expanded or overlapping as well.
+inline Strides fuzzed_strides(Bytes& bytes, const Problem& p, bool written) {
+  Strides s{};
+  struct Axis {
+    int64_t size;
+    int64_t* stride;
+  } axes[] = {{p.inner, &s.inner}, {p.classes, &s.classes}, {p.outer, &s.outer}};
+  std::swap(axes[0], axes[bytes.below(3)]);
+  std::swap(axes[1], axes[1 + bytes.below(2)]);
+  int64_t step = bytes.one_in(4) ? 2 : 1;
+  for (const Axis& axis : axes) {
+    *axis.stride = step;
+    step = step * std::max<int64_t>(axis.size, 1) + (bytes.one_in(4) ? bytes.below(5) : 0);
+  }
+  if (!written && bytes.one_in(4)) *axes[bytes.below(3)].stride = bytes.below(3);
+  return s;
+}
+
+struct FuzzedProblem {
+  Problem p{};
+  Strides grad_strides;
+  Array logits, probabilities, weight, row_grads;
+  std::vector<int64_t> target;  // of rows that are ignored or out of range: ignore_index
+  std::vector<double> weights;
+  int64_t first_bad = kNoBadRow;
+  double weight_sum = 0, total_weight = 1;
+  bool one_grad = false, divided = false;
+  int64_t grad_start;
+  DType loss_dtype;
+
+  FuzzedProblem(Bytes bytes, int64_t most_logits)
+      : FuzzedProblem(bytes, most_logits, static_cast<DType>(bytes.below(4))) {}
+
+  int64_t rows() const { return p.outer * p.inner; }
+  bool indices() const { return p.target_kind != TargetKind::kProbabilities; }
+  // What the gradient of a row's loss is multiplied by.
+  double g(int64_t row) const {
+    return row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);
+  }
+
+ private:
+  FuzzedProblem(Bytes& bytes, int64_t most_logits, DType dtype)
+      : logits(dtype, 0), probabilities(dtype, 0), weight(dtype, 0), row_grads(dtype, 0) {
+    p.dtype = dtype;
+    p.target_kind = static_cast<TargetKind>(bytes.below(3));
+    p.label_smoothing = bytes.one_of(kSmoothings);
+    choose_shape(bytes, most_logits);
+    p.logits_strides = fuzzed_strides(bytes, p, /*written=*/false);
+    grad_strides = bytes.one_in(2) ? Strides{p.classes * p.inner, p.inner, 1}
+                                   : fuzzed_strides(bytes, p, /*written=*/true);
+    loss_dtype = static_cast<DType>(bytes.below(4));
+    grad_start = bytes.below(8);
+    fill_weights(bytes);
+    fill_logits(bytes);
+    fill_targets(bytes);
+    fill_row_grads(bytes);
+  }
+
+  void choose_shape(Bytes& bytes, int64_t most_logits) {
+    p.classes = bytes.one_in(2) ? bytes.one_of(kClassCounts) : bytes.below(700);
+    p.inner = bytes.one_in(2) ? bytes.one_of(kInnerCounts) : 1 + bytes.below(60);
+    p.outer = bytes.one_in(2) ? bytes.one_of(kOuterCounts) : bytes.below(20);
+    // Most problems are small, so that many are tried.
+    if (!bytes.one_in(8)) most_logits = std::min<int64_t>(most_logits, 2048);
+    p.classes = std::min(p.classes, most_logits);
+    p.inner = std::min(p.inner, most_logits / std::max<int64_t>(p.classes, 1));
+    p.outer = std::min(p.outer, most_logits / std::max<int64_t>(p.classes * p.inner, 1));
+  }
+
+  void fill_weights(Bytes& bytes) {
+    weights.assign(p.classes, 1.0);
+    if (bytes.one_in(2)) return;
+    weight = Array(accumulate_type(p.dtype), p.classes, 0, bytes.below(4));
+    Random random(bytes.below(256));
+    const bool some_zero = bytes.one_in(4), some_negative = bytes.one_in(8);
+    for (int64_t c = 0; c < p.classes; ++c) {
+      double w = 0.5 + random.uniform();
+      if (some_zero && random.uniform() < 0.3) w = 0;
+      if (some_negative && random.uniform() < 0.3) w = -w;
+      weight.set(c, w);
+      weights[c] = weight.get(c);
+      weight_sum += weights[c];
+    }
+    p.weight = weight.data();
+    p.weight_sum = &weight_sum;
+  }
+
+  void fill_logits(Bytes& bytes) {
+    const double infinity = std::numeric_limits<double>::infinity();
+    // A linear sum of far larger logits overflows, as torch's does.
+    const bool linear = !indices() || p.label_smoothing > 0;
+    const double limit = p.dtype == DType::kHalf     ? 65504
+                         : linear                    ? 1e30
+                         : p.dtype == DType::kDouble ? std::numeric_limits<double>::max()
+                                                     : 3.3e38;
+    logits = Array(p.dtype, span_of(p.logits_strides, p), 0, bytes.one_in(2) ? 0 : bytes.below(16));
+    p.logits = logits.data();
+    Random random(bytes.below(65536));
+    const double scale = bytes.one_of(kScales), offset = bytes.one_of(kOffsets);
+    for (int64_t i = 0; i < logits.size(); ++i)
+      logits.set(i, std::clamp(offset + scale * random.normal(), -limit, limit));
+    const double special[] = {-infinity, infinity, std::nan(""), limit,       -limit, 0,
+                              -0.0,      40,       95,           -104,        500,    -1000,
+                              1e-40,     3e4,      offset + 88,  offset - 100};
+    for (int64_t n = bytes.one_in(2) ? bytes.below(12) : 0; n > 0 && logits.size() > 0; --n) {
+      const double value = bytes.one_of(special);
+      const double chosen = std::isfinite(value) ? std::clamp(value, -limit, limit) : value;
+      if (bytes.one_in(4)) {  // a whole class, as a mask does it
+        const int64_t c = bytes.below(p.classes);
+        for (int64_t row = 0; row < rows(); ++row)
+          logits.set(at(p, p.logits_strides, row, c), chosen);
+      } else {
+        logits.set(bytes.below(logits.size()), chosen);
+      }
+    }
+  }
+
+  void fill_targets(Bytes& bytes) {
+    if (!indices()) return fill_probabilities(bytes);
+    const int64_t wrong[] = {-1,   p.classes, INT64_MAX, INT64_MIN, int64_t{1} << 32, p.classes + 1,
+                             -100, 255};
+    const int64_t ignorable[] = {-100,          -1,        0,   p.classes / 2,
+                                 p.classes - 1, p.classes, 255, INT64_MIN};
+    p.ignore_index = bytes.one_of(ignorable);
+    Random random(bytes.below(256));
+    const double ignored = bytes.one_in(4) ? 0.5 : 0.05;
+    target.resize(rows());
+    for (int64_t& y : target) {
+      y = random.uniform() < ignored || p.classes == 0
+              ? p.ignore_index
+              : std::min(static_cast<int64_t>(random.uniform() * static_cast<double>(p.classes)),
+                         p.classes - 1);
+    }
+    for (int64_t n = bytes.one_in(4) ? bytes.below(4) : 0; n > 0 && rows() > 0; --n)
+      target[bytes.below(rows())] = bytes.one_of(wrong);
+    if (p.target_kind == TargetKind::kUInt8) {
+      for (int64_t& y : target) y &= 255;
+      small_targets_.assign(target.begin(), target.end());
+      p.target = small_targets_.data();
+    } else {
+      targets_ = target;
+      p.target = targets_.data();
+    }
+    for (int64_t row = 0; row < rows(); ++row) {
+      int64_t& y = target[row];
+      if (y == p.ignore_index || (y >= 0 && y < p.classes)) continue;
+      if (first_bad < 0) first_bad = row;
+      y = p.ignore_index;
+    }
+  }
+
+  void fill_probabilities(Bytes& bytes) {
+    p.target_dtype = static_cast<DType>(bytes.below(4));
+    p.target_strides = fuzzed_strides(bytes, p, /*written=*/false);
+    probabilities = Array(p.target_dtype, span_of(p.target_strides, p), 0, bytes.below(4));
+    p.target = probabilities.data();
+    Random random(bytes.below(256));
+    const double zero = bytes.one_in(2) ? 0.9 : 0;
+    const bool some_negative = bytes.one_in(8);
+    for (int64_t i = 0; i < probabilities.size(); ++i) {
+      const double t = random.uniform() < zero ? 0 : random.uniform();
+      probabilities.set(i, some_negative ? t - 0.5 : t);
+    }
+  }
+
+  void fill_row_grads(Bytes& bytes) {
+    Random random(bytes.below(256));
+    one_grad = bytes.one_in(2);
+    row_grads = Array(static_cast<DType>(bytes.below(4)), one_grad ? 1 : rows());
+    for (int64_t i = 0; i < row_grads.size(); ++i) row_grads.set(i, random.normal());
+    divided = bytes.one_in(2);
+    total_weight = 0.25 + random.uniform();
+  }
+
+  std::vector<int64_t> targets_;
+  std::vector<uint8_t> small_targets_;
+};
+
+}  // namespace fused_ce::testing

@@ -1,0 +1,129 @@
+// What a device answers to a fuzzed problem, and whether that is right.
+#pragma once
+
+#include <cstdlib>
+#include <iomanip>
+#include <iostream>
+
+#include "problem.h"
+
+namespace fused_ce::testing {
+
+struct Results {
+  Array reference, sum, target, loss, grad;
+
+  explicit Results(const FuzzedProblem& f)
+      : reference(accumulate_type(f.p.dtype), f.rows()),
+        sum(accumulate_type(f.p.dtype), f.rows()),
+        target(accumulate_type(f.p.dtype), f.rows()),
+        loss(f.loss_dtype, f.rows()),
+        grad(f.p.dtype, span_of(f.grad_strides, f.p), kUntouched, f.grad_start) {}
+
+  Saved saved() { return {reference.data(), sum.data(), target.data()}; }
+  Forward forward() { return {saved(), loss.data(), loss.type()}; }
+  Backward backward(const FuzzedProblem& f) {
+    return {saved(),
+            f.row_grads.data(),
+            f.row_grads.type(),
+            f.one_grad ? 0 : 1,
+            f.divided ? &f.total_weight : nullptr,
+            grad.data(),
+            f.grad_strides};
+  }
+
+  bool same_bits(const Results& other) const {
+    return reference.same_bits(other.reference) && sum.same_bits(other.sum) &&
+           target.same_bits(other.target) && loss.same_bits(other.loss) &&
+           grad.same_bits(other.grad);
+  }
+
+  static constexpr double kUntouched = 77;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Strides& s) {
+  return out << '(' << s.outer << ", " << s.classes << ", " << s.inner << ')';
+}
+
+// An aborted process is what a fuzzer looks for.
+template <class... Values>
+[[noreturn]] void fail(const FuzzedProblem& f, const char* who, const Values&... values) {
+  const Problem& p = f.p;
+  std::cerr << std::setprecision(17) << who << ": dtype " << static_cast<int>(p.dtype)
+            << ", target kind " << static_cast<int>(p.target_kind) << ", shape "
+            << Strides{p.outer, p.classes, p.inner} << ", strides " << p.logits_strides
+            << ", of targets " << p.target_strides << ", of gradients " << f.grad_strides
+            << ", weights " << (p.weight != nullptr) << ", smoothing " << p.label_smoothing << ": ";
+  (std::cerr << ... << values) << std::endl;
+  std::abort();
+}
+
+inline double largest(DType type) {
+  return type == DType::kHalf     ? 65504
+         : type == DType::kDouble ? std::numeric_limits<double>::max()
+                                  : std::numeric_limits<float>::max();
+}
+
+// `actual` is of `type`, and computed in the accumulate type: what is too large for either may be
+// infinite.
+inline bool near(const Problem& p, double actual, double expected, double bound, DType type) {
+  if (std::isnan(expected)) return std::isnan(actual);
+  if (std::isinf(expected)) return actual == expected;
+  const double limit = std::min(largest(type), largest(accumulate_type(p.dtype)));
+  if (std::fabs(expected) + bound >= limit && std::isinf(actual))
+    return std::signbit(actual) == std::signbit(expected);
+  return std::fabs(actual - expected) <= bound;
+}
+
+inline std::vector<Expected> expected_rows(const FuzzedProblem& f) {
+  std::vector<Expected> rows;
+  for (int64_t row = 0; row < f.rows(); ++row)
+    rows.push_back(
+        expected_row(f.p, f.logits, f.target, f.probabilities, f.weights, row, f.g(row)));
+  return rows;
+}
+
+inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Expected>& expected,
+                  const char* who) {
+  std::vector<bool> written(r.grad.size());
+  for (int64_t row = 0; row < f.rows(); ++row) {
+    const Expected& e = expected[row];
+    const double bound = term_error(f.p) * e.loss_terms +
+                         epsilon(f.loss_dtype) / 2 * std::fabs(e.loss) + smallest(f.loss_dtype);
+    if (!near(f.p, r.loss.get(row), e.loss, bound, f.loss_dtype))
+      fail(f, who, "loss ", row, " is ", r.loss.get(row), ", not ", e.loss, " +- ", bound);
+    for (int64_t c = 0; c < f.p.classes; ++c) {
+      const int64_t i = at(f.p, f.grad_strides, row, c);
+      written[i] = true;
+      if (!near(f.p, r.grad.get(i), e.grad[c], grad_error(f.p, e, c), f.p.dtype))
+        fail(f, who, "gradient ", row, ", ", c, " is ", r.grad.get(i), ", not ", e.grad[c], " +- ",
+             grad_error(f.p, e, c));
+    }
+  }
+  const double untouched = Array(f.p.dtype, 1, Results::kUntouched).get(0);
+  for (int64_t i = 0; i < r.grad.size(); ++i) {
+    if (!written[i] && r.grad.get(i) != untouched)
+      fail(f, who, "element ", i, " between the gradients is overwritten");
+  }
+}
+
+// The reduced loss, of `type`, and what a mean divides by.
+inline void check_sums(const FuzzedProblem& f, double loss, double weight, DType type,
+                       const std::vector<Expected>& expected, const char* who) {
+  long double sum = 0, weights = 0;
+  double terms = 0, weight_terms = 0;
+  for (const Expected& e : expected) {
+    sum += e.loss;
+    terms += e.loss_terms;
+    weights += e.weight;
+    weight_terms += std::fabs(e.weight);
+  }
+  const double exact = static_cast<double>(sum);
+  const double bound = term_error(f.p) * terms + epsilon(type) / 2 * std::fabs(exact);
+  if (!near(f.p, loss, exact, bound, type))
+    fail(f, who, "sum is ", loss, ", not ", exact, " +- ", bound);
+  if (f.indices() &&
+      !near(f.p, weight, static_cast<double>(weights), 1e-12 * weight_terms, DType::kDouble))
+    fail(f, who, "total weight is ", weight, ", not ", static_cast<double>(weights));
+}
+
+}  // namespace fused_ce::testing

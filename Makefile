@@ -159,7 +159,7 @@ cpptest: build gtest ## GoogleTest, through ctest
 	cmake -S . -B $(BUILD) -DFUSED_CE_BUILD_TESTS=ON > $(BUILD)/configure.log || \
 	    { cat $(BUILD)/configure.log; exit 1; }
 	cmake --build $(BUILD) --parallel $(MAX_JOBS)
-	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --parallel $(MAX_JOBS)
 
 .PHONY: pytest
 pytest: build $(STAMPS)/test ## pytest

@@ -12,7 +12,6 @@
 #include <cmath>
 #include <vector>
 
-#include "arguments.h"
 #include "describe.h"
 #include "huge_pages.h"
 #include "ops.h"
@@ -74,9 +73,7 @@ Partial add_up(c10::ArrayRef<Partial> partials) {
 ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                            const std::optional<at::Tensor>& weight, int64_t reduction,
                            int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/false);
-  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
   const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
   ForwardResults results = forward_results(self, d, reduction, dtype);
   advise_huge_pages(results.saved.data_ptr(), results.saved.nbytes());
@@ -103,9 +100,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
                     const std::optional<at::Tensor>& weight, int64_t reduction,
                     int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/false);
-  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
   const BackwardResults results =
       backward_results(grad_output, self, d, reduction, saved, total_weight);
   advise_huge_pages(results.grad_logits.data_ptr(), results.grad_logits.nbytes());

@@ -6,7 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "arguments.h"
 #include "cuda_stream.h"
 #include "describe.h"
 #include "ops.h"
@@ -21,10 +20,8 @@ static_assert(static_cast<int>(Reduction::kSum) == at::Reduction::Sum);
 ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                            const std::optional<at::Tensor>& weight, int64_t reduction,
                            int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/false);
   const LaunchScope scope(self);
-  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
   ForwardResults results = forward_results(self, d, reduction, dtype);
   const auto options = self.options();
   const at::Tensor total_weight = at::empty({}, options.dtype(at::kDouble));
@@ -48,9 +45,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
                     int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
   const LaunchScope scope(self);
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/false);
-  const Described d = describe(self, target, weight, ignore_index, label_smoothing);
+  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
   const BackwardResults results =
       backward_results(grad_output, self, d, reduction, saved, total_weight);
 

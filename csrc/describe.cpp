@@ -65,8 +65,10 @@ Saved saved_of(const at::Tensor& saved) {
 }  // namespace
 
 Described describe(const at::Tensor& self, const at::Tensor& target,
-                   const std::optional<at::Tensor>& weight, int64_t ignore_index,
+                   const std::optional<at::Tensor>& weight, int64_t reduction, int64_t ignore_index,
                    double label_smoothing) {
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
+                  /*same_weight_dtype=*/false);
   Described d;
   Problem& p = d.problem;
   const bool probabilities = is_probabilities(self, target);
@@ -93,7 +95,6 @@ Described describe(const at::Tensor& self, const at::Tensor& target,
   }
 
   if (weight) {
-    check_device(self, *weight, "weight");
     d.weight = weight->to(accumulate_type(self)).contiguous();
     p.weight = d.weight.const_data_ptr();
     if (label_smoothing > 0) {
@@ -125,7 +126,6 @@ ForwardResults forward_results(const at::Tensor& self, const Described& d, int64
 BackwardResults backward_results(const at::Tensor& grad_output, const at::Tensor& self,
                                  const Described& d, int64_t reduction, const at::Tensor& saved,
                                  const at::Tensor& total_weight) {
-  check_device(self, d.target, "target");
   check_device(self, grad_output, "grad_output");
   check_device(self, saved, "saved");
   check_device(self, total_weight, "total_weight");

@@ -19,8 +19,9 @@ struct Described {
   int64_t rows() const { return problem.outer * problem.inner; }
 };
 
+// Checks the arguments first: pointers are taken here.
 Described describe(const at::Tensor& self, const at::Tensor& target,
-                   const std::optional<at::Tensor>& weight, int64_t ignore_index,
+                   const std::optional<at::Tensor>& weight, int64_t reduction, int64_t ignore_index,
                    double label_smoothing);
 
 // What forward returns, allocated: `loss` only where each row has its own.

@@ -17,26 +17,22 @@ inline constexpr bool kIsPair = false;
 template <class V>
 inline constexpr bool kIsPair<Pair<V>> = true;
 
-template <class X>
-FUSED_CE_INLINE auto first_of(X x) {
-  if constexpr (kIsPair<X>)
-    return x.a;
-  else
+// The first or the second vector of a pair; what is no pair serves both.
+template <bool kSecond, class X>
+FUSED_CE_INLINE auto part_of(X x) {
+  if constexpr (!kIsPair<X>)
     return x;
-}
-template <class X>
-FUSED_CE_INLINE auto second_of(X x) {
-  if constexpr (kIsPair<X>)
+  else if constexpr (kSecond)
     return x.b;
   else
-    return x;
+    return x.a;
 }
 
 // f of vectors; or, where one is a pair, of the first vectors and of the second.
 template <class F, class... X>
 FUSED_CE_INLINE auto each(F f, X... x) {
   if constexpr ((kIsPair<X> || ...)) {
-    return Pair<decltype(f(first_of(x)...))>{f(first_of(x)...), f(second_of(x)...)};
+    return Pair<decltype(f(part_of<false>(x)...))>{f(part_of<false>(x)...), f(part_of<true>(x)...)};
   } else {
     return f(x...);
   }

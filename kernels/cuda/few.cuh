@@ -77,11 +77,7 @@ class FewTile {
             mass += q[k];
           }
         }
-        sums.exponentials.add(exponentials);
-        if (kTerms == Terms::kLinear) {
-          sums.linear.add(linear);
-          sums.mass.add(mass);
-        }
+        sums.template add<kTerms>(exponentials, linear, mass);
       });
     });
     return finished_sums<A>(sums, m, y, y >= 0 ? get(x[y]) : A(0),

@@ -20,6 +20,15 @@ struct RowSums {
     linear.add(other.linear);
     mass.add(other.mass);
   }
+  // What some classes added up to.
+  template <Terms kTerms>
+  __device__ __forceinline__ void add(A some_exponentials, A some_linear, A some_mass) {
+    exponentials.add(some_exponentials);
+    if (kTerms == Terms::kLinear) {
+      linear.add(some_linear);
+      mass.add(some_mass);
+    }
+  }
 };
 
 template <class A>

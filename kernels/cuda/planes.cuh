@@ -90,11 +90,7 @@ class PlaneReader {
               mass += q[u][k];
             }
           }
-          sums[k].exponentials.add(exponentials);
-          if (kTerms == Terms::kLinear) {
-            sums[k].linear.add(linear);
-            sums[k].mass.add(mass);
-          }
+          sums[k].template add<kTerms>(exponentials, linear, mass);
         }
       });
     });

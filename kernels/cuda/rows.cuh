@@ -103,11 +103,7 @@ class RowReader {
             mass += q[k];
           }
         }
-        sums.exponentials.add(exponentials);
-        if (kTerms == Terms::kLinear) {
-          sums.linear.add(linear);
-          sums.mass.add(mass);
-        }
+        sums.template add<kTerms>(exponentials, linear, mass);
       });
     });
     return sums;

@@ -173,7 +173,7 @@ class Planes {
         if (!fresh) target_logit = load(group_.target_logit + i);
         target = load(group_.target + i) - static_cast<Int<A>>(first);
       }
-      Sums<V> sums;
+      Sums<V> halves[2];  // a sum of two sums is rounded less often than a chain
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;
@@ -184,8 +184,10 @@ class Planes {
           target_logit = is_target ? logits : target_logit;
           kept = is_target ? splat(kNone) : logits;
         }
-        sums.template add<kTerms>(ref, m, logits, kept, weights<kTerms>(first + k, i, t[k]));
+        halves[k % 2].template add<kTerms>(ref, m, logits, kept,
+                                           weights<kTerms>(first + k, i, t[k]));
       }
+      const Sums<V> sums = halves[0] + halves[1];
       if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);
       add_to(group_.sum + i, sums.exponentials, fresh);
       if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear, fresh);

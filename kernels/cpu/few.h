@@ -124,43 +124,51 @@ class Few {
       V* kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
-        V m = from_target ? V{} : largest(x);
-        const V target_logit = transpose<kTerms>(x, i, m, kept);
-        if (from_target) m = target_logit;
+        V m = from_target ? V{} : largest<kTerms>(x, i);
+        const V pivot_logit = transpose<kTerms>(x, i, m, kept);
+        if (from_target) m = pivot_logit;
         store(group_.reference + i, m);
-        store(group_.target_logit + i, target_logit);
+        store(group_.pivot_logit + i, pivot_logit);
       }
       kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) add_up(i, kept);
     }
   }
 
-  // The largest logit of each row.
-  V largest(const A* x) const {
+  // The largest logit of each row from row i on; beside probabilities its class is the pivot.
+  template <Terms kTerms>
+  V largest(const A* x, int i) {
     V m = splat(kNone);
+    I pivot{};
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide];
       load_transposed(x + c, classes_, square);
 #pragma GCC unroll 4
-      for (int k = 0; k < kSide; ++k) m = c + k < classes_ ? larger(m, square[k]) : m;
+      for (int k = 0; k < kSide; ++k) {
+        if (c + k >= classes_) break;
+        if constexpr (kTerms == Terms::kProbabilities)
+          pivot = square[k] > m ? I{} + static_cast<Int<A>>(c + k) : pivot;
+        m = larger(m, square[k]);
+      }
     }
+    if constexpr (kTerms == Terms::kProbabilities) store(group_.pivot + i, pivot);
     return m;
   }
 
   // Puts into `kept`, class by class, the logits whose exponentials enter the rows' sums, and
-  // returns the targets' (0 for ignored rows). The linear sums are done on the way.
+  // returns the pivots' (0 for ignored rows). The linear sums are done on the way.
   template <Terms kTerms>
   V transpose(const A* x, int i, V m, V* kept) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const A* t = kIndices ? nullptr : probabilities(i);
-    const I target = kIndices ? load(group_.target + i) : I{};
-    V target_logit{};
+    const I pivot = load(group_.pivot + i);
+    V pivot_logit{};
     LaneSum<A> linear, mass;
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide], q[kSide] = {};
       load_transposed(x + c, classes_, square);
       if constexpr (!kIndices) load_transposed(t + c, classes_, q);
-      const I to_target = target - static_cast<Int<A>>(c);
+      const I to_pivot = pivot - static_cast<Int<A>>(c);
       V square_linear{}, square_mass{};
 #pragma GCC unroll 4
       for (int k = 0; k < kSide; ++k) {
@@ -171,19 +179,16 @@ class Few {
           square_linear += q[k] * (m - square[k]);
           square_mass += q[k];
         }
-        kept[c + k] = square[k];
-        if constexpr (kIndices) {
-          const auto is_target = to_target == static_cast<Int<A>>(k);
-          target_logit = is_target ? square[k] : target_logit;
-          kept[c + k] = is_target ? splat(kNone) : square[k];
-        }
+        const auto is_pivot = to_pivot == static_cast<Int<A>>(k);
+        pivot_logit = is_pivot ? square[k] : pivot_logit;
+        kept[c + k] = is_pivot ? splat(kNone) : square[k];
       }
       if constexpr (kTerms != Terms::kIndices) linear.add(square_linear);
       if constexpr (!kIndices) mass.add(square_mass);
     }
     if constexpr (kTerms != Terms::kIndices) linear.put(group_.linear + i);
     if constexpr (!kIndices) mass.put(group_.mass + i);
-    return target_logit;
+    return pivot_logit;
   }
 
   void add_up(int i, const V* kept) {

@@ -88,10 +88,10 @@ class Flat {
   void put_targets(S* g, int n) const {
     for (int i = 0; i < n; ++i) {
       S* row = g + i * classes_;
-      if (group_.target[i] < 0) {
+      if (group_.pivot[i] < 0) {
         __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
       } else {
-        put(row + group_.target[i], factors_.at_target[i]);
+        put(row + group_.pivot[i], factors_.at_target[i]);
       }
     }
   }

@@ -5,8 +5,10 @@
 // With p = softmax(x), weights w, smoothing s over C classes, target y (Szegedy et al.,
 // arXiv:1512.00567):
 //   indices:        loss = (1 - s) w_y nll + s / C sum_j w_j (lse - x_j),
-//                   nll = log(1 + sum_{j != y} e^(x_j - x_y))
 //   probabilities:  loss = sum_j q_j (lse - x_j),  q_j = w_j ((1 - s) t_j + s / C)
+// where lse - x_k = log(1 + sum_{j != k} e^(x_j - x_k)) of one class k, the pivot: the target, or
+// beside probabilities the largest logit's. Its own exponential stays out of the row's sum, so that
+// the loss of a confident row cancels nowhere.
 #pragma once
 
 #include "convert.h"
@@ -31,13 +33,13 @@ struct alignas(64) PerRow {
 template <class A>
 struct Group {
   PerRow<A> reference;
-  PerRow<double> sum;            // of exponentials; indices: without the target's
+  PerRow<double> sum;            // of exponentials, without the pivot's
   PerRow<double> linear;         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
   PerRow<double> mass;           // probabilities: sum of q_j
-  PerRow<A> target_logit;        // indices
+  PerRow<A> pivot_logit;         // probabilities: the reference
+  PerRow<double> pivot_exp;      // relative to the reference; forward: its inverse
+  PerRow<Int<A>> pivot;          // its class, -1 for ignored rows
   PerRow<double> target_weight;  // indices: w_y, 0 for ignored rows
-  PerRow<Int<A>> target;         // indices: the class, -1 for ignored rows
-  PerRow<double> target_exp;     // indices: e^(x_y) relative to the reference; forward: its inverse
 };
 
 // Double lanes [i, i + kLanes<double>) of an array.
@@ -85,7 +87,7 @@ struct Smoothing {
 
 template <class A>
 inline auto ignored_lanes(const Group<A>& group, int i) {
-  return __builtin_convertvector(load_narrow(group.target + i), Vec<int64_t>) < int64_t{0};
+  return __builtin_convertvector(load_narrow(group.pivot + i), Vec<int64_t>) < int64_t{0};
 }
 
 // The losses of rows of one class, or of none.
@@ -117,24 +119,22 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
     return ((ref.shift - lanes(group.reference, i)) + ref.c * K::kLn2High) +
            (ref.c * K::kLn2Low + log(total));
   };
-  if constexpr (!kIndices) {
-    for (int i = 0; i < n; i += kLanes<double>)
-      store(loss + i,
-            lanes(group.linear, i) + lanes(group.mass, i) * above(i, lanes(group.sum, i)));
-    return;
+  for (int i = 0; i < n; i += kLanes<double>) {
+    store(group.pivot_exp + i,
+          inverse_exp_of<S>(lanes(group.pivot_logit, i), offset_of<S>(group, i)));
   }
   for (int i = 0; i < n; i += kLanes<double>) {
-    store(group.target_exp + i,
-          inverse_exp_of<S>(lanes(group.target_logit, i), offset_of<S>(group, i)));
-  }
-  for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> others = lanes(group.sum, i), inverse = lanes(group.target_exp, i);
+    const Vec<double> others = lanes(group.sum, i), inverse = lanes(group.pivot_exp, i);
     // The product is exact to the last bits however small the loss is; it fails only where e^(x_y)
     // is nothing beside the others.
     const Vec<double> odds = others * inverse;
     Vec<double> nll = log1p<kShort<S>>(odds);
+    if constexpr (!kIndices) {
+      store(loss + i, lanes(group.linear, i) + lanes(group.mass, i) * nll);
+      continue;
+    }
     const auto nothing = odds >= 1e290;
-    const Vec<double> lead = lanes(group.target_logit, i) - lanes(group.reference, i);
+    const Vec<double> lead = lanes(group.pivot_logit, i) - lanes(group.reference, i);
     Vec<double> lse = nll + lead;  // less the reference
     if (!all_lanes(~nothing)) {
       const Vec<double> far = above(i, others);
@@ -163,16 +163,14 @@ struct Factors {
 template <class S, bool kIndices>
 inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
                             const double* grad, Factors<Accumulate<S>>& out) {
-  if constexpr (kIndices) {
-    for (int i = 0; i < n; i += kLanes<double>) {
-      store(group.target_exp + i, exp_of<S>(lanes(group.target_logit, i), offset_of<S>(group, i)));
-    }
+  for (int i = 0; i < n; i += kLanes<double>) {
+    store(group.pivot_exp + i, exp_of<S>(lanes(group.pivot_logit, i), offset_of<S>(group, i)));
   }
   out.shifted = false;
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> m = lanes(group.reference, i);
-    const Vec<double> target_exp = kIndices ? lanes(group.target_exp, i) : Vec<double>{};
-    const Vec<double> others = lanes(group.sum, i), total = others + target_exp;
+    const Vec<double> pivot_exp = lanes(group.pivot_exp, i);
+    const Vec<double> others = lanes(group.sum, i), total = others + pivot_exp;
     const Offset<double> ref = offset_of<S>(group, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
@@ -199,7 +197,7 @@ inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing&
       // p_y - 1 is minus the other classes' share: no cancellation.
       at_target = -g * smoothing.keep * w * (others * share);
       if (smoothing.spread > 0) {
-        at_target += spread_grad * (smoothing.weight_sum * (target_exp * share) - w);
+        at_target += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
       }
     }
     if (smoothing.single_class) {

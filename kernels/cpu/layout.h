@@ -94,13 +94,12 @@ inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group
                           : (c != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
     const V used = in_range & counted;
     bad |= counted & ~in_range;
-    store_narrow(group.target + i, used ? c : V{} - 1);
+    store_narrow(group.pivot + i, used ? c : V{} - 1);
     store(group.target_weight + i, used ? splat(1.0) : Vec<double>{});
   }
   if (const A* weight = static_cast<const A*>(p.weight)) {
     for (int i = 0; i < n; ++i) {
-      if (group.target[i] >= 0)
-        group.target_weight[i] = static_cast<double>(weight[group.target[i]]);
+      if (group.pivot[i] >= 0) group.target_weight[i] = static_cast<double>(weight[group.pivot[i]]);
     }
   }
   return all_lanes(bad == 0);
@@ -112,7 +111,7 @@ inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group
 template <class A, class Group>
 inline int64_t read_targets(const Problem& p, int64_t first, int n, int padded, Group& group) {
   for (int i = (n + kLanes<int64_t> - 1) / kLanes<int64_t> * kLanes<int64_t>; i < padded; ++i)
-    group.target[i] = -1, group.target_weight[i] = 0;
+    group.pivot[i] = -1, group.target_weight[i] = 0;
   if (p.target_kind == TargetKind::kUInt8 ? read_targets_as<uint8_t, A>(p, first, n, group)
                                           : read_targets_as<int64_t, A>(p, first, n, group)) {
     return kNoBadRow;
@@ -148,12 +147,12 @@ inline void read_saved(const Backward& from, int64_t first, int n, int padded, G
   for (int i = 0; i < n; ++i) {
     group.reference[i] = reference[i];
     group.sum[i] = static_cast<double>(sum[i]);
-    if constexpr (kIndices) group.target_logit[i] = target[i];
+    group.pivot_logit[i] = kIndices ? target[i] : reference[i];
     if constexpr (!kIndices) group.mass[i] = static_cast<double>(target[i]);
   }
   read_grad(from, first, n, grad);
   for (int i = n; i < padded; ++i) {
-    group.reference[i] = group.target_logit[i] = 0;
+    group.reference[i] = group.pivot_logit[i] = 0;
     group.sum[i] = 1;
     group.mass[i] = grad[i] = 0;
   }

@@ -16,7 +16,7 @@ inline constexpr int kPlaneTile = 512;
 inline constexpr int kPlanes = 4;
 // How far a target's logit may be above a guessed reference: its exponential fits into double.
 inline constexpr double kFarTarget = 256;
-// Classes whose largest logit is the first guess of a row's reference.
+// Indices: classes whose largest logit is the first guess of a row's reference.
 inline constexpr int64_t kProbedPlanes = 8;
 
 template <class S>
@@ -40,10 +40,10 @@ class Planes {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const int64_t bad = open<kTerms>(first, n);
     if (sums.bad_row < 0) sums.bad_row = bad;
-    find_references(smaller(p_.classes, kProbedPlanes));
+    find_references<kTerms>(kIndices ? smaller(p_.classes, kProbedPlanes) : p_.classes);
     sum<kTerms>();
-    if (p_.classes > kProbedPlanes && !all_in_range<kTerms>()) {
-      find_references(p_.classes);
+    if (kIndices && p_.classes > kProbedPlanes && !all_in_range<kTerms>()) {
+      find_references<kTerms>(p_.classes);
       sum<kTerms>();
     }
     put_group<S, kIndices>(p_, smoothing_, group_, first, n, out, loss_, sums);
@@ -81,14 +81,30 @@ class Planes {
     return static_cast<const S*>(p_.logits) + base_ + c * p_.logits_strides.classes;
   }
 
-  // The references: the largest of the first logits of each row.
+  // The references: the largest of the first logits of each row; beside probabilities of all, and
+  // its class is the pivot.
+  template <Terms kTerms>
   void find_references(int64_t classes) {
-    for (int i = 0; i < n_; i += kW) {
-      V m = splat(kNone);
-      for (int64_t c = 0; c < classes; ++c) m = larger(m, logits(c, i));
-      store(group_.reference + i, m);
-      references_[i / kW] = Reference<S>(Offset<A>::template of<S>(m));
+    constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
+    for (int64_t first = 0; first < classes; first += kPlanes) {
+      const int planes = static_cast<int>(smaller<int64_t>(classes - first, kPlanes));
+      const S* next = logits_after(first);
+      for (int i = 0; i < n_; i += kW) {
+        prefetch(next, i);
+        V m = first == 0 ? splat(kNone) : load(group_.reference + i);
+        I pivot = first == 0 || !kProbabilities ? I{} : load(group_.pivot + i);
+        for (int k = 0; k < planes; ++k) {
+          const V x = logits(first + k, i);
+          if constexpr (kProbabilities)
+            pivot = x > m ? I{} + static_cast<Int<A>>(first + k) : pivot;
+          m = larger(m, x);
+        }
+        store(group_.reference + i, m);
+        if constexpr (kProbabilities) store(group_.pivot + i, pivot);
+      }
     }
+    for (int i = 0; i < n_; i += kW)
+      references_[i / kW] = Reference<S>(Offset<A>::template of<S>(load(group_.reference + i)));
   }
 
   template <Terms kTerms>
@@ -99,8 +115,7 @@ class Planes {
       const Vec<double> sum = lanes(group_.sum, i), m = lanes(group_.reference, i);
       in_range &= all_lanes((sum >= 0.0) & (sum < largest) & (m != static_cast<double>(kNone)));
       // The target's own exponential is not in the sum.
-      if constexpr (kTerms != Terms::kProbabilities)
-        in_range &= all_lanes(lanes(group_.target_logit, i) - m < kFarTarget);
+      in_range &= all_lanes(lanes(group_.pivot_logit, i) - m < kFarTarget);
     }
     return in_range;
   }
@@ -132,7 +147,7 @@ class Planes {
     return buffer;
   }
 
-  // Finds the rows' sums and the targets' logits.
+  // Finds the rows' sums and the pivots' logits.
   template <Terms kTerms>
   void sum() {
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
@@ -146,7 +161,7 @@ class Planes {
     if constexpr (kTerms != Terms::kProbabilities) {
       // A NaN of an ignored row must not send the tile to the slow path.
       for (int i = 0; i < padded(n_); ++i) {
-        if (group_.target[i] < 0) group_.reference[i] = 0, group_.sum[i] = 1;
+        if (group_.pivot[i] < 0) group_.reference[i] = 0, group_.sum[i] = 1;
       }
     }
   }
@@ -167,28 +182,21 @@ class Planes {
       prefetch(next, i);
       const V m = load(group_.reference + i);
       const Reference<S> ref = references_[i / kW];
-      V target_logit{};
-      I target{};
-      if constexpr (!kProbabilities) {
-        if (!fresh) target_logit = load(group_.target_logit + i);
-        target = load(group_.target + i) - static_cast<Int<A>>(first);
-      }
+      V pivot_logit = fresh ? V{} : load(group_.pivot_logit + i);
+      const I pivot = load(group_.pivot + i) - static_cast<Int<A>>(first);
       Sums<V> halves[2];  // a sum of two sums is rounded less often than a chain
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;
         const V logits = load_logits(x[k] + i);
-        V kept = logits;
-        if constexpr (!kProbabilities) {
-          const auto is_target = target == static_cast<Int<A>>(k);
-          target_logit = is_target ? logits : target_logit;
-          kept = is_target ? splat(kNone) : logits;
-        }
+        const auto is_pivot = pivot == static_cast<Int<A>>(k);
+        pivot_logit = is_pivot ? logits : pivot_logit;
+        const V kept = is_pivot ? splat(kNone) : logits;
         halves[k % 2].template add<kTerms>(ref, m, logits, kept,
                                            weights<kTerms>(first + k, i, t[k]));
       }
       const Sums<V> sums = halves[0] + halves[1];
-      if constexpr (!kProbabilities) store(group_.target_logit + i, target_logit);
+      store(group_.pivot_logit + i, pivot_logit);
       add_to(group_.sum + i, sums.exponentials, fresh);
       if constexpr (kTerms != Terms::kIndices) add_to(group_.linear + i, sums.linear, fresh);
       if constexpr (kProbabilities) add_to(group_.mass + i, sums.mass, fresh);
@@ -255,8 +263,8 @@ class Planes {
       prefetch(next, i);
       const Reference<S> ref = references_[i / kW];
       const V factor = load(factors_.factor + i), spread = load(factors_.grad + i);
-      const I y = kProbabilities ? I{} : load(group_.target + i) - static_cast<Int<A>>(first);
-      const I counted = kProbabilities ? ~I{} : load(group_.target + i) >= 0;
+      const I y = kProbabilities ? I{} : load(group_.pivot + i) - static_cast<Int<A>>(first);
+      const I counted = kProbabilities ? ~I{} : load(group_.pivot + i) >= 0;
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;

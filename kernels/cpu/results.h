@@ -24,7 +24,7 @@ inline void put_results(const Forward& out, const Group& group, const double* lo
                    static_cast<size_t>(n) * sizeof(A));
   put_as<A>(out.saved.sum, group.sum, first, n);
   if constexpr (kIndices) {
-    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.target_logit,
+    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.pivot_logit,
                      static_cast<size_t>(n) * sizeof(A));
   } else {
     put_as<A>(out.saved.target, group.mass, first, n);

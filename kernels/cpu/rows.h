@@ -23,7 +23,7 @@ inline constexpr int kFirstCache = 1, kSecondCache = 2;
 // Rows of fewer bytes are not streamed: the target's gradient, stored last, has to fetch its line
 // from memory again, which costs as much as streaming saves on so long a row.
 inline constexpr int64_t kStreamedRowBytes = 16384;
-// The first guess of a row's reference is the largest of so many logits.
+// Indices: the first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
 template <class S>
@@ -57,7 +57,7 @@ class Rows {
         for (int i = 0; i < n; i += kW) sum_batch<kTerms>(first, i, n - i < kW ? n - i : kW);
       } else {
         for (int i = 0; i < n; ++i) {
-          if (kIndices && group_.target[i] < 0) {
+          if (kIndices && group_.pivot[i] < 0) {
             blank(i);
           } else {
             sum_row<kTerms>(first + i, i);
@@ -87,6 +87,7 @@ class Rows {
     group_.reference[i] = 0;
     group_.sum[i] = 1;
     group_.linear[i] = group_.mass[i] = 0;
+    group_.pivot_logit[i] = 0;
   }
 
   // Reads the targets of rows [first, first + n) and their logits. Returns the first bad row.
@@ -98,8 +99,8 @@ class Rows {
     if constexpr (!kIndices) return kNoBadRow;
     const int64_t bad = read_targets<A>(p_, first, n, padded, group_);
     for (int i = 0; i < padded; ++i) {
-      const int64_t y = group_.target[i];
-      group_.target_logit[i] = y < 0 ? A(0) : get(row(first + i) + y * p_.logits_strides.classes);
+      const int64_t y = group_.pivot[i];
+      group_.pivot_logit[i] = y < 0 ? A(0) : get(row(first + i) + y * p_.logits_strides.classes);
     }
     return bad;
   }
@@ -122,9 +123,9 @@ class Rows {
   }
 
   // Once a cache line: `j` counts from where x points. kCache: 1 or 2.
-  template <int kCache>
-  static FUSED_CE_INLINE void prefetch(const S* x, int j) {
-    constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+  template <int kCache, class T>
+  static FUSED_CE_INLINE void prefetch(const T* x, int j) {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(T));
     if (kLine <= kW || j % kLine == 0)
       __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kPrefetchBytes, 0, 4 - kCache);
   }
@@ -145,20 +146,41 @@ class Rows {
     return m;
   }
 
+  // The first class that has this logit; 0 where none has, in a row of NaN.
+  int first_of(const S* row, A logit) {
+    for (int64_t b = 0; b < p_.classes; b += kBlock) {
+      const int n = block_size(p_.classes - b);
+      const S* x = block(row, b, n);
+      for (int j = 0; j < n; j += kW) {
+        const V v = j + kW <= n ? load(x + j) : load_partial(x + j, n - j, A(__builtin_nanf("")));
+        if (all_lanes(v != logit)) continue;
+        int lane = 0;
+        while (v[lane] != logit) ++lane;
+        return static_cast<int>(b) + j + lane;
+      }
+    }
+    return 0;
+  }
+
   // The first guess of a row's reference. The sum of exponentials has headroom enough for any guess
   // that is near the row's logits, as the target's is in all but the worst predictions; the linear
   // sum would lose digits with one far from the largest.
   template <Terms kTerms>
   A guess(const S* x, int i) {
-    if (kTerms == Terms::kIndices && group_.target_logit[i] > kNone) return group_.target_logit[i];
-    A m = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
-    if (kTerms != Terms::kProbabilities) m = larger(m, group_.target_logit[i]);
+    if (kTerms == Terms::kIndices && group_.pivot_logit[i] > kNone) return group_.pivot_logit[i];
+    const A m =
+        larger(largest(x, p_.classes < kProbe ? p_.classes : kProbe), group_.pivot_logit[i]);
     return m == kNone ? largest(x, p_.classes) : m;
   }
 
   template <Terms kTerms>
   void sum_row(int64_t row, int i) {
     const S* x = this->row(row);
+    if constexpr (kTerms == Terms::kProbabilities) {
+      group_.pivot_logit[i] = largest(x, p_.classes);
+      group_.pivot[i] = first_of(x, group_.pivot_logit[i]);
+      return sum_row_relative_to<kTerms>(x, row, i, group_.pivot_logit[i]);
+    }
     sum_row_relative_to<kTerms>(x, row, i, guess<kTerms>(x, i));
     if (!in_range<kTerms>(i)) sum_row_relative_to<kTerms>(x, row, i, largest(x, p_.classes));
   }
@@ -185,10 +207,14 @@ class Rows {
   template <Terms kTerms>
   void sum_batch(int64_t first, int i, int n) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    V m = load(group_.target_logit + i);
-    if constexpr (kTerms != Terms::kIndices) {
-      const V largest = largest_of_batch(first + i, n);
-      m = kIndices ? larger(m, largest) : largest;
+    V m = load(group_.pivot_logit + i);
+    if constexpr (kTerms == Terms::kSmoothed)
+      m = larger(m, largest_of_batch(first + i, n, smaller<int64_t>(p_.classes, kProbe)));
+    if constexpr (kTerms == Terms::kProbabilities) {
+      m = largest_of_batch(first + i, n, p_.classes);
+      store(group_.pivot_logit + i, m);
+      for (int r = i; r < i + n; ++r)
+        group_.pivot[r] = first_of(row(first + r), group_.pivot_logit[r]);
     }
     store(group_.reference + i, m);
     const Offset<A> offset = Offset<A>::template of<S>(m);
@@ -198,15 +224,15 @@ class Rows {
     store(c, offset.c);
     Vec<double> exponentials[kW] = {}, linear[kW] = {}, mass[kW] = {};
     for (int r = 0; r < n; ++r) {
-      if (kIndices && group_.target[i + r] < 0) continue;
+      if (kIndices && group_.pivot[i + r] < 0) continue;
       const Reference<S> ref(splat(shift[r]), splat(c[r]), shifted);
       const int n_classes = static_cast<int>(p_.classes);
       const int64_t at = first + i + r;
       const A* t = kIndices ? nullptr : probabilities(at, 0, n_classes);
-      const int y = kIndices ? static_cast<int>(group_.target[i + r]) : 0;
+      const int y = static_cast<int>(group_.pivot[i + r]);
       RowSums<A> sums;
-      sum_block<kTerms, kIndices, kFirstCache>(block(row(at), 0, n_classes), weight_, t, n_classes,
-                                               ref, splat(group_.reference[i + r]), y, sums);
+      sum_block<kTerms, true, kFirstCache>(block(row(at), 0, n_classes), weight_, t, n_classes, ref,
+                                           splat(group_.reference[i + r]), y, sums);
       exponentials[r] = sums.exponentials.lanes;
       if constexpr (kTerms != Terms::kIndices) linear[r] = sums.linear.lanes;
       if constexpr (kTerms == Terms::kProbabilities) mass[r] = sums.mass.lanes;
@@ -219,8 +245,8 @@ class Rows {
     add_up(exponentials, group_.sum);
     if constexpr (kTerms != Terms::kIndices) add_up(linear, group_.linear);
     if constexpr (kTerms == Terms::kProbabilities) add_up(mass, group_.mass);
-    for (int r = i; r < i + n; ++r) {
-      if (kIndices && group_.target[r] < 0) {
+    for (int r = i; kIndices && r < i + n; ++r) {
+      if (group_.pivot[r] < 0) {
         blank(r);
       } else if (!in_range<kTerms>(r)) {
         sum_row_relative_to<kTerms>(row(first + r), first + r, r,
@@ -229,10 +255,9 @@ class Rows {
     }
   }
 
-  // The largest of the first logits of each row.
-  V largest_of_batch(int64_t first, int n) {
+  // The largest of the first `some` logits of each row.
+  V largest_of_batch(int64_t first, int n, int64_t some) {
     V lanes[kW] = {};
-    const int64_t some = p_.classes < kProbe ? p_.classes : kProbe;
     for (int r = 0; r < n; ++r) lanes[r] = largest_lanes(row(first + r), some);
     return fold_each<A>(lanes, [](auto a, auto b) { return larger(a, b); });
   }
@@ -240,7 +265,7 @@ class Rows {
   template <Terms kTerms>
   FUSED_CE_INLINE RowSums<A> sums_of(const S* row_start, int64_t row, int i, A m,
                                      const Reference<S>& ref) {
-    const int64_t y = kTerms == Terms::kProbabilities ? -1 : group_.target[i];
+    const int64_t y = group_.pivot[i];
     RowSums<A> total;
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
@@ -274,14 +299,14 @@ class Rows {
     return weight * (load_partial(t, n, A(0)) * mixing_.keep + mixing_.spread);
   }
 
-  // Adds a block to a row's sums. kHasTarget: class `y` of it is the target's, whose own
+  // Adds a block to a row's sums. kHasPivot: class `y` of it is the pivot, whose own
   // exponential stays out of the sum.
-  template <Terms kTerms, bool kHasTarget, int kCache>
+  template <Terms kTerms, bool kHasPivot, int kCache>
   FUSED_CE_INLINE void sum_block(const S* x, const A* w, const A* t, int n, const Reference<S>& ref,
                                  V m, int y, RowSums<A>& total) {
     const A* limits = limits_ + kBlock - y;
     const auto kept = [&](V logits, int j) __attribute__((always_inline)) {
-      return kHasTarget ? at_most<A>(logits, load(limits + j)) : logits;
+      return kHasPivot ? at_most<A>(logits, load(limits + j)) : logits;
     };
     const auto add_pair = [&](Sums<Pair<V>>& sums, int j) __attribute__((always_inline)) {
       const Pair<V> logits = {load(x + j), load(x + j + kW)};
@@ -293,7 +318,10 @@ class Rows {
     int j = 0;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) prefetch<kCache>(x + j, u * kW);
+      for (int u = 0; u < kUnroll; ++u) {
+        prefetch<kCache>(x + j, u * kW);
+        if constexpr (kTerms == Terms::kProbabilities) prefetch<kCache>(t + j, u * kW);
+      }
       add_pair(first_half, j);
       add_pair(second_half, j + 2 * kW);
     }
@@ -325,7 +353,7 @@ class Rows {
     const S* x_row = this->row(row);
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
-    const bool ignored = kTerms != Terms::kProbabilities && group_.target[i] < 0;
+    const bool ignored = kTerms != Terms::kProbabilities && group_.pivot[i] < 0;
     const bool streamed =
         streams<S>(p_) && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
     const Reference<S> ref(splat(factors_.shift[i]), splat(factors_.c[i]), factors_.shifted);
@@ -359,7 +387,7 @@ class Rows {
       put_block(gradient_, g_row + b * stride, stride, n, streamed);
     }
     if constexpr (kTerms != Terms::kProbabilities) {
-      if (!ignored) put(g_row + group_.target[i] * stride, factors_.at_target[i]);
+      if (!ignored) put(g_row + group_.pivot[i] * stride, factors_.at_target[i]);
     }
   }
 
@@ -412,7 +440,7 @@ class Rows {
   alignas(64) S gathered_[kBlock];
   alignas(64) A gradient_[kBlock];
   alignas(64) A target_[kBlock];
-  // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the target's class y,
+  // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the pivot y,
   // and else infinity. One minimum instead of a comparison and a selection.
   alignas(64) A limits_[2 * kBlock];
 };

@@ -19,7 +19,7 @@ struct Sums {
   V exponentials{}, linear{}, mass{};
 
   // q: the weight of the logit x in the linear sum (kSmoothed: w_j, kProbabilities: q_j). `kept`:
-  // x, or -inf in the lanes whose exponential stays out of the sum, as the target's own does.
+  // x, or -inf in the lanes whose exponential stays out of the sum, as the pivot's does.
   template <Terms kTerms, class S, class A = Accumulate<S>>
   FUSED_CE_INLINE void add(const Reference<S>& ref, Vec<A> m, V x, V kept, V q) {
     exponentials += ref.exp(kept);

@@ -25,19 +25,19 @@ CPU = [
     Mutant(
         "target's own term left in the sum (few)",
         "cpu/few.h",
-        "kept[c + k] = is_target ? splat(kNone) : square[k];",
+        "kept[c + k] = is_pivot ? splat(kNone) : square[k];",
         ";",
     ),
     Mutant(
         "target's logit not found (few)",
         "cpu/few.h",
-        "target_logit = is_target ? square[k] : target_logit;",
+        "pivot_logit = is_pivot ? square[k] : pivot_logit;",
         ";",
     ),
     Mutant(
         "target's own term left in the sum (planes)",
         "cpu/planes.h",
-        "kept = is_target ? splat(kNone) : logits;",
+        "kept = is_pivot ? splat(kNone) : logits;",
         "kept = logits;",
     ),
     Mutant(
@@ -79,7 +79,7 @@ CPU = [
     Mutant(
         "missing weight of the target",
         "cpu/layout.h",
-        "static_cast<double>(weight[group.target[i]])",
+        "static_cast<double>(weight[group.pivot[i]])",
         "1.0",
     ),
     Mutant(
@@ -135,6 +135,24 @@ CPU = [
     ),
     Mutant("far target not noticed", "cpu/planes.h", "- m < kFarTarget", "- m < 1e9"),
     Mutant(
+        "another class than the largest left out (rows)",
+        "cpu/rows.h",
+        "return static_cast<int>(b) + j + lane;",
+        "return static_cast<int>(b) + j;",
+    ),
+    Mutant(
+        "another class than the largest left out (few)",
+        "cpu/few.h",
+        "pivot = square[k] > m ?",
+        "pivot = square[k] >= splat(A(0)) ?",
+    ),
+    Mutant(
+        "another class than the largest left out (planes)",
+        "cpu/planes.h",
+        "pivot = x > m ?",
+        "pivot = first == 0 && x > m ?",
+    ),
+    Mutant(
         "far guess kept for linear sums",
         "cpu/reference.h",
         "kLargestMean = 16;",
@@ -189,7 +207,7 @@ CPU = [
     Mutant(
         "target's logit not found (planes)",
         "cpu/planes.h",
-        "target_logit = is_target ? logits : target_logit;",
+        "pivot_logit = is_pivot ? logits : pivot_logit;",
         ";",
     ),
     Mutant(

@@ -11,7 +11,8 @@ from conftest import DTYPES
 from distributions import DISTRIBUTIONS, Rows, draw
 from exact import Array, errors, exact, goal
 
-INDICES = [name for name in DISTRIBUTIONS if name not in ("probabilities", "one-hot")]
+PROBABILITIES = ["probabilities", "one-hot"]
+INDICES = [name for name in DISTRIBUTIONS if name not in PROBABILITIES]
 # 64 bits of mantissa, or errors in float64 cannot be seen.
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).nmant < 63, reason="long double is no longer than double"
@@ -26,7 +27,9 @@ def planes(tensor: torch.Tensor) -> torch.Tensor:
 def of_rows(loss: object, case: Rows, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses of all rows, and the gradient of their sum."""
     x = (planes(case.logits) if transposed else case.logits).detach().requires_grad_()
-    target = case.target[None] if transposed else case.target
+    target = case.target
+    if transposed:
+        target = planes(target) if target.is_floating_point() else target[None]
     losses = loss(x, target, reduction="none", **case.options)
     (grad,) = torch.autograd.grad(losses.sum(), x)
     return losses.detach().flatten(), grad[0].t() if transposed else grad
@@ -53,10 +56,35 @@ def test_class_indices(dtype: torch.dtype, distribution: str, transposed: bool) 
         assert worst(errors(grad, want.grad, want.terms)) <= limit
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["rows", "planes"])
+def test_many_short_rows(transposed: bool) -> None:
+    """Sums of few terms, whose roundings do not average out: the worst of many is far out."""
+    for classes in (3, 8, 24):
+        case = draw("confident", 65536, classes, torch.float32)
+        want = exact(*case)
+        loss, _ = of_rows(fused_ce.cross_entropy, case, transposed)
+        assert worst(errors(loss, want.loss)) <= goal(torch.float32, classes)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["rows", "planes"])
+@pytest.mark.parametrize("distribution", PROBABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_torch_misses_it(dtype: torch.dtype) -> None:
+def test_class_probabilities(dtype: torch.dtype, distribution: str, transposed: bool) -> None:
+    for classes in (2, 9, 64, 129, 3000):
+        case = draw(distribution, max(16, 8192 // classes), classes, dtype)
+        want, most = exact(*case), goal(dtype, classes)
+        loss, grad = of_rows(fused_ce.cross_entropy, case, transposed)
+        assert worst(errors(loss, want.loss)) <= most
+        _, theirs = of_rows(F.cross_entropy, case, transposed)
+        limit = max(worst(errors(theirs, want.grad, want.terms)), most)
+        assert worst(errors(grad, want.grad, want.terms)) <= limit
+
+
+@pytest.mark.parametrize("distribution", ["confident", "one-hot"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torch_misses_it(dtype: torch.dtype, distribution: str) -> None:
     """What is held above is no matter of course."""
-    case = draw("confident", 256, 9, dtype)
+    case = draw(distribution, 256, 9, dtype)
     loss, _ = of_rows(F.cross_entropy, case, transposed=False)
     assert worst(errors(loss, exact(*case).loss)) > 100 * goal(dtype, 9)
 

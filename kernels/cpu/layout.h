@@ -26,6 +26,10 @@ inline int64_t class_index(const Problem& p, int64_t row) {
                                              : static_cast<const int64_t*>(p.target)[row];
 }
 
+inline int64_t size_of(DType dtype) {
+  return dtype == DType::kDouble ? 8 : dtype == DType::kFloat ? 4 : 2;
+}
+
 template <class S, class A>
 inline void gather_as(const void* base, int64_t offset, int64_t stride, int n, A* out) {
   const S* p = static_cast<const S*>(base) + offset;

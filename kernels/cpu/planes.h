@@ -178,8 +178,10 @@ class Planes {
     }
     const bool fresh = first == 0;
     const S* next = logits_after(first);
+    const char* next_t = kProbabilities ? probabilities_after(first) : nullptr;
     const auto add = [&](int i, auto load_logits) __attribute__((always_inline)) {
       prefetch(next, i);
+      if constexpr (kProbabilities) prefetch_probabilities(next_t, i);
       const V m = load(group_.reference + i);
       const Reference<S> ref = references_[i / kW];
       V pivot_logit = fresh ? V{} : load(group_.pivot_logit + i);
@@ -217,6 +219,22 @@ class Planes {
 #pragma GCC unroll 4
     for (int k = 0; k < kPlanes; ++k)
       __builtin_prefetch(planes + k * p_.logits_strides.classes + i, 0, 2);
+  }
+
+  // The same for probabilities, of any type.
+  const char* probabilities_after(int64_t first) const {
+    const Strides& s = p_.target_strides;
+    const int64_t c = first + kPlanes;
+    const int64_t offset =
+        row_offset(p_, s, first_) + (c < p_.classes ? c * s.classes : kPlaneTile * s.inner);
+    return static_cast<const char*>(p_.target) + offset * size_of(p_.target_dtype);
+  }
+  FUSED_CE_INLINE void prefetch_probabilities(const char* planes, int i) const {
+    const int64_t size = size_of(p_.target_dtype);
+    if (i * size % 64 != 0) return;
+#pragma GCC unroll 4
+    for (int k = 0; k < kPlanes; ++k)
+      __builtin_prefetch(planes + (k * p_.target_strides.classes + i) * size, 0, 2);
   }
 
   static void add_to(double* p, Vec<double> v, bool fresh) { store(p, fresh ? v : load(p) + v); }

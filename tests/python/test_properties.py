@@ -97,8 +97,11 @@ def test_any_logits(
     ours, theirs = results
     limits = torch.finfo(x.dtype)
     fits = theirs.abs() < limits.max / 2
+    # Only float64 is added up in its own precision, whose roundings grow with the classes.
+    classes = x.shape[1] if x.dim() > 1 else x.numel()
+    rtol = (4 + (classes**0.5 / 4 if x.dtype == torch.float64 else 0)) * limits.eps
     torch.testing.assert_close(
-        ours[fits], theirs[fits], rtol=4 * limits.eps, atol=200 * limits.eps, equal_nan=True
+        ours[fits], theirs[fits], rtol=rtol, atol=200 * limits.eps, equal_nan=True
     )
     far = theirs.abs() >= limits.max * 2
     assert (ours[far].isinf() & (ours[far].sign() == theirs[far].sign())).all()

@@ -52,7 +52,7 @@ class Flat {
       const int at = i * classes_, size = smaller(n - i, kW) * classes_;
       if constexpr (sizeof(S) == sizeof(A)) {
         write<kTerms>(x + at, t + at, i, size, g + at);
-      } else {  // conversion is a loop of its own, as in rows.h
+      } else {  // conversion is a loop of its own, as in row_gradients.h
         write<kTerms>(x + at, t + at, i, size, gradient_);
         convert(gradient_, g + at, size, /*streamed=*/false);
       }

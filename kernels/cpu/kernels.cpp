@@ -4,6 +4,7 @@
 #include "few.h"
 #include "flat.h"
 #include "planes.h"
+#include "row_gradients.h"
 #include "rows.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -96,10 +97,10 @@ template <class S, Terms kTerms>
 void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
                        int64_t end) {
   if (cut.loop == Loop::kRows) {
-    Rows<S> rows(p);
+    RowGradients<S> gradients(p);
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
-      rows.template backward<kTerms>(out, r.begin, r.end);
+      gradients.template backward<kTerms>(out, r.begin, r.end);
     }
     fence();
     return;

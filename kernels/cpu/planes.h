@@ -267,8 +267,8 @@ class Planes {
               first * out.grad_strides.classes;
     const A* t[kPlanes] = {};
     const S* x[kPlanes];
-    // Half types are converted in a loop of their own, as in rows.h, and planes are streamed one by
-    // one: lines of several at once leave the processor half filled.
+    // Half types are converted in a loop of their own, as in row_gradients.h, and planes are
+    // streamed one by one: lines of several at once leave the processor half filled.
     const bool streamed = streams<S>(p_), direct = sizeof(S) == sizeof(A) && !streamed;
     A* g[kPlanes];
     for (int k = 0; k < planes; ++k) {

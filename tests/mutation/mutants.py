@@ -60,7 +60,7 @@ CPU = [
     ),
     Mutant(
         "lost tail of a gradient",
-        "cpu/rows.h",
+        "cpu/row_gradients.h",
         "if (j < n) store(g + n - kW, whole(n - kW));",
         "if (j < n - 1) store(g + n - kW, whole(n - kW));",
     ),
@@ -84,9 +84,9 @@ CPU = [
     ),
     Mutant(
         "weights of another class",
-        "cpu/rows.h",
-        "const V weight = w ? load(w + j) :",
-        "const V weight = w ? load(w) :",
+        "cpu/blocks.h",
+        "weight = w ? load(w + j) :",
+        "weight = w ? load(w) :",
     ),
     Mutant(
         "row of the tile's start",
@@ -136,7 +136,7 @@ CPU = [
     Mutant("far target not noticed", "cpu/planes.h", "- m < kFarTarget", "- m < 1e9"),
     Mutant(
         "another class than the largest left out (rows)",
-        "cpu/rows.h",
+        "cpu/blocks.h",
         "return static_cast<int>(b) + j + lane;",
         "return static_cast<int>(b) + j;",
     ),

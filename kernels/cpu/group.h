@@ -4,7 +4,7 @@
 //
 // With p = softmax(x), weights w, smoothing s over C classes, target y (Szegedy et al.,
 // arXiv:1512.00567):
-//   indices:        loss = (1 - s) w_y nll + s / C sum_j w_j (lse - x_j),
+//   indices:        loss = (1 - s) w_y (lse - x_y) + s / C sum_j w_j (lse - x_j),
 //   probabilities:  loss = sum_j q_j (lse - x_j),  q_j = w_j ((1 - s) t_j + s / C)
 // where lse - x_k = log(1 + sum_{j != k} e^(x_j - x_k)) of one class k, the pivot: the target, or
 // beside probabilities the largest logit's. Its own exponential stays out of the row's sum, so that

@@ -10,38 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+import accuracy_chart
 import fused_ce
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cases import Loss
+from accuracy_chart import MEASURES, Record, worst
+from cases import DTYPES, Loss
 from distributions import DISTRIBUTIONS, Rows, draw
 from exact import Array, Exact, errors, exact, goal
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-
-Record = dict[str, Any]
 LOSSES: dict[str, Loss] = {"fused_ce": fused_ce.cross_entropy, "torch": F.cross_entropy}
-COLOURS = {"fused_ce": "#d55e00", "torch": "#56b4e9"}
-TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 CLASSES = [2, 10, 100, 1000, 32000, 1_000_000]
-MEASURES = {
-    "loss": "a row's loss",
-    "target": "gradient at the target",
-    "others": "gradient elsewhere",
-}
 LOGITS = 2**18  # of a case; at least two rows
 MANY_ROWS = 1_000_000
 
@@ -67,11 +51,11 @@ def measured(case: Rows, want: Exact, name: str) -> Record:
 
 
 def rows_of_all_kinds() -> list[Record]:
-    cases = [(t, d, c) for t in TYPES for d in DISTRIBUTIONS for c in CLASSES]
+    cases = [(t, d, c) for t in DTYPES for d in DISTRIBUTIONS for c in CLASSES]
     records = []
     for dtype, distribution, classes in tqdm(cases):
         rows = max(2, LOGITS // max(classes, 16))
-        case = draw(distribution, rows, classes, TYPES[dtype])
+        case = draw(distribution, rows, classes, DTYPES[dtype])
         want = exact(*case)
         record: Record = {"dtype": dtype, "distribution": distribution, "C": classes}
         records.append(record | {name: measured(case, want, name) for name in LOSSES})
@@ -80,7 +64,7 @@ def rows_of_all_kinds() -> list[Record]:
 
 def many_rows() -> list[Record]:
     records = []
-    for name, dtype in TYPES.items():
+    for name, dtype in DTYPES.items():
         case = draw("normal", MANY_ROWS, 10, dtype)
         rows = exact(*case).loss
         for reduction, want in (("mean", rows.mean()), ("sum", rows.sum())):
@@ -94,17 +78,13 @@ def many_rows() -> list[Record]:
     return records
 
 
-def worst(records: list[Record], name: str, measure: str) -> float:
-    return max((r[name][measure]["worst"] for r in records if r[name].get(measure)), default=0.0)
-
-
 def misses(records: list[Record], totals: list[Record]) -> list[str]:
     """Where fused_ce is further off than it means to be, or, in gradients elsewhere, than torch."""
     found = []
     for r in records:
         case, most = (
             f"{r['dtype']}, {r['distribution']}, C = {r['C']}",
-            goal(TYPES[r["dtype"]], r["C"]),
+            goal(DTYPES[r["dtype"]], r["C"]),
         )
         indices = "target" in r["fused_ce"]
         for measure, words in MEASURES.items():
@@ -114,7 +94,7 @@ def misses(records: list[Record], totals: list[Record]) -> list[str]:
         if indices and r["fused_ce"]["negative"]:
             found.append(f"{case}: {r['fused_ce']['negative']} losses below 0")
     for r in totals:
-        if r["fused_ce"] > goal(TYPES[r["dtype"]], 1):
+        if r["fused_ce"] > goal(DTYPES[r["dtype"]], 1):
             found.append(f"{r['dtype']}, {r['reduction']}: off by {r['fused_ce']:.3g} ulp")
     return found
 
@@ -126,12 +106,12 @@ def short(value: float) -> str:
 def tables(records: list[Record], totals: list[Record]) -> list[Table]:
     rows = Table(title="worst error in ulp over all C: fused_ce / torch")
     rows.add_column("distribution", no_wrap=True)
-    for dtype in TYPES:
+    for dtype in DTYPES:
         for measure in MEASURES:
             rows.add_column(f"{dtype} {measure}", justify="right")
     for distribution in DISTRIBUTIONS:
         cells = []
-        for dtype in TYPES:
+        for dtype in DTYPES:
             some = [r for r in records if (r["dtype"], r["distribution"]) == (dtype, distribution)]
             for measure in MEASURES:
                 known = any(r["fused_ce"].get(measure) for r in some)
@@ -147,43 +127,6 @@ def tables(records: list[Record], totals: list[Record]) -> list[Table]:
     return [rows, reduced]
 
 
-def draw_chart(records: list[Record], out: Path, caption: str) -> None:
-    """A dot for each C: how far off the worst row or element was."""
-    names = list(DISTRIBUTIONS)
-    figure, panels = plt.subplots(4, 3, figsize=(13, 13), sharex="row", sharey=True)
-    for dtype, line in zip(TYPES, panels, strict=True):
-        some = [r for r in records if r["dtype"] == dtype]
-        nothing = 2 / torch.finfo(TYPES[dtype]).eps  # no digit is right
-        for (measure, title), axes in zip(MEASURES.items(), line, strict=True):
-            for name, shift in (("torch", 0.15), ("fused_ce", -0.15)):
-                dots = [
-                    (
-                        min(max(worst([r], name, measure), 0.1), nothing),
-                        names.index(r["distribution"]) + shift,
-                    )
-                    for r in some
-                    if r[name].get(measure)
-                ]
-                axes.scatter(*zip(*dots, strict=True), s=16, color=COLOURS[name], label=name)
-            axes.axvline(goal(TYPES[dtype], 1), color="#666666", linewidth=1, linestyle=":")
-            axes.set_xscale("log")
-            axes.set_title(f"{dtype}: {title}", fontsize=10, weight="bold")
-            axes.grid(color="#e4e4e4")
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set_yticks(range(len(names)), names)
-    panels[0, 0].invert_yaxis()
-    for axes in panels[-1]:
-        axes.set_xlabel("worst error, ulp (log scale)")
-    figure.tight_layout(rect=(0, 0.045, 1, 1))
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 0.018)
-    )
-    figure.text(0.5, 0.008, caption, ha="center", color="#666666", fontsize=8)
-    figure.savefig(out, dpi=90)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy.json"))
@@ -196,19 +139,13 @@ def main() -> None:
     out.write_text(
         json.dumps({"machine": machine, "rows": records, "reductions": totals}, indent=1)
     )
-    capability = fused_ce.build_info()["cpu_capability"]
-    caption = (
-        f"a dot for each C from {CLASSES[0]} to {CLASSES[-1]:,}; dotted: the goal of fused_ce; "
-        f"torch {torch.__version__}, fused_ce on {capability}; "
-        "left edge: 0.1 and less, right edge: no digit is right"
-    )
-    draw_chart(records, out.with_suffix(".png"), caption)
+    accuracy_chart.draw(out)
     console = Console(width=200)
     for table in tables(records, totals):
         console.print(table)
     missed = misses(records, totals)
     print("\n".join(missed) if missed else "every result is as exact as it should be")
-    print(f"written: {out}, {out.with_suffix('.png')}")
+    print(f"written: {out}")
     raise SystemExit(bool(missed))
 
 

@@ -7,29 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from style import COLOURS, OURS
 
 Record = dict[str, Any]
 PHASES = ("forward", "forward+backward")
-OURS = "#d55e00"
-COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]
 LABELS = {"eager": "torch eager", "compile": "torch.compile"}
 STYLES: list[Any] = ["-", "--", ":", "-."]
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titleweight": "bold",
-    "axes.titlesize": 10,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "font.size": 9,
-}
 
 
 def machine(result: dict[str, Any]) -> str:
@@ -72,15 +59,37 @@ def bars(axes: Any, at: list[float], values: list[float], row: int, rows: int, *
     return axes.barh(middles, [v - left for v in values], 0.9 * height, **style)
 
 
+def quartiles(times: Record) -> list[float]:
+    """Of one candidate; results from before they were recorded show no spread."""
+    found: list[float] = times.get("quartiles", [times["median"]] * 2)
+    return found
+
+
 def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
-    """Bars start at 1, our time: to the right a peer takes longer, to the left it is faster."""
+    """Bars start at 1, our time: to the right a peer takes longer, to the left it is faster.
+
+    Whiskers reach to a peer's quartiles, a band around 1 to ours.
+    """
     axes.set_xscale("log", base=2)
+    ours = [r[phase]["fused_ce"] for r in records]
+    bounds = np.array([quartiles(times) for times in ours]).T / [t["median"] for t in ours]
+    axes.barh(at, bounds[1] - bounds[0], 0.9, bounds[0], color=OURS, alpha=0.3)
     for i, name in enumerate(names):
         # A peer may be left out of a case.
         places = [(y, r[phase]) for y, r in zip(at, records, strict=True) if name in r[phase]]
-        ratios = [times[name]["median"] / times["fused_ce"]["median"] for _, times in places]
-        colour = COLOURS[i % len(COLOURS)]
-        drawn = bars(axes, [y for y, _ in places], ratios, i, len(names), left=1, color=colour)
+        units = np.array([times["fused_ce"]["median"] for _, times in places])
+        ratios = np.array([times[name]["median"] for _, times in places]) / units
+        bounds = np.array([quartiles(times[name]) for _, times in places]).T / units
+        drawn = bars(
+            axes,
+            [y for y, _ in places],
+            ratios,
+            *(i, len(names)),
+            left=1,
+            color=COLOURS[i % len(COLOURS)],
+            xerr=abs(bounds - ratios),
+            error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
+        )
         axes.bar_label(drawn, [f"{r:.1f}" if r >= 1 else f"{r:.2f}" for r in ratios], padding=2)
     axes.axvline(1, color=OURS, linewidth=2)
     axes.xaxis.set_major_locator(LogLocator(2))
@@ -113,6 +122,8 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
     records = result["records"]
     at, headings = lines(records, threads=result["machine"].get("device") != "cuda")
     tall = 0.15 * (len(names) + 1)  # inches for a line
+    known = all("quartiles" in r["forward"]["fused_ce"] for r in records)
+    spread = "; whiskers, band: quartiles" if known else ""
     figure, panels = plt.subplots(
         1, 4, figsize=(15, 1.4 + tall * (at[-1] + 1)), sharey=True, width_ratios=[3, 3, 2, 2]
     )
@@ -120,7 +131,7 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
         speed(fast, at, records, phase, names)
         memory(small, at, records, phase, names)
         small.set_xlabel("peak growth / size of the logits")
-        fast.set_xlabel("median time over that of fused_ce (log scale)")
+        fast.set_xlabel(f"median time over that of fused_ce (log scale){spread}")
     shapes = [r["shape"].replace("x", " × ") for r in records]
     panels[0].set_yticks(at, shapes)
     panels[0].set_ylim(at[-1] + 0.6, -0.5)
@@ -198,7 +209,6 @@ def main() -> None:
     records = result["records"]
     timed = dict.fromkeys(name for record in records for name in record["forward"])
     names = [n for n in timed if n not in ("fused_ce", "read", "copy")]
-    mpl.rcParams.update(STYLE)
     figure = (scaling if arguments.scaling else comparison)(result, names)
     inch = 1 / figure.get_figheight()
     figure.tight_layout(rect=(0, 0.55 * inch, 1, 1))

@@ -1,0 +1,22 @@
+"""The look of the charts."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+
+OURS = "#d55e00"
+COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]  # torch's first
+
+mpl.use("Agg")  # no display is needed
+mpl.rcParams.update(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titleweight": "bold",
+        "axes.titlesize": 10,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+        "font.size": 9,
+    }
+)

@@ -9,6 +9,7 @@
 PYTHON ?= python3
 TORCH ?=
 CUDA_TORCH ?= torch==2.14.1
+DEFAULT_TORCH := torch==2.13.0
 VENV ?= .venv
 BUILD := build/cmake
 MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -92,6 +93,19 @@ wheel: $(STAMPS)/torch ## A wheel in dist/
 .PHONY: wheel-check
 wheel-check: wheel ## What is in that wheel, and what its libraries need
 	for wheel in dist/*.whl; do $(PY) tests/wheel/check.py $$wheel || exit 1; done
+
+# As a user's machine has it: unpacked outside of this tree, and beside torch the tools of the build alone.
+SDIST_VENV := build/sdist-venv
+SDIST_PIP := PATH="$(abspath $(SDIST_VENV))/bin:$$PATH" $(SDIST_VENV)/bin/python -m pip --quiet
+.PHONY: sdist-check
+sdist-check: $(STAMPS)/sdist ## The source distribution: complete, and installed where there is nothing else
+	$(VENV)/bin/check-manifest --no-build-isolation
+	rm -rf dist/*.tar.gz $(SDIST_VENV)
+	$(PY) -m build --sdist --no-isolation
+	$(PYTHON) -m venv $(SDIST_VENV)
+	$(SDIST_PIP) install '$(or $(TORCH),$(DEFAULT_TORCH))' cmake ninja 'setuptools>=77'
+	$(SDIST_PIP) install --no-build-isolation dist/*.tar.gz
+	$(SDIST_VENV)/bin/python -I tests/wheel/installed.py
 
 # Not in .ci/run: torch with CUDA is a download of some 3 GB, and nvcc takes minutes for all
 # architectures (TORCH_CUDA_ARCH_LIST=9.0 for one). No GPU is needed, nvcc is: PATH or CUDA_HOME.
@@ -210,7 +224,7 @@ $(STAMPS)/torch: $(STAMPS)/torch.spec
 	@if [ -n '$(TORCH)' ]; then \
 	    set -x; $(PIP) install '$(TORCH)'; \
 	elif ! $(PY) -c 'import torch' 2> /dev/null; then \
-	    set -x; $(PIP) install torch==2.13.0; \
+	    set -x; $(PIP) install $(DEFAULT_TORCH); \
 	fi
 	@touch $@
 
@@ -220,7 +234,7 @@ $(STAMPS)/fused_ce: $(STAMPS)/torch $(LIBRARY_SOURCES)
 	@touch $@
 
 # Dependency groups of pyproject.toml.
-$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy: $(STAMPS)/torch pyproject.toml
+$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist: $(STAMPS)/torch pyproject.toml
 	$(PIP) install --group $(@F)
 	@touch $@
 

@@ -6,15 +6,6 @@
 
 #include "simt.h"
 
-namespace fused_ce::cuda {
-
-template <class Word>
-inline void store_word(Word* p, const Word& word) {
-  *p = word;
-}
-
-}  // namespace fused_ce::cuda
-
 #else
 
 #undef NDEBUG  // assert() is how a bad class index is reported, in release builds too
@@ -41,6 +32,11 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
+// Of a built-in vector type, whose alignment p must have.
+template <class Word>
+__device__ __forceinline__ Word load_word(const Word* p) {
+  return *p;
+}
 // One access: an assignment of sixteen bytes may become four of four.
 template <class Word>
 __device__ __forceinline__ void store_word(Word* p, const Word& word) {

@@ -81,7 +81,8 @@ __device__ __forceinline__ Values<S, kN> load_values(const S* p) {
     constexpr int kWords = sizeof values / kAccess<S, kN>;
     Word<S, kN> words[kWords];
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const Word<S, kN>*>(p)[i];
+    for (int i = 0; i < kWords; ++i)
+      words[i] = load_word(reinterpret_cast<const Word<S, kN>*>(p) + i);
     memcpy(&values, words, sizeof values);
   }
   return values;

@@ -163,7 +163,20 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
+// ---- What platform.cuh writes in other words for nvcc -------------------------------------------
+
 namespace fused_ce::cuda {
+
+template <class Word>
+Word load_word(const Word* p, simt::Where where = simt::Where::current()) {
+  simt::check_alignment(p, where);
+  return *p;
+}
+template <class Word>
+void store_word(Word* p, const Word& word, simt::Where where = simt::Where::current()) {
+  simt::check_alignment(p, where);
+  *p = word;
+}
 
 // ex2.approx.ftz: a subnormal result is 0
 inline float fast_exp2(float x) {

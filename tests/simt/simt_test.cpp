@@ -8,6 +8,7 @@
 #include <limits>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "simt.h"
@@ -398,8 +399,11 @@ __global__ void asserts(int limit) {
   assert(static_cast<int>(threadIdx.x) < limit);
   __syncthreads();
 }
-__global__ void loads_misaligned(const float* in, float4* out) {
-  *out = __ldg(reinterpret_cast<const float4*>(in + 1));
+__global__ void copies_with_hints(const float4* in, float4* out) {
+  __stcs(out, in == out ? __ldcs(in) : __ldg(in));
+}
+__global__ void copies_words(const float4* in, float4* out) {
+  fused_ce::cuda::store_word(out, fused_ce::cuda::load_word(in));
 }
 
 TEST_F(Simt, WrongKernelsFail) {
@@ -445,11 +449,17 @@ TEST_F(Simt, AFailedAssertionEndsTheLaunch) {
 }
 
 TEST_F(Simt, MisalignedVectorsFail) {
-  alignas(16) const float in[8] = {};
-  float4 out;
-  FUSED_CE_LAUNCH(loads_misaligned, 1, 1, 0, nullptr, in, &out);
-  EXPECT_CONTAINS(simt::error(), "not aligned to 16 bytes");
-  EXPECT_EQ(cudaGetLastError(), cudaErrorMisalignedAddress);
+  alignas(16) float in[8] = {}, out[8] = {};
+  const auto at = [](float* p) { return reinterpret_cast<float4*>(p); };
+  for (const auto kernel : {copies_with_hints, copies_words}) {
+    for (const auto& [from, to] : {std::pair{in + 1, out}, {in, out + 1}, {in + 2, in + 2}}) {
+      FUSED_CE_LAUNCH(kernel, 1, 1, 0, nullptr, at(from), at(to));
+      EXPECT_CONTAINS(simt::error(), "not aligned to 16 bytes");
+      EXPECT_EQ(cudaGetLastError(), cudaErrorMisalignedAddress);
+    }
+    FUSED_CE_LAUNCH(kernel, 1, 1, 0, nullptr, at(in + 4), at(out + 4));
+    EXPECT_EQ(simt::error(), "");
+  }
 }
 
 __global__ void halve_through_vectors(float* values, float* out) {

@@ -85,6 +85,10 @@ struct Backward {
   const double* total_weight;
   void* grad_logits;  // of the logits' type
   Strides grad_strides;
+  // On the CPU, gradients of so many bytes are streamed to memory: they leave the caches before
+  // anybody reads them. Well above the size of a shared cache; below, streaming costs twice the
+  // time of storing.
+  int64_t streamed_bytes = 48 << 20;
 };
 
 inline constexpr int64_t kNoBadRow = -1;

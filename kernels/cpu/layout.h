@@ -7,13 +7,9 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 
 inline int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
 
-// Gradients of so many bytes are streamed to memory: they leave the caches before anybody reads
-// them. Well above the size of a shared cache; below, streaming costs twice the time of storing.
-inline constexpr int64_t kStreamedBytes = 48 << 20;
-
 template <class S>
-inline bool streams(const Problem& p) {
-  return rows_of(p) * p.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedBytes;
+inline bool streams(const Problem& p, const Backward& out) {
+  return rows_of(p) * p.classes * static_cast<int64_t>(sizeof(S)) >= out.streamed_bytes;
 }
 
 inline int64_t row_offset(const Problem& p, const Strides& s, int64_t row) {

@@ -128,22 +128,14 @@ class Planes {
     return weight * (load(target + i) * mixing_.keep + mixing_.spread);
   }
 
-  // The tile's probabilities of one class.
+  // The tile's probabilities of one class, of which whole vectors can be read. A tile's rows have
+  // one outer index.
   const A* probabilities(int64_t c, A* buffer) {
     const Strides& s = p_.target_strides;
-    if (p_.inner > 1 && first_ / p_.inner == (first_ + n_ - 1) / p_.inner) {
-      const A* p = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_) + c * s.classes,
-                             s.inner, n_, buffer);
-      if (n_ % kW == 0 || p == buffer) return p;
-      __builtin_memcpy(buffer, p,
-                       static_cast<size_t>(n_) * sizeof(A));  // whole vectors are read of it
-      return buffer;
-    }
-    for (int i = 0; i < n_; ++i) {
-      const A* value = gather<A>(p_.target, p_.target_dtype,
-                                 row_offset(p_, s, first_ + i) + c * s.classes, 1, 1, buffer + i);
-      buffer[i] = *value;
-    }
+    const A* p = gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, first_) + c * s.classes,
+                           s.inner, n_, buffer);
+    if (n_ % kW == 0 || p == buffer) return p;
+    __builtin_memcpy(buffer, p, static_cast<size_t>(n_) * sizeof(A));
     return buffer;
   }
 
@@ -269,7 +261,7 @@ class Planes {
     const S* x[kPlanes];
     // Half types are converted in a loop of their own, as in row_gradients.h, and planes are
     // streamed one by one: lines of several at once leave the processor half filled.
-    const bool streamed = streams<S>(p_), direct = sizeof(S) == sizeof(A) && !streamed;
+    const bool streamed = streams<S>(p_, out), direct = sizeof(S) == sizeof(A) && !streamed;
     A* g[kPlanes];
     for (int k = 0; k < planes; ++k) {
       x[k] = logits_at(first + k);

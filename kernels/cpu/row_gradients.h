@@ -41,7 +41,7 @@ class RowGradients : Blocks<S> {
     const int64_t stride = out.grad_strides.classes;
     const bool ignored = kTerms != Terms::kProbabilities && group_.pivot[i] < 0;
     const bool streamed =
-        streams<S>(p_) && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
+        streams<S>(p_, out) && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
     const Reference<S> ref(splat(factors_.shift[i]), splat(factors_.c[i]), factors_.shifted);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);

@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
 
 #include "fixture.h"
 #include "kernels/cpu/cpu.h"
@@ -197,6 +198,26 @@ TEST_P(Kernel, GradientHasItsOwnStrides) {
       kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
       f.check_gradient_apart(apart, out.grad_strides);
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Streaming changes how gradients are stored, and no bit of them, wherever they begin.
+TEST_P(Kernel, StreamedGradientsAreTheSame) {
+  for (auto [layout, classes] : {std::pair{Layout::kRows, 8197}, {Layout::kPlanes, 40}}) {
+    Fixture f(dtype(), layout, Option::kSmoothed, shape_of(layout, classes));
+    f.target[1] = f.p.ignore_index;
+    f.forward(capability());
+    f.backward(capability());
+    for (int64_t start : {0, 1, 7}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes, start " + std::to_string(start));
+      Array streamed(dtype(), f.grad.size(), 77, start);
+      Backward out = f.backward_out();
+      out.grad_logits = streamed.data();
+      out.streamed_bytes = 0;
+      const cpu::Kernels& kernels = cpu::kernels(capability());
+      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
+      ASSERT_EQ(std::memcmp(streamed.data(), f.grad.data(), f.grad.size() * size_of(dtype())), 0);
     }
   }
 }

@@ -65,6 +65,18 @@ CPU = [
         "if (j < n - 1) store(g + n - kW, whole(n - kW));",
     ),
     Mutant(
+        "lost head of a streamed gradient",
+        "cpu/row_gradients.h",
+        "if (head > 0) store(g, whole(0));",
+        ";",
+    ),
+    Mutant(
+        "lost head of a streamed conversion",
+        "cpu/convert.h",
+        "    if (j > 0) store(to, load(from));",
+        "",
+    ),
+    Mutant(
         "lost tail of a conversion",
         "cpu/convert.h",
         "if (j < n) store(to + n - kW,",

@@ -133,7 +133,7 @@ inline Expected expected_row(const Problem& p, const Array& logits,
   Expected e;
   e.grad.assign(classes, 0);
   e.grad_terms.assign(classes, 0);
-  std::vector<double> q(classes);
+  std::vector<double> q(classes), q_terms(classes);  // a negative probability may cancel smoothing
   std::vector<long double> log_p(classes);
   const bool indices = p.target_kind != TargetKind::kProbabilities;
   const double s = p.label_smoothing;
@@ -141,9 +141,11 @@ inline Expected expected_row(const Problem& p, const Array& logits,
   long double mass = 0, all_mass = 0, peak = -std::numeric_limits<long double>::infinity();
   for (int64_t c = 0; c < classes; ++c) {
     const double t = indices ? 0 : probabilities.get(at(p, p.target_strides, row, c));
-    q[c] = weight[c] * ((1 - s) * t + s / static_cast<double>(classes));
+    const double own = (1 - s) * t, spread = s / static_cast<double>(classes);
+    q[c] = weight[c] * (own + spread);
+    q_terms[c] = std::fabs(weight[c]) * (std::fabs(own) + spread);
     mass += q[c];
-    all_mass += std::fabs(q[c]);
+    all_mass += q_terms[c];
     log_p[c] = logits.get(at(p, p.logits_strides, row, c));
     peak = fmaxl(peak, log_p[c]);
   }
@@ -161,10 +163,10 @@ inline Expected expected_row(const Problem& p, const Array& logits,
     // Each term for itself: torch's, too, is NaN where one is 0 times infinity.
     if (!indices || s > 0) loss -= q[c] * log_p[c];
     if (is_target) loss -= at_target * log_p[c];
-    if (is_target) q[c] += at_target;
-    if (q[c] != 0) e.loss_terms += static_cast<double>(std::fabs(q[c]) * (fabsl(log_p[c]) + 1));
+    if (is_target) q[c] += at_target, q_terms[c] += std::fabs(at_target);
+    if (q_terms[c] != 0) e.loss_terms += static_cast<double>(q_terms[c] * (fabsl(log_p[c]) + 1));
     e.grad[c] = static_cast<double>(g * (mass * softmax - q[c]));
-    e.grad_terms[c] = std::fabs(g) * static_cast<double>(all_mass * softmax + std::fabs(q[c]));
+    e.grad_terms[c] = std::fabs(g) * static_cast<double>(all_mass * softmax + q_terms[c]);
   }
   e.loss = static_cast<double>(loss);
   e.weight = indices ? weight[target[row]] : 1;

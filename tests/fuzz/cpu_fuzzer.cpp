@@ -13,7 +13,7 @@ using namespace fused_ce::testing;
 
 void run(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
          std::vector<Partial>& partials) {
-  kernels.forward(f.p, r.forward(), 0, static_cast<int64_t>(partials.size()), partials.data());
+  kernels.forward(f.p, r.forward(f), 0, static_cast<int64_t>(partials.size()), partials.data());
   const Backward out = r.backward(f);
   kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
 }
@@ -22,7 +22,7 @@ void run(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
 void run_apart(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
                std::vector<Partial>& partials) {
   for (int64_t task = static_cast<int64_t>(partials.size()); task-- > 0;)
-    kernels.forward(f.p, r.forward(), task, task + 1, partials.data());
+    kernels.forward(f.p, r.forward(f), task, task + 1, partials.data());
   const Backward out = r.backward(f);
   for (int64_t task = kernels.backward_tasks(f.p, out); task-- > 0;)
     kernels.backward(f.p, out, task, task + 1);
@@ -41,13 +41,13 @@ void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials
     if (bad < 0) bad = partials[i].bad_row;
   }
   if (bad != f.first_bad) fail(f, who, "first bad row ", bad, ", not ", f.first_bad);
-  check_sums(f, loss, weight, DType::kDouble, expected, who);
+  check_sums(f, Reduction::kSum, loss, DType::kDouble, weight, expected, who);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const FuzzedProblem f(Bytes(data, size), /*most_logits=*/80000);
+  const FuzzedProblem f(Bytes(data, size));
   const std::vector<Expected> expected = expected_rows(f);
   for (cpu::Capability capability : cpu::kCapabilities) {
     if (!cpu::supported(capability)) continue;

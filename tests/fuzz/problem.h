@@ -20,6 +20,8 @@ inline constexpr double kScales[] = {1, 3, 0, 1e-3, 10, 40, 300, 1e4};
 inline constexpr double kOffsets[] = {0,    0,   1,     -50, 88,   -88,  256,
                                       -257, 800, -3000, 3e4, 1e30, -1e30};
 inline constexpr double kSmoothings[] = {0, 0, 0.1, 0.5, 1, 1e-8};
+// Enough for some rows so long that CUDA cuts them into slices.
+inline constexpr int64_t kMostLogits = 80000;
 
 inline int64_t span_of(const Strides& s, const Problem& p) {
   if (p.outer == 0 || p.classes == 0 || p.inner == 0) return 0;
@@ -52,12 +54,12 @@ struct FuzzedProblem {
   std::vector<double> weights;
   int64_t first_bad = kNoBadRow;
   double weight_sum = 0, total_weight = 1;
-  bool one_grad = false, divided = false;
+  bool one_grad = false, divided = false, streamed;
   int64_t grad_start;
   DType loss_dtype;
+  Reduction reduction;
 
-  FuzzedProblem(Bytes bytes, int64_t most_logits)
-      : FuzzedProblem(bytes, most_logits, static_cast<DType>(bytes.below(4))) {}
+  explicit FuzzedProblem(Bytes bytes) : FuzzedProblem(bytes, static_cast<DType>(bytes.below(4))) {}
 
   int64_t rows() const { return p.outer * p.inner; }
   bool indices() const { return p.target_kind != TargetKind::kProbabilities; }
@@ -67,16 +69,18 @@ struct FuzzedProblem {
   }
 
  private:
-  FuzzedProblem(Bytes& bytes, int64_t most_logits, DType dtype)
+  FuzzedProblem(Bytes& bytes, DType dtype)
       : logits(dtype, 0), probabilities(dtype, 0), weight(dtype, 0), row_grads(dtype, 0) {
     p.dtype = dtype;
     p.target_kind = static_cast<TargetKind>(bytes.below(3));
     p.label_smoothing = bytes.one_of(kSmoothings);
-    choose_shape(bytes, most_logits);
+    choose_shape(bytes);
     p.logits_strides = fuzzed_strides(bytes, p, /*written=*/false);
     grad_strides = bytes.one_in(2) ? Strides{p.classes * p.inner, p.inner, 1}
                                    : fuzzed_strides(bytes, p, /*written=*/true);
     loss_dtype = static_cast<DType>(bytes.below(4));
+    reduction = static_cast<Reduction>(bytes.below(3));
+    streamed = bytes.one_in(2);
     grad_start = bytes.below(8);
     fill_weights(bytes);
     fill_logits(bytes);
@@ -84,15 +88,17 @@ struct FuzzedProblem {
     fill_row_grads(bytes);
   }
 
-  void choose_shape(Bytes& bytes, int64_t most_logits) {
+  void choose_shape(Bytes& bytes) {
     p.classes = bytes.one_in(2) ? bytes.one_of(kClassCounts) : bytes.below(700);
     p.inner = bytes.one_in(2) ? bytes.one_of(kInnerCounts) : 1 + bytes.below(60);
     p.outer = bytes.one_in(2) ? bytes.one_of(kOuterCounts) : bytes.below(20);
     // Most problems are small, so that many are tried.
-    if (!bytes.one_in(8)) most_logits = std::min<int64_t>(most_logits, 2048);
-    p.classes = std::min(p.classes, most_logits);
-    p.inner = std::min(p.inner, most_logits / std::max<int64_t>(p.classes, 1));
-    p.outer = std::min(p.outer, most_logits / std::max<int64_t>(p.classes * p.inner, 1));
+    const bool large = bytes.one_in(8);
+    if (large && bytes.one_in(4)) p.classes = 16384 + bytes.below(700);
+    const int64_t most = large ? kMostLogits : 2048;
+    p.classes = std::min(p.classes, most);
+    p.inner = std::min(p.inner, most / std::max<int64_t>(p.classes, 1));
+    p.outer = std::min(p.outer, most / std::max<int64_t>(p.classes * p.inner, 1));
   }
 
   void fill_weights(Bytes& bytes) {
@@ -133,10 +139,12 @@ struct FuzzedProblem {
     for (int64_t n = bytes.one_in(2) ? bytes.below(12) : 0; n > 0 && logits.size() > 0; --n) {
       const double value = bytes.one_of(special);
       const double chosen = std::isfinite(value) ? std::clamp(value, -limit, limit) : value;
-      if (bytes.one_in(4)) {  // a whole class, as a mask does it
-        const int64_t c = bytes.below(p.classes);
-        for (int64_t row = 0; row < rows(); ++row)
-          logits.set(at(p, p.logits_strides, row, c), chosen);
+      if (bytes.one_in(4)) {  // a class of all rows, or a run of them, as a mask does it
+        const int64_t first = bytes.below(p.classes);
+        const int64_t end = first + 1 + (bytes.one_in(2) ? bytes.below(p.classes - first) : 0);
+        for (int64_t row = 0; row < rows(); ++row) {
+          for (int64_t c = first; c < end; ++c) logits.set(at(p, p.logits_strides, row, c), chosen);
+        }
       } else {
         logits.set(bytes.below(logits.size()), chosen);
       }

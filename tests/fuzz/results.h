@@ -20,7 +20,9 @@ struct Results {
         grad(f.p.dtype, span_of(f.grad_strides, f.p), kUntouched, f.grad_start) {}
 
   Saved saved() { return {reference.data(), sum.data(), target.data()}; }
-  Forward forward() { return {saved(), loss.data(), loss.type()}; }
+  Forward forward(const FuzzedProblem& f) {
+    return {saved(), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type()};
+  }
   Backward backward(const FuzzedProblem& f) {
     return {saved(),
             f.row_grads.data(),
@@ -28,7 +30,8 @@ struct Results {
             f.one_grad ? 0 : 1,
             f.divided ? &f.total_weight : nullptr,
             grad.data(),
-            f.grad_strides};
+            f.grad_strides,
+            f.streamed ? 0 : Backward{}.streamed_bytes};
   }
 
   bool same_bits(const Results& other) const {
@@ -89,7 +92,7 @@ inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Ex
     const Expected& e = expected[row];
     const double bound = term_error(f.p) * e.loss_terms +
                          epsilon(f.loss_dtype) / 2 * std::fabs(e.loss) + smallest(f.loss_dtype);
-    if (!near(f.p, r.loss.get(row), e.loss, bound, f.loss_dtype))
+    if (f.reduction == Reduction::kNone && !near(f.p, r.loss.get(row), e.loss, bound, f.loss_dtype))
       fail(f, who, "loss ", row, " is ", r.loss.get(row), ", not ", e.loss, " +- ", bound);
     for (int64_t c = 0; c < f.p.classes; ++c) {
       const int64_t i = at(f.p, f.grad_strides, row, c);
@@ -107,8 +110,8 @@ inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Ex
 }
 
 // The reduced loss, of `type`, and what a mean divides by.
-inline void check_sums(const FuzzedProblem& f, double loss, double weight, DType type,
-                       const std::vector<Expected>& expected, const char* who) {
+inline void check_sums(const FuzzedProblem& f, Reduction reduction, double loss, DType type,
+                       double weight, const std::vector<Expected>& expected, const char* who) {
   long double sum = 0, weights = 0;
   double terms = 0, weight_terms = 0;
   for (const Expected& e : expected) {
@@ -117,13 +120,15 @@ inline void check_sums(const FuzzedProblem& f, double loss, double weight, DType
     weights += e.weight;
     weight_terms += std::fabs(e.weight);
   }
-  const double exact = static_cast<double>(sum);
-  const double bound = term_error(f.p) * terms + epsilon(type) / 2 * std::fabs(exact);
-  if (!near(f.p, loss, exact, bound, type))
-    fail(f, who, "sum is ", loss, ", not ", exact, " +- ", bound);
-  if (f.indices() &&
-      !near(f.p, weight, static_cast<double>(weights), 1e-12 * weight_terms, DType::kDouble))
-    fail(f, who, "total weight is ", weight, ", not ", static_cast<double>(weights));
+  const double exact_weight = static_cast<double>(weights);
+  if (f.indices() && !near(f.p, weight, exact_weight, 1e-12 * weight_terms, DType::kDouble))
+    fail(f, who, "total weight is ", weight, ", not ", exact_weight);
+  const bool mean = reduction == Reduction::kMean;
+  const double exact = static_cast<double>(mean ? sum / static_cast<long double>(weight) : sum);
+  const double bound = term_error(f.p) * (mean ? terms / std::fabs(weight) : terms) +
+                       epsilon(type) / 2 * std::fabs(exact) + smallest(type);
+  if (reduction != Reduction::kNone && !near(f.p, loss, exact, bound, type))
+    fail(f, who, mean ? "mean is " : "sum is ", loss, ", not ", exact, " +- ", bound);
 }
 
 }  // namespace fused_ce::testing

@@ -64,7 +64,7 @@ def draw(results: Path) -> None:
     classes = sorted({r["C"] for r in records})
     caption = (
         f"a dot for each C from {classes[0]} to {classes[-1]:,}; torch {machine['torch']}, "
-        f"fused_ce on {machine['fused_ce']['cpu_capability']}; dotted: the goal for class indices; "
+        f"fused_ce on {machine['fused_ce']['cpu_capability']}; dotted: the goal; "
         "left edge: 0.1 and less, right edge: no digit is right"
     )
     figure.text(0.5, 0.008, caption, ha="center", color="#666666", fontsize=8)

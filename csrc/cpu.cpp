@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "describe.h"
@@ -70,10 +72,19 @@ Partial add_up(c10::ArrayRef<Partial> partials) {
   return sum;
 }
 
+// Lanes of float hold class indices of as many bits.
+void check_classes(const Problem& problem) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_NOT_IMPLEMENTED(problem.classes <= kMost, "fused_ce::cross_entropy: input has ",
+                              problem.classes, " classes, and on the CPU ", kMost,
+                              " are supported at most");
+}
+
 ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                            const std::optional<at::Tensor>& weight, int64_t reduction,
                            int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
   const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
+  check_classes(d.problem);
   const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
   ForwardResults results = forward_results(self, d, reduction, dtype);
   advise_huge_pages(results.saved.data_ptr(), results.saved.nbytes());
@@ -101,6 +112,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
                     int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
   const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
+  check_classes(d.problem);
   const BackwardResults results =
       backward_results(grad_output, self, d, reduction, saved, total_weight);
   advise_huge_pages(results.grad_logits.data_ptr(), results.grad_logits.nbytes());

@@ -160,15 +160,25 @@ def test_backward_checks_what_it_is_given() -> None:
             torch.ops.fused_ce._backward(one, logits, target, weight, 1, -100, 0.0, saved, total)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="CUDA has class indices of 64 bits")
+def test_more_classes_than_32_bits_count() -> None:
+    x = torch.zeros(1, dtype=torch.bfloat16).expand(1, 2**31)
+    for target in (torch.tensor([2**31 - 1]), torch.ones(1, dtype=x.dtype).expand(x.shape)):
+        with pytest.raises(NotImplementedError, match=r"2147483648 classes.*2147483647"):
+            fused_ce.cross_entropy(x, target)
+
+
 def test_a_failed_allocation_leaves_everything_usable() -> None:
     x, target = torch.randn(4, 5, requires_grad=True), T.clone()
     expected = fused_ce.cross_entropy(x, target)
     many = torch.zeros(1).expand(2**44, 4)
     with pytest.raises(RuntimeError, match="allocate"):  # the saved numbers of so many rows
         fused_ce.cross_entropy(many, torch.zeros(1, dtype=torch.long).expand(2**44))
-    wide = torch.zeros(1).expand(4, 2**44)
-    _, saved, total = torch.ops.fused_ce._forward(X, T, None, 1, -100, 0.0, torch.float32)
+    rows = torch.zeros(2**14, dtype=torch.long)
+    wide = torch.zeros(1).expand(len(rows), 2**31 - 1)
+    options = (None, 1, -100, 0.0)
+    _, *saved = torch.ops.fused_ce._forward(wide[:, :5], rows, *options, torch.float32)
     with pytest.raises(RuntimeError, match="allocate"):  # the gradient
-        torch.ops.fused_ce._backward(torch.ones(()), wide, T, None, 1, -100, 0.0, saved, total)
+        torch.ops.fused_ce._backward(torch.ones(()), wide, rows, *options, *saved)
     assert torch.equal(fused_ce.cross_entropy(x, target), expected)
     assert torch.autograd.grad(expected, x)[0].isfinite().all()

@@ -4,7 +4,7 @@
 #include <sstream>
 #include <string>
 
-#include "../kernels/cpu/cpu.h"
+#include "capability.h"
 #include "fused_ce.h"
 
 #if defined(__clang__)
@@ -22,7 +22,7 @@ BuildInfo build_info() {
   info.version = FUSED_CE_VERSION;
   info.torch = TORCH_VERSION;
   info.compiler = FUSED_CE_COMPILER;
-  info.cpu_capability = cpu::capability_name(cpu::active());
+  info.cpu_capability = cpu::capability_name(active_capability());
   for (const cpu::Capability capability : cpu::kCapabilities) {
     if (cpu::supported(capability)) {
       info.cpu_capabilities.emplace_back(cpu::capability_name(capability));

@@ -14,6 +14,7 @@
 #include <limits>
 #include <vector>
 
+#include "capability.h"
 #include "describe.h"
 #include "huge_pages.h"
 #include "ops.h"
@@ -89,7 +90,7 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
   ForwardResults results = forward_results(self, d, reduction, dtype);
   advise_huge_pages(results.saved.data_ptr(), results.saved.nbytes());
 
-  const cpu::Kernels& kernels = cpu::kernels(cpu::active());
+  const cpu::Kernels& kernels = cpu::kernels(active_capability());
   c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
   for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
     kernels.forward(d.problem, results.out, begin, end, partials.data());
@@ -117,7 +118,7 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
       backward_results(grad_output, self, d, reduction, saved, total_weight);
   advise_huge_pages(results.grad_logits.data_ptr(), results.grad_logits.nbytes());
 
-  const cpu::Kernels& kernels = cpu::kernels(cpu::active());
+  const cpu::Kernels& kernels = cpu::kernels(active_capability());
   for_tasks(
       d.problem, kernels.backward_tasks(d.problem, results.out),
       [&](int64_t begin, int64_t end) { kernels.backward(d.problem, results.out, begin, end); });

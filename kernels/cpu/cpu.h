@@ -24,10 +24,6 @@ const char* capability_name(Capability capability);
 // Whether this build has kernels for the capability and this machine can run them.
 bool supported(Capability capability);
 
-// The capability in use: the widest supported one, or what FUSED_CE_CPU_CAPABILITY (default, avx2,
-// avx512 or avx512_bf16, read once) names if that is narrower.
-Capability active();
-
 // Requires supported(capability).
 const Kernels& kernels(Capability capability);
 

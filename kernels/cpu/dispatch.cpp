@@ -1,6 +1,3 @@
-#include <cstdlib>
-#include <cstring>
-
 #include "cpu.h"
 
 namespace fused_ce::cpu {
@@ -18,11 +15,9 @@ extern const Kernels kKernels;
 namespace isa_avx512_bf16 {
 extern const Kernels kKernels;
 }
-#endif
 
 namespace {
 
-#ifdef FUSED_CE_X86
 // clang cannot ask for it; there is no processor with AVX2 and without.
 bool supports_f16c() {
 #if defined(__clang__)
@@ -31,20 +26,9 @@ bool supports_f16c() {
   return __builtin_cpu_supports("f16c");
 #endif
 }
-#endif
-
-Capability choose() {
-  Capability widest = Capability::kAvx512BFloat16;
-  if (const char* wanted = std::getenv("FUSED_CE_CPU_CAPABILITY")) {
-    for (Capability c : kCapabilities) {
-      if (std::strcmp(wanted, capability_name(c)) == 0) widest = c;
-    }
-  }
-  while (!supported(widest)) widest = static_cast<Capability>(static_cast<int>(widest) - 1);
-  return widest;
-}
 
 }  // namespace
+#endif
 
 const char* capability_name(Capability capability) {
   switch (capability) {
@@ -77,11 +61,6 @@ bool supported(Capability capability) {
 #else
   return capability == Capability::kDefault;
 #endif
-}
-
-Capability active() {
-  static const Capability capability = choose();
-  return capability;
 }
 
 const Kernels& kernels(Capability capability) {

@@ -151,5 +151,22 @@ def test_parity_at_every_instruction_set(capability: str, file: str) -> None:
     active = subprocess.run(
         [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True
     )
-    assert active.stdout.strip() == capability
+    assert active.stdout.strip() == capability and "is ignored" not in active.stderr
     run_again(file, FUSED_CE_CPU_CAPABILITY=capability)
+
+
+@pytest.mark.parametrize("name", ["nonsense", ""])
+def test_unknown_instruction_set(name: str) -> None:
+    """Is told, with the names that this machine has."""
+    code = "import fused_ce; print(fused_ce.build_info()['cpu_capability'])"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FUSED_CE_CPU_CAPABILITY": name},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    known = fused_ce.build_info()["cpu_capabilities"]
+    assert result.stdout.strip() == known[-1]
+    assert f"FUSED_CE_CPU_CAPABILITY={name} is ignored" in result.stderr
+    assert ", ".join(known) in result.stderr

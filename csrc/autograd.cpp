@@ -68,7 +68,13 @@ at::Tensor row_mass(const at::Tensor& self, const at::Tensor& target,
   return mass.masked_fill(ignored, 0);
 }
 
-class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
+}  // namespace
+
+// The two nodes of a graph, under the names that torch gives its own: they are what grad_fn and
+// anomaly detection print.
+
+class CrossEntropyBackwardBackward
+    : public torch::autograd::Function<CrossEntropyBackwardBackward> {
  public:
   static constexpr bool is_traceable = true;
 
@@ -120,7 +126,7 @@ class BackwardFunction : public torch::autograd::Function<BackwardFunction> {
   }
 };
 
-class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
+class CrossEntropyBackward : public torch::autograd::Function<CrossEntropyBackward> {
  public:
   static constexpr bool is_traceable = true;
 
@@ -179,6 +185,8 @@ class ForwardFunction : public torch::autograd::Function<ForwardFunction> {
   }
 };
 
+namespace {
+
 ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                            const std::optional<at::Tensor>& weight, int64_t reduction,
                            c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
@@ -187,8 +195,8 @@ ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
     return ops::forward(self, target, weight, reduction, std::move(ignore_index), label_smoothing,
                         dtype);
   }
-  const variable_list result =
-      ForwardFunction::apply(self, target, weight, reduction, ignore_index, label_smoothing, dtype);
+  const variable_list result = CrossEntropyBackward::apply(self, target, weight, reduction,
+                                                           ignore_index, label_smoothing, dtype);
   return {result[0], result[1], result[2]};
 }
 
@@ -201,8 +209,8 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
     return ops::backward(grad_output, self, target, weight, reduction, std::move(ignore_index),
                          label_smoothing, saved, total_weight);
   }
-  return BackwardFunction::apply(grad_output, self, target, weight, reduction, ignore_index,
-                                 label_smoothing, saved, total_weight);
+  return CrossEntropyBackwardBackward::apply(grad_output, self, target, weight, reduction,
+                                             ignore_index, label_smoothing, saved, total_weight);
 }
 
 }  // namespace

@@ -40,7 +40,8 @@ void check_indices(const at::Tensor& self, const at::Tensor& target) {
               self.sym_sizes(), ")");
 }
 
-void check_weight(const at::Tensor& self, const at::Tensor& weight, bool same_dtype) {
+void check_weight(const at::Tensor& self, const at::Tensor& weight, bool probabilities,
+                  bool same_dtype) {
   const c10::SymInt classes = self.sym_size(self.dim() > 1 ? 1 : 0);
   TORCH_CHECK(weight.dim() == 1 && weight.sym_size(0) == classes,
               "weight tensor should be defined either for all ", classes,
@@ -49,7 +50,8 @@ void check_weight(const at::Tensor& self, const at::Tensor& weight, bool same_dt
   TORCH_CHECK(!same_dtype || weight.scalar_type() == self.scalar_type(), "expected scalar type ",
               self.scalar_type(), " but found ", weight.scalar_type(),
               " (weight must have the logits' dtype)");
-  TORCH_CHECK(is_supported(weight.scalar_type()),
+  TORCH_CHECK(is_supported(weight.scalar_type()) ||
+                  (probabilities && at::isIntegralType(weight.scalar_type(), /*includeBool=*/true)),
               "expected weight to be a floating point tensor, but found ", weight.scalar_type());
   TORCH_CHECK(weight.device() == self.device(),
               "Expected all tensors to be on the same device, but weight is on ", weight.device(),
@@ -78,8 +80,8 @@ void check_arguments(const at::Tensor& self, const at::Tensor& target,
                      const std::optional<at::Tensor>& weight, int64_t reduction,
                      const c10::SymInt& ignore_index, double label_smoothing,
                      bool same_weight_dtype) {
-  TORCH_CHECK_TYPE(self.defined() && target.defined(),
-                   "fused_ce::cross_entropy: input and target must be tensors, not None");
+  TORCH_CHECK_TYPE(self.defined(), "cross_entropy(): argument 'input' must be Tensor, not None");
+  TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
   check_dense(self, "input");
   check_dense(target, "target");
   TORCH_CHECK_NOT_IMPLEMENTED(is_supported(self.scalar_type()),
@@ -99,19 +101,15 @@ void check_arguments(const at::Tensor& self, const at::Tensor& target,
                 target.scalar_type(), ": the target has the logits' own shape ", self.sym_sizes(),
                 ". For one-hot integers pass class indices, target.argmax(1), or probabilities, "
                 "target.float()");
-    TORCH_CHECK_NOT_IMPLEMENTED(is_supported(target.scalar_type()),
-                                "fused_ce::cross_entropy: not implemented for '",
-                                target.scalar_type(), "' target");
+    TORCH_CHECK(is_supported(target.scalar_type()),
+                "fused_ce::cross_entropy: not implemented for '", target.scalar_type(), "' target");
     TORCH_CHECK(ignore_index < 0, "ignore_index is not supported for floating point target, got ",
                 ignore_index);
-    TORCH_CHECK(self.dim() > 0,
-                "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
-  } else {
-    TORCH_CHECK(self.dim() > 0,
-                "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
-    check_indices(self, target);
   }
-  if (weight) check_weight(self, *weight, same_weight_dtype && !probabilities);
+  TORCH_CHECK_INDEX(self.dim() > 0,
+                    "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
+  if (!probabilities) check_indices(self, target);
+  if (weight) check_weight(self, *weight, probabilities, same_weight_dtype && !probabilities);
 }
 
 }  // namespace fused_ce

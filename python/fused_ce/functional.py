@@ -1,5 +1,8 @@
 """The loss as a function."""
 
+import re
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import _reduction as _Reduction
@@ -87,8 +90,62 @@ def cross_entropy(
         )
         return overridden
     if size_average is not None or reduce is not None:
-        reduction = _Reduction.legacy_get_string(size_average, reduce)
-    loss: Tensor = torch.ops.fused_ce.cross_entropy(
-        input, target, weight, _Reduction.get_enum(reduction), ignore_index, label_smoothing
-    )
+        reduction = _legacy_reduction(size_average, reduce)
+    number = _Reduction.get_enum(reduction)
+    # TorchScript checks types before, and knows no `try`.
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        loss: Tensor = torch.ops.fused_ce.cross_entropy(
+            input, target, weight, number, ignore_index, label_smoothing
+        )
+        return loss
+    return _call(input, target, weight, number, ignore_index, label_smoothing)
+
+
+def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """torch.nn._reduction.legacy_get_string, in a form that torch.compile can trace."""
+    if reduce is not None and not reduce:
+        reduction = "none"
+    elif size_average is not None and not size_average:
+        reduction = "sum"
+    else:
+        reduction = "mean"
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            "size_average and reduce args will be deprecated, "
+            f"please use reduction='{reduction}' instead.",
+            stacklevel=3,
+        )
+    return reduction
+
+
+# Bound once: three look-ups a call are dear beside a small batch.
+_operator = torch.ops.fused_ce.cross_entropy
+
+# What torch.ops says, in a RuntimeError, of an argument that does not fit the operator's schema.
+_MISFIT = re.compile(
+    r"fused_ce::cross_entropy\(\) Expected a value of type '(.+)' for argument '(.+)' "
+    r"but instead found type '(.+)'"
+)
+
+
+def _call(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    """The operator, with torch's exceptions for arguments of another type."""
+    try:
+        loss: Tensor = _operator(input, target, weight, reduction, ignore_index, label_smoothing)
+    except RuntimeError as error:
+        misfit = _MISFIT.match(str(error))
+        if misfit is None:
+            raise
+        expected, name, found = misfit.groups()
+        argument = f"cross_entropy(): argument '{name.replace('self', 'input')}'"
+        if found == expected:
+            raise ValueError(f"{argument} does not fit into 64 bits") from None
+        raise TypeError(f"{argument} must be {expected}, not {found}") from None
     return loss

@@ -1,29 +1,14 @@
 // The C++ API: every call goes through the dispatcher, so that autograd, autocast, tracing and
 // modes see it exactly as they see a call from Python.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/enum.h>
 
 #include <utility>
 
 #include "fused_ce.h"
+#include "ops.h"
 
 namespace fused_ce {
 namespace {
-
-using CrossEntropySchema = at::Tensor(const at::Tensor&, const at::Tensor&,
-                                      const std::optional<at::Tensor>&, int64_t, c10::SymInt,
-                                      double);
-
-at::Tensor call(const at::Tensor& input, const at::Tensor& target,
-                const std::optional<at::Tensor>& weight, int64_t reduction,
-                c10::SymInt ignore_index, double label_smoothing) {
-  // Looked up once: a lookup by name costs more than a small loss. The handle outlives every call,
-  // for the registration lives in this library.
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_ce::cross_entropy", "")
-                             .typed<CrossEntropySchema>();
-  return op.call(input, target, weight, reduction, std::move(ignore_index), label_smoothing);
-}
 
 // LibTorch's options say "no weight" with an undefined tensor, the operator with nullopt.
 std::optional<at::Tensor> optional_weight(const at::Tensor& weight) {
@@ -32,9 +17,9 @@ std::optional<at::Tensor> optional_weight(const at::Tensor& weight) {
 
 at::Tensor call(const at::Tensor& input, const at::Tensor& target, const at::Tensor& weight,
                 const torch::nn::CrossEntropyLossOptions& options) {
-  return call(input, target, optional_weight(weight),
-              torch::enumtype::reduction_get_enum(options.reduction()), options.ignore_index(),
-              options.label_smoothing());
+  return ops::cross_entropy(input, target, optional_weight(weight),
+                            torch::enumtype::reduction_get_enum(options.reduction()),
+                            options.ignore_index(), options.label_smoothing());
 }
 
 }  // namespace
@@ -47,7 +32,7 @@ at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
 at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
                          const std::optional<at::Tensor>& weight, int64_t reduction,
                          const c10::SymInt& ignore_index, double label_smoothing) {
-  return call(input, target, weight, reduction, ignore_index, label_smoothing);
+  return ops::cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing);
 }
 
 CrossEntropyLossImpl::CrossEntropyLossImpl(torch::nn::CrossEntropyLossOptions loss_options)

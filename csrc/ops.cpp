@@ -4,7 +4,20 @@
 
 #include <utility>
 
+// Looked up once: a lookup by name costs more than a small loss. The handles outlive every call,
+// for the registrations live in this library.
 namespace fused_ce::ops {
+
+at::Tensor cross_entropy(const at::Tensor& self, const at::Tensor& target,
+                         const std::optional<at::Tensor>& weight, int64_t reduction,
+                         c10::SymInt ignore_index, double label_smoothing) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_ce::cross_entropy", "")
+          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                            int64_t, c10::SymInt, double)>();
+  return op.call(self, target, weight, reduction, std::move(ignore_index), label_smoothing);
+}
 
 ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                       const std::optional<at::Tensor>& weight, int64_t reduction,

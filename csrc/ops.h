@@ -1,4 +1,4 @@
-// The private operators, called through the dispatcher.
+// The operators, called through the dispatcher.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +9,10 @@
 namespace fused_ce::ops {
 
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // loss, saved, total_weight
+
+at::Tensor cross_entropy(const at::Tensor& self, const at::Tensor& target,
+                         const std::optional<at::Tensor>& weight, int64_t reduction,
+                         c10::SymInt ignore_index, double label_smoothing);
 
 ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
                       const std::optional<at::Tensor>& weight, int64_t reduction,

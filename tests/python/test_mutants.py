@@ -4,18 +4,18 @@ planted at all: the text that each replaces stands in the kernels exactly once.
 
 from __future__ import annotations
 
-import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOUND = runpy.run_path(str(ROOT / "tests/mutation/mutants.py"))
-MUTANTS = _FOUND["CPU"] + _FOUND["CUDA"]
+sys.path.insert(0, str(ROOT / "tests/mutation"))
+
+from mutants import CPU, CUDA, Mutant  # noqa: E402
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.file}: {m.name}" for m in MUTANTS])
-def test_mutant_can_be_planted(mutant: tuple[str, str, str, str]) -> None:
-    _, file, before, after = mutant
-    assert before != after
-    assert (ROOT / "kernels" / file).read_text().count(before) == 1
+@pytest.mark.parametrize("mutant", CPU + CUDA, ids=[f"{m.file}: {m.name}" for m in CPU + CUDA])
+def test_mutant_can_be_planted(mutant: Mutant) -> None:
+    assert mutant.before != mutant.after
+    assert (ROOT / "kernels" / mutant.file).read_text().count(mutant.before) == 1

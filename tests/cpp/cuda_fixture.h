@@ -1,0 +1,77 @@
+// A problem that the CUDA kernels solve on the CPU, and the schedules that they do it under.
+#pragma once
+
+#include <string>
+#include <tuple>
+
+#include "fixture.h"
+#include "kernels/cuda/cuda.h"
+#include "tests/simt/machine.h"
+
+namespace fused_ce::testing {
+
+struct CudaFixture : ProblemFixture {
+  using ProblemFixture::ProblemFixture;
+
+  // Exactly as much as it asks for, and nothing of use in it.
+  std::vector<unsigned char> workspace;
+
+  Partial forward() {
+    Partial sum{0, 0, kNoBadRow};
+    workspace.assign(cuda::workspace_bytes(p), 0xAB);
+    cuda::forward(p, forward_out(), {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight},
+                  workspace.data(), nullptr);
+    EXPECT_EQ(simt::error(), "");
+    return sum;
+  }
+  void backward() {
+    cuda::backward(p, backward_out(), nullptr);
+    EXPECT_EQ(simt::error(), "");
+  }
+  void run_and_check() {
+    const Partial sum = forward();
+    backward();
+    if (!::testing::Test::HasFailure()) check({sum});
+  }
+};
+
+struct Schedule {
+  const char* name;
+  simt::Order order;
+  uint64_t seed;
+  uint8_t poison;
+};
+inline constexpr Schedule kSchedules[] = {{"fifo", simt::Order::kFifo, 0, 0xFF},
+                                          {"lifo", simt::Order::kLifo, 0, 0x7F},
+                                          {"random", simt::Order::kRandom, 7, 0xFF}};
+
+class CudaKernel : public ::testing::TestWithParam<std::tuple<Schedule, DType>> {
+ protected:
+  DType dtype() const { return std::get<1>(GetParam()); }
+  void SetUp() override {
+    const Schedule& s = std::get<0>(GetParam());
+    simt::set_schedule(s.order, s.seed);
+    simt::set_poison(s.poison);
+    simt::clear_error();
+  }
+  void TearDown() override {
+    simt::reset_schedule();
+    simt::clear_error();
+  }
+};
+
+// As shape_of, with fewer rows: a thread switch costs what a hundred logits cost.
+inline Shape small_shape(Layout layout, int64_t classes) {
+  switch (layout) {
+    case Layout::kTransposed:
+      return {1, classes, 300};
+    case Layout::kPlanes:
+      return {2, classes, 36};  // a multiple of what a thread reads at once
+    case Layout::kStridedPlanes:
+      return {3, classes, 37};
+    default:
+      return {classes > 40 ? 3 : 150, classes, 1};
+  }
+}
+
+}  // namespace fused_ce::testing

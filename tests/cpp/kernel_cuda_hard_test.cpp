@@ -1,0 +1,124 @@
+// The CUDA kernels on rows that are hard to get right: logits far apart, infinite or undefined, and
+// targets out of range.
+#include <gtest/gtest.h>
+#include <limits>
+#include <string>
+
+#include "cuda_fixture.h"
+
+namespace fused_ce {
+namespace {
+
+using namespace testing;  // fused_ce::testing
+
+// Rows whose first logits say nothing of the largest: the first guess of the reference must not
+// stay.
+TEST_P(CudaKernel, FindsALateMaximum) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {2, 8, 11, 40, 300, 5003, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      for (double peak : {95.0, 500.0, 3e4}) {
+        SCOPED_TRACE(std::to_string(classes) + " classes, peak " + std::to_string(peak));
+        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes), 1);
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          // The last class, or one amid the others.
+          const int64_t largest = row % 2 == 0 ? classes - 1 : classes - classes / 3 - 1;
+          f.logits.set(at(f.p, f.p.logits_strides, row, largest), peak);
+          f.target[row] = 0;
+        }
+        f.run_and_check();
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(CudaKernel, FindsAFarTarget) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (Option option : {Option::kPlain, Option::kSmoothed}) {
+      for (double lead : {70.0, 95.0, 800.0}) {
+        SCOPED_TRACE("lead " + std::to_string(lead));
+        CudaFixture f(dtype(), layout, option, small_shape(layout, 40), 1);
+        f.set_far_target(lead);
+        f.run_and_check();
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {9, 40, 300, 5003, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      CudaFixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
+      f.set_late_maximum_of_probabilities();
+      f.run_and_check();
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {5, 100, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      for (int64_t bad : {int64_t{-1}, classes, INT64_MAX, INT64_MIN, int64_t{1} << 32}) {
+        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes));
+        f.target[f.rows() - 1] = bad;
+        f.workspace.resize(cuda::workspace_bytes(f.p));
+        double total = 0;
+        cuda::forward(f.p, f.forward_out(), {Reduction::kNone, nullptr, DType::kFloat, &total},
+                      f.workspace.data(), nullptr);
+        EXPECT_NE(simt::error().find("Target is out of bounds"), std::string::npos)
+            << simt::error();
+        simt::clear_error();
+      }
+    }
+  }
+}
+
+TEST_P(CudaKernel, InfiniteLogitAnywhere) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (Option option : {Option::kPlain, Option::kSmoothed}) {
+    for (int64_t classes : {3, 9, 33, 131}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      CudaFixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      f.set_infinite_logits();
+      if (option == Option::kPlain) {
+        f.run_and_check();
+      } else {
+        f.forward();
+        for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.loss.get(row), infinity) << row;
+      }
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// NaN wherever there is one, and infinities as torch has them.
+TEST_P(CudaKernel, NotANumber) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {5, 40, 1000, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      for (double value : {nan, infinity}) {
+        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes));
+        f.p.ignore_index = -100;
+        const int64_t last = f.rows() - 1;
+        f.logits.set(at(f.p, f.p.logits_strides, last, classes - 1), value);
+        for (int64_t c = 0; c < classes; ++c)
+          f.logits.set(at(f.p, f.p.logits_strides, 0, c), -infinity);
+        f.forward();
+        EXPECT_TRUE(std::isnan(f.loss.get(last))) << classes << " " << value;
+        EXPECT_TRUE(std::isnan(f.loss.get(0))) << classes;
+        EXPECT_FALSE(std::isnan(f.loss.get(1))) << classes;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fused_ce

@@ -1,0 +1,94 @@
+// The CUDA kernels on more memory and more rows than a block, or 31 bits, can count.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <vector>
+
+#include "cuda_fixture.h"
+
+namespace fused_ce {
+namespace {
+
+using namespace testing;  // fused_ce::testing
+
+// Memory that costs nothing until it is touched, for offsets beyond 2^31 elements.
+class Reserved {
+ public:
+  explicit Reserved(size_t bytes)
+      : bytes_(bytes),
+        data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+  ~Reserved() { munmap(data_, bytes_); }
+  char* data() { return static_cast<char*>(data_); }
+  bool valid() const { return data_ != MAP_FAILED; }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+TEST_P(CudaKernel, OffsetsBeyond31Bits) {
+  const int64_t far = (int64_t{1} << 31) + 4096;  // elements between two rows
+  for (int64_t classes : {20, 100, 5000}) {
+    CudaFixture f(dtype(), Layout::kRows, Option::kPlain, {3, classes, 1});
+    const size_t size = size_of(dtype()), row_bytes = classes * size;
+    Reserved logits(3 * far * size), grad(3 * far * size);
+    ASSERT_TRUE(logits.valid() && grad.valid());
+    const auto* near_logits = static_cast<const char*>(f.p.logits);
+    for (int64_t row = 0; row < 3; ++row)
+      std::memcpy(logits.data() + row * far * size, near_logits + row * row_bytes, row_bytes);
+    f.p.logits = logits.data();
+    f.p.logits_strides.outer = far;
+    const Partial sum = f.forward();
+    Backward out = f.backward_out();
+    out.grad_logits = grad.data();
+    out.grad_strides.outer = far;
+    cuda::backward(f.p, out, nullptr);
+    ASSERT_EQ(simt::error(), "");
+    for (int64_t row = 0; row < 3; ++row) {
+      std::memcpy(static_cast<char*>(f.grad.data()) + row * row_bytes,
+                  grad.data() + row * far * size, row_bytes);
+    }
+    f.p.logits = near_logits;
+    f.p.logits_strides.outer = classes;
+    f.check({sum});
+    if (HasFailure()) return;
+  }
+}
+
+// More rows than blocks, so that blocks take several: tiles and buffers are used again.
+class CudaManyRows : public CudaKernel {};
+INSTANTIATE_TEST_SUITE_P(, CudaManyRows,
+                         ::testing::Values(std::make_tuple(kSchedules[0], DType::kFloat),
+                                           std::make_tuple(kSchedules[1], DType::kFloat),
+                                           std::make_tuple(kSchedules[2], DType::kFloat)));
+
+TEST_P(CudaManyRows, TilesOfFewClasses) {
+  CudaFixture f(dtype(), Layout::kRows, Option::kPlain, {16384 * 128 + 77, 2, 1});
+  f.run_and_check();
+}
+
+// All rows share one row's memory, but not its target.
+TEST_P(CudaManyRows, BlocksOfManyClasses) {
+  const int64_t classes = 4100, rows = 16384 + 3;
+  CudaFixture one(dtype(), Layout::kRows, Option::kPlain, {1, classes, 1});
+  CudaFixture f(dtype(), Layout::kRows, Option::kPlain, {rows, 1, 1});
+  f.p.classes = classes;
+  f.p.ignore_index = -100;
+  f.p.logits = one.p.logits;
+  f.p.logits_strides = {0, 1, 0};
+  std::vector<double> expected(classes);
+  for (int64_t row = 0; row < rows; ++row) f.target[row] = row * 7 % classes;
+  for (int64_t c = 0; c < classes; ++c) {
+    one.target[0] = c;
+    one.p.ignore_index = -100;
+    expected[c] = one.forward().loss;
+  }
+  f.forward();
+  for (int64_t row = 0; row < rows; ++row) {
+    const double loss = expected[f.target[row]];
+    ASSERT_NEAR(f.loss.get(row), loss, 0x1p-23 * loss) << "row " << row;
+  }
+}
+
+}  // namespace
+}  // namespace fused_ce

@@ -1,0 +1,7 @@
+"""The bugs that run.py plants."""
+
+from mutants.cpu import CPU
+from mutants.cuda import CUDA
+from mutants.mutant import Mutant
+
+__all__ = ["CPU", "CUDA", "Mutant"]

@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train on digits with torch's loss and with ours.")
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("train.png"))
+    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 

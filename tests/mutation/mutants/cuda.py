@@ -227,8 +227,8 @@ CUDA = [
     Mutant(
         "first 128 bits of a wider vector again",
         "cuda/types.cuh",
-        "reinterpret_cast<const Word<S, kN>*>(p)[i]",
-        "reinterpret_cast<const Word<S, kN>*>(p)[0]",
+        "reinterpret_cast<const Word<S, kN>*>(p) + i)",
+        "reinterpret_cast<const Word<S, kN>*>(p))",
     ),
     Mutant(
         "smoothing left out of probabilities",

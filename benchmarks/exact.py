@@ -86,7 +86,7 @@ def errors(actual: torch.Tensor, want: Array, size: Array | None = None) -> Arra
 
 
 def goal(dtype: torch.dtype, classes: int) -> float:
-    """The most ulp that a row's loss for a class index, and its gradient, may be off.
+    """The most ulp that a row's loss, and the gradient at its target, may be off.
 
     float32: 2 from the correctly rounded result, which is half of one off itself. Half types are
     computed in float32, to a relative error of 1e-6, and rounded once. float64 is summed in

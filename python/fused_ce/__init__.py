@@ -59,9 +59,9 @@ def build_info() -> dict[str, object]:
         A new dictionary with the keys
 
         - ``version``: of fused_ce; ``torch``: the torch it was compiled against; ``compiler``;
-        - ``cpu_capability``: the instruction set in use, ``"default"``, ``"avx2"``,
-          ``"avx512"`` or ``"avx512_bf16"``
-          (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read once);
+        - ``cpu_capability``: the instruction set in use, ``"default"``, ``"avx2"``, ``"avx512"`` or
+          ``"avx512_bf16"`` (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read
+          once);
         - ``cpu_capabilities``: the list of those that this build has and this machine runs;
         - ``openmp``: whether calls use torch's threads;
         - ``cuda``: whether CUDA kernels were built; ``cuda_version``: of the toolkit that compiled

@@ -61,7 +61,7 @@ def cross_entropy(
         RuntimeError: shapes, dtypes or devices do not fit together, ``weight`` does not have C
             elements, or ``label_smoothing`` lies outside [0, 1].
         NotImplementedError: the dtype or the layout of ``input`` has no kernel (integers, complex
-            numbers, sparse tensors).
+            numbers, sparse tensors), or it has 2^31 classes or more on the CPU.
 
     Sources: :class:`torch.nn.CrossEntropyLoss` defines the function; label smoothing is due to
     Szegedy et al., 2016, `Rethinking the Inception Architecture for Computer Vision

@@ -44,6 +44,8 @@ at::Tensor composite(const at::Tensor& self, const at::Tensor& target,
                      const std::optional<at::Tensor>& weight, int64_t reduction,
                      c10::SymInt ignore_index, double label_smoothing,
                      std::optional<at::ScalarType> dtype) {
+  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
+                  /*same_weight_dtype=*/!dtype);
   if (needs_aten(self, target, weight)) {
     if (!dtype) {
       return at::cross_entropy_loss_symint(self, target, weight, reduction, std::move(ignore_index),
@@ -58,8 +60,6 @@ at::Tensor composite(const at::Tensor& self, const at::Tensor& target,
         cast(self), cast(target), weight ? std::optional<at::Tensor>(cast(*weight)) : std::nullopt,
         reduction, std::move(ignore_index), label_smoothing);
   }
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/!dtype);
   if (!dtype) dtype = loss_type(self, target, weight);
   if (self.dim() > 1) {
     return std::get<0>(ops::forward(self, target, weight, reduction, std::move(ignore_index),

@@ -81,7 +81,7 @@ BAD = {
     "compressed_logits": (NotImplementedError, lambda f: f(X.to_sparse_csr(), T), "[Ss]parse"),
     "bool_logits": (NotImplementedError, lambda f: f(X > 0, T), "Bool"),
     "float8_logits": (NotImplementedError, lambda f: f(X.to(torch.float8_e4m3fn), T), "Float8"),
-    "no_target": (TypeError, lambda f: f(X, None), "must be tensors, not None"),
+    "no_target": (TypeError, lambda f: f(X, None), "argument 'target' must be Tensor"),
     "two_targets_of_one_row": (
         ValueError,
         lambda f: f(X[0], T[:2]),

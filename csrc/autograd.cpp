@@ -142,10 +142,10 @@ class CrossEntropyBackward : public torch::autograd::Function<CrossEntropyBackwa
           ops::forward(self, target, weight, reduction, ignore_index, label_smoothing, dtype);
     }
     options.save(ctx);
-    ctx->set_materialize_grads(
-        false);  // no zeros for what has no gradient: `saved`, `total_weight`
+    // No zeros for what has no gradient: `saved` and `total_weight`. They are not marked as not
+    // differentiable, for compiled autograd has no such mark.
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({self, target, weight.value_or(at::Tensor()), saved, total_weight});
-    ctx->mark_non_differentiable({saved, total_weight});
     return {loss, saved, total_weight};
   }
 

@@ -76,6 +76,14 @@ def with_saved_tensors_on(f: Loss, context: object) -> torch.Tensor:
         return gradient(loss, x)
 
 
+def compiled_autograd(f: Loss) -> torch.Tensor:
+    x = leaf()
+    compiler = torch.compile(backend="eager", fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(compiler):
+        f(x, T, weight=torch.arange(5.0), label_smoothing=0.1).backward()
+    return x.grad
+
+
 def fake(f: Loss) -> tuple[object, ...]:
     with FakeTensorMode():
         x = torch.empty(2, 5, 3, 4, requires_grad=True, memory_format=torch.channels_last)
@@ -198,6 +206,8 @@ USES: dict[str, Callable[[Loss], object]] = {
     "two_tensors": two_tensors,
     "fake": fake,
     "functionalize": lambda f: torch.func.functionalize(lambda x: f(x, T))(X),
+    "compiled_autograd": compiled_autograd,
+    "no_target_within_a_transform": lambda f: torch.func.grad(lambda x: f(x, None))(X),
     "linearize": lambda f: torch.func.linearize(lambda x: f(x, T), X)[1](X),
     # deprecated, and compiled
     **{

@@ -24,6 +24,7 @@ SELECTION = {
         "or (tail and (18 or 33 or 129 or 5000))",
     ],
     "edges": ["test_edges.py", "-k", "not million"],
+    "nonfinite": ["test_nonfinite.py", "-k", "reduced or -3- or (indices-0.2 and float32-300)"],
     "errors": ["test_errors.py"],
     "autograd": [
         "test_autograd.py",

@@ -42,7 +42,8 @@ def cross_entropy(
             strides; float32, float64, bfloat16 or float16.
         target: class indices in [0, C), int64 or uint8, of the shape of ``input`` without C; or
             class probabilities, floating point, of the shape of ``input``.
-        weight: one factor for each class, of shape (C).
+        weight: one factor for each class, of shape (C) and the dtype of ``input``; with class
+            probabilities, of any other floating point or integer dtype as well.
         size_average: deprecated, as in torch; use ``reduction``.
         ignore_index: a class index whose rows count neither in the loss nor in the gradient, which
             is 0 there. Any value; class probabilities take none of 0 or more.
@@ -56,7 +57,9 @@ def cross_entropy(
         under :class:`torch.autocast`).
 
     Raises:
-        IndexError: a class index lies outside [0, C) and is not ``ignore_index``.
+        IndexError: a class index lies outside [0, C) and is not ``ignore_index``, or ``input`` is
+            a scalar.
+        TypeError: an argument is of another Python type.
         ValueError: ``reduction`` is unknown, or the batch sizes differ.
         RuntimeError: shapes, dtypes or devices do not fit together, ``weight`` does not have C
             elements, or ``label_smoothing`` lies outside [0, 1].

@@ -31,7 +31,7 @@ void run_apart(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
 void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials,
                     const std::vector<Partial>& others, const std::vector<Expected>& expected,
                     const char* who) {
-  double loss = 0, weight = 0;
+  long double loss = 0, weight = 0;  // equal ones would all be rounded the same way
   int64_t bad = kNoBadRow;
   for (size_t i = 0; i < partials.size(); ++i) {
     if (std::memcmp(&partials[i], &others[i], sizeof(Partial)) != 0)
@@ -41,7 +41,8 @@ void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials
     if (bad < 0) bad = partials[i].bad_row;
   }
   if (bad != f.first_bad) fail(f, who, "first bad row ", bad, ", not ", f.first_bad);
-  check_sums(f, Reduction::kSum, loss, DType::kDouble, weight, expected, who);
+  check_sums(f, Reduction::kSum, static_cast<double>(loss), DType::kDouble,
+             static_cast<double>(weight), expected, who);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <random>
 #include <vector>
@@ -36,8 +37,11 @@ int main(int argc, char** argv) {
       for (const fs::path& path : fs::directory_iterator(argv[i])) run_file(path);
     } else if (fs::exists(argv[i])) {
       run_file(argv[i]);
+    } else if (const long count = std::atol(argv[i]); count > 0) {
+      run_random(count);
     } else {
-      run_random(std::atol(argv[i]));
+      std::cerr << argv[i] << ": no file, no folder, no number\n";
+      return 2;
     }
   }
 }

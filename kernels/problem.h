@@ -49,10 +49,10 @@ struct Problem {
 };
 
 // What forward leaves for backward, each an array of `rows` values of the accumulate type:
-//   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h);
-//              of probabilities, the largest
-//   sum:       the sum of those exponentials without the target's own term, or of probabilities
-//              without that of the largest logit, which keeps 1 - p exact where p is close to 1
+//   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)
+//   sum:       the sum of those exponentials; for class indices without the target's own term,
+//              which keeps 1 - p exact where p is close to 1. Of probabilities, the CPU's kernels
+//              take the largest logit for the reference and leave its exponential out of the sum
 //   target:    class indices: the target's logit, which lies anywhere in the row. probabilities:
 //              the mass, sum of weight * target over the classes
 struct Saved {

@@ -64,24 +64,20 @@ class FewTile {
     for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
     const Reference<S> ref(Offset<S>::of(m));
     const int target = static_cast<int>(y);
-    RowSums<A> sums;
+    RowSums<A, kTerms> sums;
     for_groups([&]<int n>(int begin) {
       with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
-        A exponentials = 0, linear = 0, mass = 0;
+        PlainSums<A, kTerms> plain;
 #pragma unroll
         for (int k = 0; k < n; ++k) {
-          const A logit = get(x[begin + k]), e = ref.exp(logit);
-          exponentials += begin + k == target ? A(0) : e;
-          if (kTerms == Terms::kLinear) {
-            linear += q[k] * (m - logit);
-            mass += q[k];
-          }
+          const A logit = get(x[begin + k]);
+          plain.add(sums.entering({ref.exp(logit), m - logit, q[k]}, begin + k == target));
         }
-        sums.template add<kTerms>(exponentials, linear, mass);
+        sums.add(plain);
       });
     });
-    return finished_sums<A>(sums, m, y, y >= 0 ? get(x[y]) : A(0),
-                            y >= 0 ? weight_of<A>(p_, y) : A(0));
+    return finished_sums(sums, m, y, y >= 0 ? get(x[y]) : A(0),
+                         y >= 0 ? weight_of<A>(p_, y) : A(0));
   }
 
   // This thread's row becomes its gradient.
@@ -160,7 +156,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(p, shared, pitch);
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   const int64_t rows = rows_of(p);
   BlockTotals<A> totals;
   for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
@@ -173,7 +169,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
       const int64_t y = target_of(p, i);
       const Row<A> row = indices && y < 0 ? ignored_row<A>() : tile.sum(i, y);
       const A loss = loss_of<S, kTerms>(p, row);
-      put_row(p, out, i, row, loss);
+      put_row<kTerms>(out, i, row, loss);
       totals.add(loss, row.target_weight);
     }
     __syncthreads();

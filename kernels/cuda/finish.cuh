@@ -4,48 +4,32 @@
 #pragma once
 
 #include "reference.cuh"
-#include "smoothing.cuh"
+#include "sums.cuh"
 
 namespace fused_ce::cuda {
 
-// The sums over a row's classes.
-template <class A>
-struct RowSums {
-  Sum<A> exponentials;  // class indices: without the target's own
-  Sum<A> linear;        // of w_j (m - x_j) (indices) or q_j (m - x_j)
-  Sum<A> mass;          // of w_j or q_j
-
-  __device__ void add(const RowSums& other) {
-    exponentials.add(other.exponentials);
-    linear.add(other.linear);
-    mass.add(other.mass);
-  }
-  // What some classes added up to.
-  template <Terms kTerms>
-  __device__ __forceinline__ void add(A some_exponentials, A some_linear, A some_mass) {
-    exponentials.add(some_exponentials);
-    if (kTerms == Terms::kLinear) {
-      linear.add(some_linear);
-      mass.add(some_mass);
-    }
-  }
-};
-
 template <class A>
 struct Row {
-  A reference, sum, linear, mass;
-  int64_t target;   // class indices: -1 for ignored rows; probabilities: 0
+  A reference;      // m
+  A sum;            // of exponentials, without the target's or the pivot's
+  A linear;         // sum of w_j (m - x_j) (indices) or q_j (x_p - x_j), x_p the pivot's logit
+  A mass;           // probabilities: sum of q_j
+  A pivot_exp;      // probabilities
+  int64_t target;   // class indices: -1 for ignored rows
   A target_logit;   // class indices
   A target_weight;  // class indices: 0 for ignored rows
 };
 
-template <class A>
-__device__ inline Row<A> finished_sums(const RowSums<A>& sums, A reference, int64_t target,
+template <class A, Terms kTerms>
+__device__ inline Row<A> finished_sums(const RowSums<A, kTerms>& sums, A reference, int64_t target,
                                        A target_logit, A target_weight) {
+  const A sum = sums.exponentials.total(), linear = sums.linear.total(), mass = sums.mass.total();
+  const Term<A>& pivot = sums.pivot;
   return {reference,
-          sums.exponentials.total(),
-          sums.linear.total(),
-          sums.mass.total(),
+          sum,
+          linear - mass * pivot.distance,
+          mass + pivot.weight,
+          pivot.exponential,
           target,
           target_logit,
           target_weight};
@@ -54,17 +38,20 @@ __device__ inline Row<A> finished_sums(const RowSums<A>& sums, A reference, int6
 // A row that counts for nothing, and is harmless to compute with.
 template <class A>
 __device__ inline Row<A> ignored_row() {
-  return {0, 1, 0, 0, -1, 0, 0};
+  return {0, 1, 0, 0, 0, -1, 0, 0};
 }
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
   using K = Constants<A>;
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
-  if (p.classes == 0 || (indices && row.target < 0)) return 0;
+  if (p.classes == 0) return 0;
+  // Each quotient is exact to the last bits however small the loss is.
+  if constexpr (kTerms == Terms::kProbabilities)
+    return row.linear + row.mass * log1p_of(row.sum / row.pivot_exp);
+  if (row.target < 0) return 0;
   const A m = row.reference;
   const Offset<S> offset = Offset<S>::of(m);
-  const A target_exp = indices ? Reference<S>(offset).exp(row.target_logit) : A(0);
+  const A target_exp = Reference<S>(offset).exp(row.target_logit);
   const A total = row.sum + target_exp;
   // lse - m. The reference cancels against m first, while the products are still exact.
   const auto above = [&]() -> A {
@@ -74,14 +61,12 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
     const A c = offset.c + kHeadroom;
     return ((offset.shift - m) + c * K::kLn2High) + (c * K::kLn2Low + log_of(total / kOne));
   };
-  if (!indices) return row.linear + row.mass * above();
-  // The quotient is exact to the last bits however small the loss is; it fails only where e^(x_y)
-  // underflows.
+  // The quotient fails only where e^(x_y) underflows.
   const bool representable =
       (target_exp > row.sum * K::kTiny && target_exp > K::kTiny) || total != total;
   const A nll = representable ? log1p_of(row.sum / target_exp) : above() + (m - row.target_logit);
   A loss = p.keep * row.target_weight * nll;
-  if (kTerms == Terms::kLinear) {
+  if (kTerms == Terms::kSmoothed) {
     // Where the target leads, what the logarithm has lost may be all of the loss.
     const A lse = row.sum < target_exp ? nll + (row.target_logit - m) : above();
     loss += p.spread * (row.linear + p.sum_of_weights() * lse);
@@ -90,12 +75,11 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
 }
 
 // Leaves a row's numbers for backward, and its loss if it is wanted.
-template <class A>
-__device__ inline void put_row(const Problem& p, const Forward& out, int64_t i, const Row<A>& row,
-                               A loss) {
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+template <Terms kTerms, class A>
+__device__ inline void put_row(const Forward& out, int64_t i, const Row<A>& row, A loss) {
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   static_cast<A*>(out.saved.reference)[i] = row.reference;
-  static_cast<A*>(out.saved.sum)[i] = row.sum;
+  static_cast<A*>(out.saved.sum)[i] = indices ? row.sum : row.sum + row.pivot_exp;
   static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
   if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
 }
@@ -131,7 +115,7 @@ struct Factors {
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backward& from,
                                         int64_t i) {
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   const A m = static_cast<const A*>(from.saved.reference)[i];
   const A sum = static_cast<const A*>(from.saved.sum)[i];
   const A third = static_cast<const A*>(from.saved.target)[i];
@@ -142,7 +126,7 @@ __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backw
   Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};
   const A target_exp = indices ? Reference<S>(f.offset).exp(third) : A(0);
   const A total = sum + target_exp;
-  const A weight_sum = indices && kTerms == Terms::kLinear ? p.sum_of_weights() : A(0);
+  const A weight_sum = kTerms == Terms::kSmoothed ? p.sum_of_weights() : A(0);
   const A mass = indices ? p.keep * w + p.spread * weight_sum : third;
   A by_total, by_factor;
   const A quotient = g * mass / split(total, &by_total);
@@ -152,7 +136,7 @@ __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backw
     f.grad = g * p.spread;
     // p_y - 1 is minus the other classes' share: no cancellation.
     f.at_target = -g * p.keep * w * (sum / total);
-    if (kTerms == Terms::kLinear) f.at_target += f.grad * (weight_sum * (target_exp / total) - w);
+    if (kTerms == Terms::kSmoothed) f.at_target += f.grad * (weight_sum * (target_exp / total) - w);
   }
   if (p.classes == 1) {
     f.factor = f.at_target = m - m;  // exactly 0 or NaN
@@ -166,7 +150,7 @@ template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f, bool is_target,
                                       A x, A q) {
   A v = ref.exp(x, f.factor);
-  if (kTerms == Terms::kLinear) v -= f.grad * q;
+  if (kTerms != Terms::kIndices) v -= f.grad * q;
   v = is_target ? f.at_target : v;
   return f.counts ? v : A(0);
 }

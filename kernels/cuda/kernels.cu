@@ -13,7 +13,7 @@ namespace {
 using S = FUSED_CE_STORAGE;
 using A = Accumulate<S>;
 constexpr int kNeighbours = sizeof(S) == 8 ? 2 : 4;
-static_assert(sizeof(RowSums<A>) ==
+static_assert(sizeof(RowSums<A, Terms::kProbabilities>) ==
               slice_sums_bytes(sizeof(A) == 8 ? DType::kDouble : DType::kFloat));
 
 dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
@@ -44,7 +44,7 @@ void forward_of(const SmoothedProblem<S>& p, const Forward& out, const Plan& pla
                         partials);
       });
     case Loop::kSlices: {
-      auto* const sums = static_cast<RowSums<A>*>(slice_sums);
+      auto* const sums = static_cast<RowSums<A, kTerms>*>(slice_sums);
       FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock), 0,
                       stream, p, sums, plan.slices, plan.slice_classes);
       FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, p, out, sums,
@@ -91,9 +91,13 @@ void backward_of(const SmoothedProblem<S>& p, const Backward& out, const Plan& p
   }
 }
 
-Terms terms_of(const Problem& p) {
-  return p.target_kind == TargetKind::kProbabilities || p.label_smoothing > 0 ? Terms::kLinear
-                                                                              : Terms::kIndices;
+// Calls f.template operator()<kTerms>() with what the problem's loops compute.
+template <class F>
+void with_terms(const Problem& p, F f) {
+  if (p.target_kind == TargetKind::kProbabilities)
+    return f.template operator()<Terms::kProbabilities>();
+  if (p.label_smoothing > 0) return f.template operator()<Terms::kSmoothed>();
+  return f.template operator()<Terms::kIndices>();
 }
 
 }  // namespace
@@ -101,16 +105,14 @@ Terms terms_of(const Problem& p) {
 void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
              void* slice_sums, Stream stream) {
   const SmoothedProblem<S> smoothed(p);
-  if (terms_of(p) == Terms::kIndices)
-    return forward_of<Terms::kIndices>(smoothed, out, plan, partials, slice_sums, stream);
-  return forward_of<Terms::kLinear>(smoothed, out, plan, partials, slice_sums, stream);
+  with_terms(p, [&]<Terms kTerms>() {
+    forward_of<kTerms>(smoothed, out, plan, partials, slice_sums, stream);
+  });
 }
 
 void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
   const SmoothedProblem<S> smoothed(p);
-  if (terms_of(p) == Terms::kIndices)
-    return backward_of<Terms::kIndices>(smoothed, out, plan, stream);
-  return backward_of<Terms::kLinear>(smoothed, out, plan, stream);
+  with_terms(p, [&]<Terms kTerms>() { backward_of<kTerms>(smoothed, out, plan, stream); });
 }
 
 }  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

@@ -19,6 +19,6 @@ FUSED_CE_DECLARE_LAUNCHERS(of_half)
 #undef FUSED_CE_DECLARE_LAUNCHERS
 
 // Bytes of one slice's sums: RowSums of the accumulate type.
-constexpr int64_t slice_sums_bytes(DType type) { return 6 * (type == DType::kDouble ? 8 : 4); }
+constexpr int64_t slice_sums_bytes(DType type) { return 9 * (type == DType::kDouble ? 8 : 4); }
 
 }  // namespace fused_ce::cuda

@@ -70,7 +70,7 @@ class PlaneReader {
 
   // The rows' sums relative to m, and the targets' logits.
   __device__ void sum(const A (&m)[kN], const int64_t (&y)[kN], Row<A> (&rows)[kN]) const {
-    RowSums<A> sums[kN];
+    RowSums<A, kTerms> sums[kN];
     A target_logit[kN] = {};
     for_planes(p_.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       with_weights<n>(c, [&](const A(&q)[n][kN]) {
@@ -79,24 +79,20 @@ class PlaneReader {
           // Made anew for each group: what it takes is less than the registers it would hold.
           const Reference<S> ref(Offset<S>::of(m[k]));
           const int target = place_of(y[k], c, n);
-          A exponentials = 0, linear = 0, mass = 0;
+          PlainSums<A, kTerms> plain;
 #pragma unroll
           for (int u = 0; u < n; ++u) {
-            const A logit = get(x[u].v[k]), e = ref.exp(logit);
-            exponentials += u == target ? A(0) : e;
+            const A logit = get(x[u].v[k]);
+            plain.add(sums[k].entering({ref.exp(logit), m[k] - logit, q[u][k]}, u == target));
             target_logit[k] = u == target ? logit : target_logit[k];
-            if (kTerms == Terms::kLinear) {
-              linear += q[u][k] * (m[k] - logit);
-              mass += q[u][k];
-            }
           }
-          sums[k].template add<kTerms>(exponentials, linear, mass);
+          sums[k].add(plain);
         }
       });
     });
     for (int k = 0; k < kN; ++k) {
-      rows[k] = finished_sums<A>(sums[k], m[k], y[k], target_logit[k],
-                                 y[k] >= 0 ? weight_of<A>(p_, y[k]) : A(0));
+      rows[k] = finished_sums(sums[k], m[k], y[k], target_logit[k],
+                              y[k] >= 0 ? weight_of<A>(p_, y[k]) : A(0));
     }
   }
 
@@ -110,7 +106,7 @@ template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     planes_forward(const SmoothedProblem<S> p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   BlockTotals<A> totals;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
@@ -125,8 +121,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     for (int k = 0; k < kN; ++k) {
       // The target's own exponential is not in the sum.
       const bool far = indices && !(row[k].target_logit - m[k] < kFarTarget<S>);
-      in_range &= (indices && y[k] < 0) ||
-                  (!far && is_in_range<S>(m[k], row[k].sum, kTerms == Terms::kLinear, p.classes));
+      in_range &= (indices && y[k] < 0) || (!far && is_in_range<S, kTerms>(row[k], p.classes));
     }
     if (!in_range) {
       reader.find_largest(p.classes, m);
@@ -135,7 +130,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     for (int k = 0; k < kN; ++k) {
       if (indices && y[k] < 0) row[k] = ignored_row<A>();
       const A loss = loss_of<S, kTerms>(p, row[k]);
-      put_row(p, out, i + k, row[k], loss);
+      put_row<kTerms>(out, i + k, row[k], loss);
       totals.add(loss, row[k].target_weight);
     }
   }

@@ -10,7 +10,7 @@ namespace fused_ce::cuda {
 // Loads under way at once in a thread. Three sums in double leave no registers for more than two,
 // and wait for the FP64 units rather than for memory.
 template <class S, Terms kTerms>
-inline constexpr int kLoads = kTerms == Terms::kLinear && sizeof(S) == 8 ? 2 : 4;
+inline constexpr int kLoads = kTerms != Terms::kIndices && sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 // Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
@@ -84,26 +84,21 @@ class RowReader {
     }
   }
 
-  // A thread's part of the sums. The exponential of class y stays out of them.
-  __device__ RowSums<A> sums(int thread, int threads, A m, int64_t y) const {
+  // A thread's part of the sums.
+  __device__ RowSums<A, kTerms> sums(int thread, int threads, A m, int64_t y) const {
     const Reference<S> ref(Offset<S>::of(m));
-    RowSums<A> sums;
+    RowSums<A, kTerms> sums;
     for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const int target = place_of(y, c, kN);
       with_weights(c, first, last, [&](const A(&q)[kN]) {
-        A exponentials = 0, linear = 0, mass = 0;
+        PlainSums<A, kTerms> plain;
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
-          const bool present = k >= first && k < last;
+          if (k < first || k >= last) continue;
           const A logit = get(x.v[k]);
-          const A e = ref.exp(logit);
-          exponentials += present && k != target ? e : A(0);
-          if (kTerms == Terms::kLinear && present) {
-            linear += q[k] * (m - logit);
-            mass += q[k];
-          }
+          plain.add(sums.entering({ref.exp(logit), m - logit, q[k]}, k == target));
         }
-        sums.template add<kTerms>(exponentials, linear, mass);
+        sums.add(plain);
       });
     });
     return sums;
@@ -141,9 +136,12 @@ __device__ A guess(const SmoothedProblem<S>& p, const RowReader<S, kTerms>& read
   return larger(m, team.largest(probed));
 }
 
-template <class S, class A = Accumulate<S>>
-__device__ bool is_in_range(A m, A sum, bool linear, int64_t classes) {
-  return m > -infinity<A>() && sum >= 0 && sum < largest_sum<S>(linear, classes);
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ bool is_in_range(const Row<A>& row, int64_t classes) {
+  return row.reference > -infinity<A>() && row.sum >= 0 &&
+         row.sum < largest_sum<S>(kTerms != Terms::kIndices, classes) &&
+         // A linear sum without the pivot loses no digits to it; half types' exponential does.
+         row.pivot_exp < largest_sum<S>(kIsHalf<S>, classes);
 }
 
 // A whole row by one team: guessed, summed, and summed again if the guess was no good.
@@ -151,25 +149,27 @@ template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
 __device__ Row<A> sum_row(const SmoothedProblem<S>& p, int64_t i, int64_t y, Team& team,
                           bool guessed) {
   const RowReader<S, kTerms> reader(p, i, 0, p.classes);
-  A m = guessed ? guess<S, kTerms>(p, reader, team, y) : -infinity<A>();
-  RowSums<A> sums;
-  if (guessed) sums = team.sum(reader.sums(Team::thread(), Team::kSize, m, y));
-  if (!is_in_range<S>(m, sums.exponentials.total(), kTerms == Terms::kLinear, p.classes)) {
-    m = team.largest(reader.largest(Team::thread(), Team::kSize));
-    sums = team.sum(reader.sums(Team::thread(), Team::kSize, m, y));
+  const A target_logit = y >= 0 ? reader.logit(y) : A(0);
+  const A target_weight = y >= 0 ? weight_of<A>(p, y) : A(0);
+  const auto relative_to = [&](A m) {
+    return finished_sums(team.sum(reader.sums(Team::thread(), Team::kSize, m, y)), m, y,
+                         target_logit, target_weight);
+  };
+  if (guessed) {
+    const Row<A> row = relative_to(guess<S, kTerms>(p, reader, team, y));
+    if (is_in_range<S, kTerms>(row, p.classes)) return row;
   }
-  return finished_sums<A>(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
-                          y >= 0 ? weight_of<A>(p, y) : A(0));
+  return relative_to(team.largest(reader.largest(Team::thread(), Team::kSize)));
 }
 
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     rows_forward(const SmoothedProblem<S> p, const Forward out, Partial* partials) {
   using A = Accumulate<S>;
-  using T = Team<kThreads, A>;
+  using T = Team<kThreads, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * T::kTeams;
   BlockTotals<A> totals;
   for (int64_t i = int64_t{blockIdx.x} * T::kTeams + T::index(); i < rows; i += step) {
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
         indices && y < 0 ? ignored_row<A>() : sum_row<S, kTerms>(p, i, y, team, /*guessed=*/true);
     if (T::thread() != 0) continue;
     const A loss = loss_of<S, kTerms>(p, row);
-    put_row(p, out, i, row, loss);
+    put_row<kTerms>(out, i, row, loss);
     totals.add(loss, row.target_weight);
   }
   totals.put(partials);
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     rows_backward(const SmoothedProblem<S> p, const Backward out, const int64_t slices,
                   const int64_t slice_classes) {
   using A = Accumulate<S>;
-  using T = Team<kThreads, A>;
+  using T = Team<kThreads, A, kTerms>;
   constexpr int kN = kVector<S>;
   const int64_t items = rows_of(p) * slices, step = int64_t{gridDim.x} * T::kTeams;
   for (int64_t item = int64_t{blockIdx.x} * T::kTeams + T::index(); item < items; item += step) {

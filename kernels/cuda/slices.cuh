@@ -10,13 +10,13 @@ namespace fused_ce::cuda {
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    slices_forward(const SmoothedProblem<S> p, RowSums<Accumulate<S>>* slice_sums,
+    slices_forward(const SmoothedProblem<S> p, RowSums<Accumulate<S>, kTerms>* slice_sums,
                    const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
-  using T = Team<kBlock, A>;
+  using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   const int64_t items = rows_of(p) * slices;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t i = item / slices, begin = item % slices * slice_classes;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     if (indices && y < 0) continue;
     const A m = guess<S, kTerms>(p, RowReader<S, kTerms>(p, i, 0, p.classes), team, y);
     const RowReader<S, kTerms> reader(p, i, begin, end);
-    const RowSums<A> sums = team.sum(reader.sums(T::thread(), T::kSize, m, y));
+    const RowSums<A, kTerms> sums = team.sum(reader.sums(T::thread(), T::kSize, m, y));
     if (T::thread() == 0) slice_sums[item] = sums;
   }
 }
@@ -33,13 +33,13 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_finish(const SmoothedProblem<S> p, const Forward out,
-                  const RowSums<Accumulate<S>>* slice_sums, const int64_t slices,
+                  const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
                   Partial* partials) {
   using A = Accumulate<S>;
-  using T = Team<kBlock, A>;
+  using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  constexpr bool indices = kTerms != Terms::kProbabilities;
   BlockTotals<A> totals;
   for (int64_t i = blockIdx.x; i < rows_of(p); i += gridDim.x) {
     const int64_t y = target_of(p, i);
@@ -47,17 +47,17 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     if (!indices || y >= 0) {
       const RowReader<S, kTerms> reader(p, i, 0, p.classes);
       const A m = guess<S, kTerms>(p, reader, team, y);
-      RowSums<A> sums;
+      RowSums<A, kTerms> sums;
       for (int64_t k = T::thread(); k < slices; k += T::kSize) sums.add(slice_sums[i * slices + k]);
       sums = team.sum(sums);
-      row = finished_sums<A>(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
-                             y >= 0 ? weight_of<A>(p, y) : A(0));
-      if (!is_in_range<S>(m, row.sum, kTerms == Terms::kLinear, p.classes))
+      row = finished_sums(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
+                          y >= 0 ? weight_of<A>(p, y) : A(0));
+      if (!is_in_range<S, kTerms>(row, p.classes))
         row = sum_row<S, kTerms>(p, i, y, team, /*guessed=*/false);
     }
     if (T::thread() != 0) continue;
     const A loss = loss_of<S, kTerms>(p, row);
-    put_row(p, out, i, row, loss);
+    put_row<kTerms>(out, i, row, loss);
     totals.add(loss, row.target_weight);
   }
   totals.put(partials);

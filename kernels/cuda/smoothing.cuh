@@ -5,9 +5,8 @@
 
 namespace fused_ce::cuda {
 
-// What the loops compute: exponentials alone (class indices), or a linear sum as well (smoothed
-// class indices, and probabilities).
-enum class Terms { kIndices, kLinear };
+// What the loops compute: exponentials alone (class indices), or a linear sum as well.
+enum class Terms { kIndices, kSmoothed, kProbabilities };
 
 // A problem, and what its smoothing does to targets: worked out on the host, since most GPUs are
 // slow at double, and would do it for each row.
@@ -36,7 +35,7 @@ template <Terms kTerms, int kN, class S, class F>
 __device__ __forceinline__ void with_weights_of_classes(const SmoothedProblem<S>& p, int64_t t,
                                                         int64_t c, int first, int last, F f) {
   using A = Accumulate<S>;
-  const bool probabilities = p.target_kind == TargetKind::kProbabilities;
+  constexpr bool probabilities = kTerms == Terms::kProbabilities;
   A q[kN];
 #pragma unroll
   for (int k = 0; k < kN; ++k) q[k] = 1;
@@ -47,7 +46,7 @@ __device__ __forceinline__ void with_weights_of_classes(const SmoothedProblem<S>
       if (k >= first && k < last) q[k] = weight_of<A>(p, c + k);
     }
   }
-  if (probabilities) {
+  if constexpr (probabilities) {
     A target[kN];
     const int64_t stride = p.target_strides.classes;
     numbers_at(p.target, p.target_dtype, t + c * stride, stride, first, last, target);
@@ -62,7 +61,7 @@ template <Terms kTerms, int kClasses, int kN, class S, class F>
 __device__ __forceinline__ void with_weights_of_rows(const SmoothedProblem<S>& p, int64_t t,
                                                      int64_t c, F f) {
   using A = Accumulate<S>;
-  const bool probabilities = p.target_kind == TargetKind::kProbabilities;
+  constexpr bool probabilities = kTerms == Terms::kProbabilities;
   A q[kClasses][kN];
 #pragma unroll
   for (int i = 0; i < kClasses * kN; ++i) q[i / kN][i % kN] = 1;

@@ -9,8 +9,9 @@ namespace fused_ce::cuda {
 inline constexpr int kBlock = 256;
 inline constexpr int kWarp = 32;
 
-template <int kThreads, class A>
+template <int kThreads, class A, Terms kTerms>
 class Team {
+  using Sums = RowSums<A, kTerms>;
   static_assert(kThreads <= kWarp || kThreads == kBlock);
   static constexpr int kLanes = kThreads < kWarp ? kThreads : kWarp;
   static constexpr int kWarps = kThreads / kLanes;
@@ -20,7 +21,7 @@ class Team {
   static constexpr int kTeams = kBlock / kThreads;  // in a block
 
   struct Shared {  // two of each: who reads the one cannot meet who writes the next
-    RowSums<A> sums[2][kWarps];
+    Sums sums[2][kWarps];
     A largest[2][kWarps];
   };
 
@@ -29,15 +30,11 @@ class Team {
   static __device__ int index() { return static_cast<int>(threadIdx.x) / kThreads; }
   static __device__ int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
 
-  // The sum over the team's threads, the same bits in each of them.
-  __device__ RowSums<A> sum(RowSums<A> sums) {
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-      sums.exponentials.add(other(sums.exponentials, distance));
-      sums.linear.add(other(sums.linear, distance));
-      sums.mass.add(other(sums.mass, distance));
-    }
+  // The sum over the team's threads, the same exponentials in each of them.
+  __device__ Sums sum(Sums sums) {
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) sums.add(other(sums, distance));
     if constexpr (kWarps > 1) {
-      RowSums<A>(&parts)[kWarps] = shared_.sums[turn_];
+      Sums(&parts)[kWarps] = shared_.sums[turn_];
       turn_ ^= 1;
       if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sums;
       __syncthreads();
@@ -69,9 +66,18 @@ class Team {
     return kFirst << (threadIdx.x % kWarp / kLanes * kLanes);
   }
 
-  static __device__ Sum<A> other(const Sum<A>& sum, int distance) {
-    return {__shfl_xor_sync(mask(), sum.high, distance),
-            __shfl_xor_sync(mask(), sum.low, distance)};
+  static __device__ Sums other(const Sums& sums, int distance) {
+    const auto of = [&](A value) { return __shfl_xor_sync(mask(), value, distance); };
+    const auto of_sum = [&](const Sum<A>& sum) { return Sum<A>{of(sum.high), of(sum.low)}; };
+    Sums others;  // ptxas would not drop the shuffles of what stays 0
+    others.exponentials = of_sum(sums.exponentials);
+    if constexpr (kTerms != Terms::kIndices) others.linear = of_sum(sums.linear);
+    if constexpr (kTerms == Terms::kProbabilities) {
+      others.mass = of_sum(sums.mass);
+      const Term<A>& pivot = sums.pivot;
+      others.pivot = {of(pivot.exponential), of(pivot.distance), of(pivot.weight)};
+    }
+    return others;
   }
 
   Shared& shared_;

@@ -149,6 +149,36 @@ struct ProblemFixture {
     }
   }
 
+  // One class of each row leads by 0 in the first up to `most` in the last. Its probability is
+  // 1 - rest; the next class has the rest. Returns the losses.
+  std::vector<long double> set_confident_probabilities(double most, double rest) {
+    p.weight = nullptr;
+    p.label_smoothing = 0;
+    std::vector<long double> losses(rows());
+    for (int64_t row = 0; row < rows(); ++row) {
+      const int64_t pivot = row * 7 % p.classes, next = (pivot + 1) % p.classes;
+      const auto logit = [&](int64_t c) { return at(p, p.logits_strides, row, c); };
+      const auto probability = [&](int64_t c) { return at(p, p.target_strides, row, c); };
+      double largest = -std::numeric_limits<double>::infinity();
+      for (int64_t c = 0; c < p.classes; ++c) {
+        if (c != pivot) largest = std::max(largest, logits.get(logit(c)));
+        probabilities.set(probability(c), 0);
+      }
+      logits.set(logit(pivot),
+                 largest + most * static_cast<double>(row) / static_cast<double>(rows() - 1));
+      probabilities.set(probability(pivot), 1 - rest);
+      probabilities.set(probability(next), rest);
+      const long double peak = logits.get(logit(pivot));
+      long double others = 0;
+      for (int64_t c = 0; c < p.classes; ++c)
+        if (c != pivot) others += expl(logits.get(logit(c)) - peak);
+      const long double nll = log1pl(others);
+      losses[row] = probabilities.get(probability(pivot)) * nll +
+                    probabilities.get(probability(next)) * (nll + peak - logits.get(logit(next)));
+    }
+    return losses;
+  }
+
   // Each row's target is its last class, whose logit is so far above those that a first guess sees.
   void set_far_target(double lead) {
     p.ignore_index = -100;

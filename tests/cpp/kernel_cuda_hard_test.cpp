@@ -81,10 +81,10 @@ TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
 
 TEST_P(CudaKernel, InfiniteLogitAnywhere) {
   const double infinity = std::numeric_limits<double>::infinity();
-  for (Option option : {Option::kPlain, Option::kSmoothed}) {
+  for (Option option : {Option::kPlain, Option::kSmoothed, Option::kProbabilities}) {
     for (int64_t classes : {3, 9, 33, 131}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      CudaFixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      Fixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
       f.set_infinite_logits();
       if (option == Option::kPlain) {
         f.run_and_check();
@@ -104,17 +104,21 @@ TEST_P(CudaKernel, NotANumber) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {5, 40, 1000, 20000}) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
-      for (double value : {nan, infinity}) {
-        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes));
-        f.p.ignore_index = -100;
-        const int64_t last = f.rows() - 1;
-        f.logits.set(at(f.p, f.p.logits_strides, last, classes - 1), value);
-        for (int64_t c = 0; c < classes; ++c)
-          f.logits.set(at(f.p, f.p.logits_strides, 0, c), -infinity);
-        f.forward();
-        EXPECT_TRUE(std::isnan(f.loss.get(last))) << classes << " " << value;
-        EXPECT_TRUE(std::isnan(f.loss.get(0))) << classes;
-        EXPECT_FALSE(std::isnan(f.loss.get(1))) << classes;
+      for (Option option : {Option::kPlain, Option::kProbabilities}) {
+        for (double value : {nan, infinity}) {
+          Fixture f(dtype(), layout, option, small_shape(layout, classes));
+          f.p.ignore_index = -100;
+          const int64_t last = f.rows() - 1;
+          f.logits.set(at(f.p, f.p.logits_strides, last, classes - 1), value);
+          for (int64_t c = 0; c < classes; ++c)
+            f.logits.set(at(f.p, f.p.logits_strides, 0, c), -infinity);
+          f.forward();
+          EXPECT_TRUE(std::isnan(f.loss.get(last))) << classes << " " << value;
+          EXPECT_TRUE(std::isnan(f.loss.get(0))) << classes;
+          EXPECT_FALSE(std::isnan(f.loss.get(1))) << classes;
+          f.backward();
+          EXPECT_TRUE(std::isnan(f.grad.get(at(f.p, f.p.logits_strides, last, 0)))) << classes;
+        }
       }
     }
   }

@@ -51,6 +51,32 @@ TEST_P(CudaKernel, LongRows) {
   }
 }
 
+// Probabilities of rows whose largest logit leads by 0 (a tie) to as much as leaves the others'
+// exponentials normal numbers: all at its class, or a thousandth at another. The loss keeps its
+// digits however small it is.
+TEST_P(CudaKernel, ConfidentProbabilities) {
+  const bool half = size_of(dtype()) == 2;
+  const double most = half ? 70 : 85;
+  // Two exponentials of 1.5 units each, log1p of 1, and eight roundings. Half types: 2^-18 ln 2, of
+  // an exponent near 101 to the base 2, and its third for the base's own rounding.
+  const double bound = half ? 4e-6 : 8 * epsilon(dtype());
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {2, 9, 40, 300, 5003, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      for (double rest : {0.0, 1e-3}) {
+        SCOPED_TRACE(std::to_string(classes) + " classes, " + std::to_string(rest) + " elsewhere");
+        Fixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
+        const std::vector<long double> losses = f.set_confident_probabilities(most, rest);
+        f.forward();
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          const auto loss = static_cast<double>(losses[row]);
+          ASSERT_NEAR(f.loss.get(row), loss, bound * loss) << "row " << row;
+        }
+      }
+    }
+  }
+}
+
 // Logits, gradients and targets that begin anywhere: 128-bit accesses where they are aligned, and
 // the same answer.
 TEST_P(CudaKernel, UnalignedStarts) {

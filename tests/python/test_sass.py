@@ -117,16 +117,16 @@ def test_vector_loads_and_stores(kernels):
 
 
 def test_probabilities_are_loaded_by_vectors(kernels):
-    """A linear sum's kernels have loads for them that those of class indices have not.
+    """Their kernels have loads for them that those of class indices have not.
 
     Not asked of double, where a linear sum has fewer loads of logits under way.
     """
     loads = {(k.storage, k.name): k.ldg128 for k in kernels}
     lost = []
     for kernel in kernels:
-        without = kernel.name.replace("linear", "indices")
+        without = kernel.name.replace("probabilities", "indices")
         vectors = "bits" in EXPECTED[kernel.name] and kernel.storage != "double"
-        if vectors and "linear" in kernel.name:
+        if vectors and "probabilities" in kernel.name:
             lost += [kernel] * (kernel.ldg128 <= loads[kernel.storage, without])
     assert names(lost) == []
 

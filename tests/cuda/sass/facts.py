@@ -14,7 +14,7 @@ from .roofline import FP64, GPUS, Roof, roofline
 from .toolkit import build, find_nvcc, find_nvdisasm
 
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
-TERMS = {"0": "indices", "1": "linear"}
+TERMS = {"0": "indices", "1": "smoothed", "2": "probabilities"}
 
 
 @dataclass
@@ -119,18 +119,19 @@ def facts_of(arch: int, mangled: str, code: Code, ptxas: dict[str, int]) -> Kern
 def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     """The facts of the hot loop."""
     size = SIZES[kernel.storage]
-    loop = hot_loop(code, pattern, each, size)
+    loop, loads = hot_loop(code, pattern, each, size)
     if not loop:
         return
+    probabilities = "probabilities" in kernel.name
     kernel.loop = len(loop)
-    kernel.elements = count(loop, pattern) * each
+    kernel.elements = (loads if probabilities else count(loop, pattern)) * each
     kernel.loop_exp2 = count(loop, r"MUFU\.EX2")
     kernel.loop_fp64 = count(loop, FP64)
     kernel.loop_local = count(loop, r"(LDL|STL)\b")
     kernel.loop_wide = sum(
         bool(re.search(r"\.X\b|\.WIDE|\.HI\b|\.64\.HI", opcode(i))) for i in loop
     )
-    moved = size * (2 if "backward" in kernel.name else 1)
+    moved = size * (1 + ("backward" in kernel.name) + probabilities)
     if kernel.arch in GPUS:
         kernel.roof = roofline(GPUS[kernel.arch], loop, kernel.elements, moved)
 

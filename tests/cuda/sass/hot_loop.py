@@ -27,16 +27,17 @@ def load_pattern(storage: str, function: str, parameter: str) -> tuple[str, int]
 EXPONENTIAL = {2: r"MUFU\.EX2", 4: r"FFMA\b", 8: r"DFMA\b"}
 
 
-def hot_loop(code: Code, pattern: str, each: int, size: int) -> list[str]:
-    """The shortest way round a loop of exponentials, from those with the most loads in a block."""
+def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str], int]:
+    """The shortest way round a loop of exponentials, from those with the most loads in a block.
+
+    And how many loads that block has: the logits', where others (of probabilities) look the same.
+    """
     graph = Graph(code)
     loads = [count(graph.instructions([b]), pattern) for b in range(len(graph.blocks))]
     for most in sorted(set(loads) - {0}, reverse=True):
         ways = [graph.cycle(b) for b, n in enumerate(loads) if n == most]
         loops = [graph.instructions(way) for way in ways if way]
-        computing = [
-            loop for loop in loops if count(loop, EXPONENTIAL[size]) >= each * count(loop, pattern)
-        ]
+        computing = [loop for loop in loops if count(loop, EXPONENTIAL[size]) >= each * most]
         if computing:
-            return min(computing, key=len)
-    return []
+            return min(computing, key=len), most
+    return [], 0

@@ -1,0 +1,72 @@
+// The sums over a row's classes, from one class up. The mirror of cpu/terms.h.
+//
+// One class's exponential stays out of them: the target's, or, beside probabilities, the largest,
+// so that a confident row cancels nowhere. Which class that is shows only at the end of the row.
+// So whoever adds up some of its classes sets the largest of theirs aside, whole: a larger one that
+// comes later, here or with another thread's sums, takes its place and lets it into the sums. One
+// read of the row is enough, and nothing is computed twice.
+#pragma once
+
+#include "smoothing.cuh"
+
+namespace fused_ce::cuda {
+
+// What a class adds to its row's sums.
+template <class A>
+struct Term {
+  A exponential = 0;
+  A distance = 0;  // m - x
+  A weight = 0;    // smoothed class indices: w_j; probabilities: q_j
+};
+
+// Some terms' sums: plain additions, which cost less than those of Sum.
+template <class A, Terms kTerms>
+struct PlainSums {
+  A exponentials = 0, linear = 0, mass = 0;
+
+  __device__ __forceinline__ void add(const Term<A>& term) {
+    exponentials += term.exponential;
+    if constexpr (kTerms != Terms::kIndices) linear += term.weight * term.distance;
+    if constexpr (kTerms == Terms::kProbabilities) mass += term.weight;
+  }
+};
+
+template <class A, Terms kTerms>
+struct RowSums {
+  Sum<A> exponentials;  // without the target's, or the pivot's
+  Sum<A> linear;        // of w_j (m - x_j), or without the pivot's of q_j (m - x_j)
+  Sum<A> mass;          // probabilities: of q_j without the pivot's
+  Term<A> pivot;        // probabilities: the term with the largest exponential yet
+
+  // What enters the sums for this term: the smaller of it and the pivot; or all but the target's
+  // exponential.
+  __device__ __forceinline__ Term<A> entering(Term<A> term, bool is_target) {
+    if constexpr (kTerms != Terms::kProbabilities) {
+      if (is_target) term.exponential = 0;
+      return term;
+    }
+    const bool leads = term.exponential > pivot.exponential;  // NaN and 0 enter the sums
+    const Term<A> smaller = leads ? pivot : term;
+    pivot = leads ? term : pivot;
+    return smaller;
+  }
+
+  __device__ __forceinline__ void add(const PlainSums<A, kTerms>& some) {
+    exponentials.add(some.exponentials);
+    if constexpr (kTerms != Terms::kIndices) linear.add(some.linear);
+    if constexpr (kTerms == Terms::kProbabilities) mass.add(some.mass);
+  }
+  // The same exponentials whichever is added to which.
+  __device__ void add(const RowSums& other) {
+    exponentials.add(other.exponentials);
+    if constexpr (kTerms != Terms::kIndices) linear.add(other.linear);
+    if constexpr (kTerms == Terms::kProbabilities) {
+      mass.add(other.mass);
+      PlainSums<A, kTerms> smaller;
+      smaller.add(entering(other.pivot, false));
+      add(smaller);
+    }
+  }
+};
+
+}  // namespace fused_ce::cuda

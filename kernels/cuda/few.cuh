@@ -71,7 +71,7 @@ class FewTile {
 #pragma unroll
         for (int k = 0; k < n; ++k) {
           const A logit = get(x[begin + k]);
-          plain.add(sums.entering({ref.exp(logit), m - logit, q[k]}, begin + k == target));
+          plain.add(k, sums.entering({ref.exp(logit), m - logit, q[k]}, begin + k == target));
         }
         sums.add(plain);
       });

@@ -11,7 +11,7 @@ namespace fused_ce::cuda {
 template <class A>
 struct Row {
   A reference;      // m
-  A sum;            // of exponentials, without the target's or the pivot's
+  Sum<A> sum;       // of exponentials, without the target's or the pivot's
   A linear;         // sum of w_j (m - x_j) (indices) or q_j (x_p - x_j), x_p the pivot's logit
   A mass;           // probabilities: sum of q_j
   A pivot_exp;      // probabilities
@@ -23,22 +23,18 @@ struct Row {
 template <class A, Terms kTerms>
 __device__ inline Row<A> finished_sums(const RowSums<A, kTerms>& sums, A reference, int64_t target,
                                        A target_logit, A target_weight) {
-  const A sum = sums.exponentials.total(), linear = sums.linear.total(), mass = sums.mass.total();
-  const Term<A>& pivot = sums.pivot;
-  return {reference,
-          sum,
-          linear - mass * pivot.distance,
-          mass + pivot.weight,
-          pivot.exponential,
-          target,
-          target_logit,
-          target_weight};
+  Row<A> row{reference,         sums.exponentials,      sums.linear.total(),
+             sums.mass.total(), sums.pivot.exponential, target,
+             target_logit,      target_weight};
+  row.linear -= row.mass * sums.pivot.distance;  // the pivot's own adds nothing to this one
+  row.mass += sums.pivot.weight;
+  return row;
 }
 
 // A row that counts for nothing, and is harmless to compute with.
 template <class A>
 __device__ inline Row<A> ignored_row() {
-  return {0, 1, 0, 0, 0, -1, 0, 0};
+  return {0, {1, 0}, 0, 0, 0, -1, 0, 0};
 }
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
@@ -47,12 +43,12 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
   if (p.classes == 0) return 0;
   // Each quotient is exact to the last bits however small the loss is.
   if constexpr (kTerms == Terms::kProbabilities)
-    return row.linear + row.mass * log1p_of(row.sum / row.pivot_exp);
+    return row.linear + row.mass * log1p_of(quotient(row.sum, {row.pivot_exp, 0}));
   if (row.target < 0) return 0;
   const A m = row.reference;
   const Offset<S> offset = Offset<S>::of(m);
-  const A target_exp = Reference<S>(offset).exp(row.target_logit);
-  const A total = row.sum + target_exp;
+  const Sum<A> target_term = Reference<S>(offset).exp_and_rest(row.target_logit);
+  const A target_exp = target_term.high, sum = row.sum.total(), total = sum + target_exp;
   // lse - m. The reference cancels against m first, while the products are still exact.
   const auto above = [&]() -> A {
     if (p.classes == 1) return m - m;  // exactly 0 or NaN
@@ -63,12 +59,13 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
   };
   // The quotient fails only where e^(x_y) underflows.
   const bool representable =
-      (target_exp > row.sum * K::kTiny && target_exp > K::kTiny) || total != total;
-  const A nll = representable ? log1p_of(row.sum / target_exp) : above() + (m - row.target_logit);
+      (target_exp > sum * K::kTiny && target_exp > K::kTiny) || total != total;
+  const A nll =
+      representable ? log1p_of(quotient(row.sum, target_term)) : above() + (m - row.target_logit);
   A loss = p.keep * row.target_weight * nll;
   if (kTerms == Terms::kSmoothed) {
     // Where the target leads, what the logarithm has lost may be all of the loss.
-    const A lse = row.sum < target_exp ? nll + (row.target_logit - m) : above();
+    const A lse = sum < target_exp ? nll + (row.target_logit - m) : above();
     loss += p.spread * (row.linear + p.sum_of_weights() * lse);
   }
   return loss;
@@ -79,7 +76,7 @@ template <Terms kTerms, class A>
 __device__ inline void put_row(const Forward& out, int64_t i, const Row<A>& row, A loss) {
   constexpr bool indices = kTerms != Terms::kProbabilities;
   static_cast<A*>(out.saved.reference)[i] = row.reference;
-  static_cast<A*>(out.saved.sum)[i] = indices ? row.sum : row.sum + row.pivot_exp;
+  static_cast<A*>(out.saved.sum)[i] = row.sum.total() + row.pivot_exp;
   static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
   if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
 }
@@ -124,19 +121,22 @@ __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backw
   const A w = y >= 0 ? weight_of<A>(p, y) : A(0);
 
   Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};
-  const A target_exp = indices ? Reference<S>(f.offset).exp(third) : A(0);
-  const A total = sum + target_exp;
+  Sum<A> total;
+  if constexpr (indices) total = Reference<S>(f.offset).exp_and_rest(third);
+  const A target_exp = total.high;
+  total.add(sum);
   const A weight_sum = kTerms == Terms::kSmoothed ? p.sum_of_weights() : A(0);
   const A mass = indices ? p.keep * w + p.spread * weight_sum : third;
   A by_total, by_factor;
-  const A quotient = g * mass / split(total, &by_total);
-  f.factor = split(quotient, &by_factor);
+  const A scaled = g * mass / split(total.total(), &by_total);
+  f.factor = split(scaled, &by_factor);
   f.offset.c += by_total - by_factor;
   if (indices) {
     f.grad = g * p.spread;
     // p_y - 1 is minus the other classes' share: no cancellation.
-    f.at_target = -g * p.keep * w * (sum / total);
-    if (kTerms == Terms::kSmoothed) f.at_target += f.grad * (weight_sum * (target_exp / total) - w);
+    f.at_target = -g * p.keep * w * quotient({sum, 0}, total);
+    if (kTerms == Terms::kSmoothed)
+      f.at_target += f.grad * (weight_sum * (target_exp / total.total()) - w);
   }
   if (p.classes == 1) {
     f.factor = f.at_target = m - m;  // exactly 0 or NaN

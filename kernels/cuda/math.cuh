@@ -53,16 +53,16 @@ __device__ __forceinline__ double from_bits(int64_t x) { return __longlong_as_do
 template <class A>
 using Int = decltype(bits_of(A()));
 
-// 2^f on [-1/2, 1/2]: 1 + f q(f), q a minimax fit (Remez), relative error 2^-28.9.
-__device__ __forceinline__ float exp2_of_fraction(float f) {
+// 2^f on [-1/2, 1/2] is 1 + f q(f), q a minimax fit (Remez), relative error 2^-28.9.
+__device__ __forceinline__ float exp2_slope(float f) {
   float q = 0x1.41fbbcp-13f;
   q = fmaf(q, f, 0x1.5f3e52p-10f);
   q = fmaf(q, f, 0x1.3b2d4cp-7f);
   q = fmaf(q, f, 0x1.c6aee8p-5f);
   q = fmaf(q, f, 0x1.ebfbdcp-3f);
-  q = fmaf(q, f, 0x1.62e43p-1f);
-  return fmaf(q, f, 1.0f);
+  return fmaf(q, f, 0x1.62e43p-1f);
 }
+__device__ __forceinline__ float exp2_of_fraction(float f) { return fmaf(exp2_slope(f), f, 1.0f); }
 __device__ __forceinline__ double exp2_of_fraction(double f) { return exp2(f); }
 
 // A power of two, 2^-c, in the form that exp_scaled multiplies by it.
@@ -113,5 +113,36 @@ struct Sum {
   }
   __device__ __forceinline__ A total() const { return is_finite(high) ? high + low : high; }
 };
+
+// 2^f, and what rounding it left out.
+__device__ __forceinline__ Sum<float> exp2_and_rest(float f) {
+  const float q = exp2_slope(f), e = fmaf(q, f, 1.0f);
+  return {e, fmaf(q, f, 1.0f - e)};
+}
+__device__ __forceinline__ Sum<double> exp2_and_rest(double f) { return {exp2(f), 0}; }
+
+// e^d * 2^-c as exp_scaled computes it, and what that rounds away, but for a fourth of a unit in
+// the last place: for the one exponential of a row by which the others' sum is divided.
+template <class A>
+__device__ inline Sum<A> exp_and_rest(A d, const Power<A>& power) {
+  using K = Constants<A>;
+  constexpr A kLn2 = A(0.6931471805599453094);
+  d = d < power.low ? power.low : d;
+  d = d > power.high ? power.high : d;
+  const A rounded = fma_of(d, K::kLog2EHigh, power.round);
+  const A n = rounded - power.round, high = fma_of(d, K::kLog2EHigh, -n);
+  const A f = fma_of(d, K::kLog2ELow, high), lost = fma_of(d, K::kLog2ELow, high - f);
+  const Sum<A> e = exp2_and_rest(f);
+  const A scale = from_bits(bits_of(rounded) << K::kMantissaBits);
+  return {e.high * scale, (e.low + e.high * (kLn2 * lost)) * scale};
+}
+
+// a / b, rounded little more than once.
+template <class A>
+__device__ inline A quotient(const Sum<A>& a, const Sum<A>& b) {
+  const A q = a.high / b.high;
+  const A rest = fma_of(-q, b.low, fma_of(-q, b.high, a.high) + a.low);
+  return q + rest / b.high;
+}
 
 }  // namespace fused_ce::cuda

@@ -83,7 +83,7 @@ class PlaneReader {
 #pragma unroll
           for (int u = 0; u < n; ++u) {
             const A logit = get(x[u].v[k]);
-            plain.add(sums[k].entering({ref.exp(logit), m[k] - logit, q[u][k]}, u == target));
+            plain.add(u, sums[k].entering({ref.exp(logit), m[k] - logit, q[u][k]}, u == target));
             target_logit[k] = u == target ? logit : target_logit[k];
           }
           sums[k].add(plain);

@@ -44,6 +44,7 @@ class Reference {
   __device__ __forceinline__ A exp(A x, A factor = A(1)) const {
     return exp_scaled<A>(x - shift_, power_, factor);
   }
+  __device__ Sum<A> exp_and_rest(A x) const { return cuda::exp_and_rest<A>(x - shift_, power_); }
 
  private:
   A shift_;
@@ -60,6 +61,7 @@ class HalfReference {
   __device__ __forceinline__ float exp(float x, float factor = 1) const {
     return factor * fast_exp2(fmaf(x - shift_, Constants<float>::kLog2EHigh, -c_));
   }
+  __device__ Sum<float> exp_and_rest(float x) const { return {exp(x), 0}; }
 
  private:
   float shift_, c_;

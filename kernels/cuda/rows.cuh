@@ -96,7 +96,7 @@ class RowReader {
         for (int k = 0; k < kN; ++k) {
           if (k < first || k >= last) continue;
           const A logit = get(x.v[k]);
-          plain.add(sums.entering({ref.exp(logit), m - logit, q[k]}, k == target));
+          plain.add(k, sums.entering({ref.exp(logit), m - logit, q[k]}, k == target));
         }
         sums.add(plain);
       });
@@ -138,8 +138,9 @@ __device__ A guess(const SmoothedProblem<S>& p, const RowReader<S, kTerms>& read
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ bool is_in_range(const Row<A>& row, int64_t classes) {
-  return row.reference > -infinity<A>() && row.sum >= 0 &&
-         row.sum < largest_sum<S>(kTerms != Terms::kIndices, classes) &&
+  const A sum = row.sum.total();
+  return row.reference > -infinity<A>() && sum >= 0 &&
+         sum < largest_sum<S>(kTerms != Terms::kIndices, classes) &&
          // A linear sum without the pivot loses no digits to it; half types' exponential does.
          row.pivot_exp < largest_sum<S>(kIsHalf<S>, classes);
 }

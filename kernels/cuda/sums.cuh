@@ -22,10 +22,12 @@ struct Term {
 // Some terms' sums: plain additions, which cost less than those of Sum.
 template <class A, Terms kTerms>
 struct PlainSums {
-  A exponentials = 0, linear = 0, mass = 0;
+  // Two chains, each half as long, are rounded less often. -0: nothing is added to the first term.
+  A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0);
 
-  __device__ __forceinline__ void add(const Term<A>& term) {
-    exponentials += term.exponential;
+  // The k-th term.
+  __device__ __forceinline__ void add(int k, const Term<A>& term) {
+    exponentials[k % 2] += term.exponential;
     if constexpr (kTerms != Terms::kIndices) linear += term.weight * term.distance;
     if constexpr (kTerms == Terms::kProbabilities) mass += term.weight;
   }
@@ -52,7 +54,7 @@ struct RowSums {
   }
 
   __device__ __forceinline__ void add(const PlainSums<A, kTerms>& some) {
-    exponentials.add(some.exponentials);
+    exponentials.add(some.exponentials[0] + some.exponentials[1]);
     if constexpr (kTerms != Terms::kIndices) linear.add(some.linear);
     if constexpr (kTerms == Terms::kProbabilities) mass.add(some.mass);
   }
@@ -63,7 +65,7 @@ struct RowSums {
     if constexpr (kTerms == Terms::kProbabilities) {
       mass.add(other.mass);
       PlainSums<A, kTerms> smaller;
-      smaller.add(entering(other.pivot, false));
+      smaller.add(0, entering(other.pivot, false));
       add(smaller);
     }
   }

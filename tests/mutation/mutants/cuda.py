@@ -59,8 +59,8 @@ CUDA = [
     Mutant(
         "half the lanes left out",
         "cuda/team.cuh",
-        "  __device__ RowSums<A> sum(RowSums<A> sums) {\n    for (int distance = kLanes / 2;",
-        "  __device__ RowSums<A> sum(RowSums<A> sums) {\n    for (int distance = kLanes / 4;",
+        "  __device__ Sums sum(Sums sums) {\n    for (int distance = kLanes / 2;",
+        "  __device__ Sums sum(Sums sums) {\n    for (int distance = kLanes / 4;",
     ),
     Mutant(
         "lost tail of a row",
@@ -117,20 +117,50 @@ CUDA = [
     Mutant(
         "target's own term left in the sum (rows)",
         "cuda/rows.cuh",
-        "present && k != target ? e : A(0)",
-        "present ? e : A(0)",
+        "q[k]}, k == target)",
+        "q[k]}, false)",
     ),
     Mutant(
         "target's own term left in the sum (few)",
         "cuda/few.cuh",
-        "begin + k == target ? A(0) : e",
-        "e",
+        "q[k]}, begin + k == target)",
+        "q[k]}, false)",
     ),
     Mutant(
         "target's own term left in the sum (planes)",
         "cuda/planes.cuh",
-        "u == target ? A(0) : e",
-        "e",
+        "q[u][k]}, u == target)",
+        "q[u][k]}, false)",
+    ),
+    Mutant(
+        "first class left out, not the largest",
+        "cuda/sums.cuh",
+        "term.exponential > pivot.exponential;",
+        "pivot.exponential == A(0);",
+    ),
+    Mutant(
+        "former pivot lost",
+        "cuda/sums.cuh",
+        "smaller = leads ? pivot : term;",
+        "smaller = leads ? Term<A>() : term;",
+    ),
+    Mutant(
+        "another thread's larger pivot added",
+        "cuda/sums.cuh",
+        "smaller.add(0, entering(other.pivot, false));",
+        "smaller.add(0, other.pivot);",
+    ),
+    Mutant(
+        "pivot's exponential not saved",
+        "cuda/finish.cuh",
+        "row.sum.total() + row.pivot_exp;",
+        "row.sum.total();",
+    ),
+    Mutant(
+        "linear sum relative to the reference",
+        "cuda/finish.cuh",
+        "row.linear -= row.mass * sums.pivot.distance;",
+        ";",
     ),
     Mutant(
         "lost maximum",
@@ -141,16 +171,16 @@ CUDA = [
     Mutant(
         "overflow not noticed (rows)",
         "cuda/rows.cuh",
-        "if (!is_in_range<S>(m, sums.exponentials.total(),",
-        "if (!guessed && !is_in_range<S>(m, sums.exponentials.total(),",
+        "if (is_in_range<S, kTerms>(row, p.classes)) return row;",
+        "return row;",
     ),
     Mutant("overflow not noticed (planes)", "cuda/planes.cuh", "if (!in_range) {", "if (false) {"),
     Mutant("far target not noticed", "cuda/planes.cuh", "(!far && is_in_range", "(is_in_range"),
     Mutant(
         "overflow not noticed (slices)",
         "cuda/slices.cuh",
-        "if (!is_in_range<S>(m, row.sum,",
-        "if (false && !is_in_range<S>(m, row.sum,",
+        "if (!is_in_range<S, kTerms>(row, p.classes))",
+        "if (false)",
     ),
     Mutant(
         "far guess kept for linear sums",

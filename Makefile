@@ -159,6 +159,17 @@ valgrind: gtest ## Kernel tests under valgrind
 	valgrind --quiet --error-exitcode=1 build/valgrind/tests/cpp/kernel_tests \
 	    --gtest_filter='$(VALGRIND_TESTS)'
 
+# Not in .ci/run: minutes to build. libasan comes before everything else in the process, and libstdc++
+# with it, whose exceptions it watches. The interpreter and torch leak what they keep to the end.
+SANITIZE_PYTESTS ?= edges errors
+.PHONY: sanitize-python
+sanitize-python: build $(STAMPS)/test ## The operator's tests, the library under AddressSanitizer and UBSan
+	CMAKE_ARGS='$(CMAKE_ARGS) -DFUSED_CE_SANITIZE=address' FUSED_CE_BUILD_DIR=build/cmake-address \
+	    $(PY) setup.py --quiet build --build-lib build/address-package
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address-package \
+	    $(PY) -m pytest $(SANITIZE_PYTESTS:%=tests/python/test_%.py)
+
 # clang 16 or newer: FUZZ_CXX=clang++-16 where that is not its name. Inputs that found new code are kept
 # in build/fuzz/corpus, and an input that failed is written here: build/fuzz/tests/fuzz/fuzz_cpu FILE
 # runs it again.
@@ -171,8 +182,8 @@ fuzz: gtest ## Fuzz the CPU and the CUDA kernels, FUZZ_SECONDS=60 each (clang)
 	cmake --build build/fuzz --parallel $(MAX_JOBS) --target fuzz_cpu fuzz_cuda
 	for device in cpu cuda; do \
 	    mkdir -p build/fuzz/corpus/$$device && \
-	    build/fuzz/tests/fuzz/fuzz_$$device build/fuzz/corpus/$$device -max_len=160 -len_control=0 \
-	        -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	    build/fuzz/tests/fuzz/fuzz_$$device build/fuzz/corpus/$$device tests/fuzz/corpus -max_len=160 \
+	        -len_control=0 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done
 
 .PHONY: clean

@@ -84,7 +84,7 @@ TEST_P(CudaKernel, InfiniteLogitAnywhere) {
   for (Option option : {Option::kPlain, Option::kSmoothed, Option::kProbabilities}) {
     for (int64_t classes : {3, 9, 33, 131}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      Fixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      CudaFixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
       f.set_infinite_logits();
       if (option == Option::kPlain) {
         f.run_and_check();
@@ -106,7 +106,7 @@ TEST_P(CudaKernel, NotANumber) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       for (Option option : {Option::kPlain, Option::kProbabilities}) {
         for (double value : {nan, infinity}) {
-          Fixture f(dtype(), layout, option, small_shape(layout, classes));
+          CudaFixture f(dtype(), layout, option, small_shape(layout, classes));
           f.p.ignore_index = -100;
           const int64_t last = f.rows() - 1;
           f.logits.set(at(f.p, f.p.logits_strides, last, classes - 1), value);

@@ -65,7 +65,7 @@ TEST_P(CudaKernel, ConfidentProbabilities) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       for (double rest : {0.0, 1e-3}) {
         SCOPED_TRACE(std::to_string(classes) + " classes, " + std::to_string(rest) + " elsewhere");
-        Fixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
+        CudaFixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
         const std::vector<long double> losses = f.set_confident_probabilities(most, rest);
         f.forward();
         for (int64_t row = 0; row < f.rows(); ++row) {

@@ -1,16 +1,16 @@
-"""torch.vmap: samples become rows of one problem, each with a loss of its own."""
+"""torch.vmap: each sample has a loss of its own."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 
 import fused_ce
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import func
-from torch.utils._python_dispatch import TorchDispatchMode
 
+Loss = Callable[..., torch.Tensor]
 OPTIONS = {
     "plain": {},
     "weight": {"weight": torch.linspace(0.5, 1.5, 5)},
@@ -34,20 +34,6 @@ def one_by_one(x: torch.Tensor, t: torch.Tensor, **options: object) -> torch.Ten
 
 def mapped(x: torch.Tensor, t: torch.Tensor, **options: object) -> torch.Tensor:
     return func.vmap(lambda x, t: fused_ce.cross_entropy(x, t, **options))(x, t)
-
-
-class Calls(TorchDispatchMode):
-    """The names of the operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, f: object, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        self.names.append(str(f))
-        return f(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -96,13 +82,26 @@ def test_mapped_weight() -> None:
     torch.testing.assert_close(loss(x, t, weight), torch.stack(expected))
 
 
-def test_one_fused_call_and_no_warning() -> None:
+def test_nested() -> None:
     x, t = samples("indices", (4, 5))
-    with warnings.catch_warnings(), Calls() as calls:
-        warnings.simplefilter("error")
-        loss = func.vmap(func.vmap(fused_ce.cross_entropy))(x, t)
-    assert calls.names.count("fused_ce._forward.default") == 1
+    loss = func.vmap(func.vmap(fused_ce.cross_entropy))(x, t)
     torch.testing.assert_close(loss, F.cross_entropy(x.mT, t, reduction="none"))
+
+
+@pytest.mark.parametrize("transform", [func.grad, func.jacfwd], ids=["grad", "jacfwd"])
+def test_inner_vmap_that_maps_no_argument(transform: Callable[..., Loss]) -> None:
+    (x, t), shifts = samples("indices", (4, 5)), torch.randn(2)
+    results = []
+    for f in (fused_ce.cross_entropy, F.cross_entropy):
+        shifted = lambda x, t, f=f: func.vmap(lambda shift: f(x, t) + shift)(shifts).sum()  # noqa: E731
+        results.append(func.vmap(transform(shifted))(x, t))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_overflow_of_half_sums() -> None:
+    x, t = torch.zeros(3, 4, 5, dtype=torch.float16), torch.ones(3, 4, dtype=torch.long)
+    x[:, 0, 0], x[:, 0, 1] = 6e4, -6e4
+    torch.testing.assert_close(mapped(x, t), one_by_one(x.double(), t).half())
 
 
 def test_nested_with_shared_logits() -> None:

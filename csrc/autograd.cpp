@@ -150,10 +150,10 @@ class CrossEntropyBackward : public torch::autograd::Function<CrossEntropyBackwa
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto tensors = ctx->get_saved_variables();
-    const Options o = Options::of(ctx);
     variable_list result(7);
     if (!grads[0].defined()) return result;
+    const auto tensors = ctx->get_saved_variables();
+    const Options o = Options::of(ctx);
     const at::Tensor &self = tensors[0], &target = tensors[1], &saved = tensors[3],
                      &total_weight = tensors[4];
     const std::optional<at::Tensor> weight = optional(tensors[2]);

@@ -1,8 +1,10 @@
 #include "describe.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include <utility>
 
@@ -62,6 +64,17 @@ Saved saved_of(const at::Tensor& saved) {
   return {start, start + step, start + 2 * step};
 }
 
+// In double. at::sum cuts a long sum by the number of threads, and so its roundings on the CPU.
+at::Tensor sum_of(const at::Tensor& weight) {
+  if (!weight.is_cpu()) return weight.sum(at::kDouble);
+  double sum = 0;
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "sum_of", [&] {
+    const scalar_t* values = weight.const_data_ptr<scalar_t>();
+    for (int64_t c = 0; c < weight.numel(); ++c) sum += static_cast<double>(values[c]);
+  });
+  return at::scalar_tensor(sum, weight.options().dtype(at::kDouble));
+}
+
 }  // namespace
 
 Described describe(const at::Tensor& self, const at::Tensor& target,
@@ -98,7 +111,7 @@ Described describe(const at::Tensor& self, const at::Tensor& target,
     d.weight = weight->to(accumulate_type(self)).contiguous();
     p.weight = d.weight.const_data_ptr();
     if (label_smoothing > 0) {
-      d.weight_sum = d.weight.sum(at::kDouble);
+      d.weight_sum = sum_of(d.weight);
       p.weight_sum = d.weight_sum.const_data_ptr<double>();
     }
   }

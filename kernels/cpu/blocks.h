@@ -24,8 +24,7 @@ class Blocks {
   using A = Accumulate<S>;
   using V = Vec<A>;
   static constexpr int kW = kLanes<A>;
-  static constexpr int kBlock =
-      kLaneTerms * kUnroll * kW;  // classes between two additions into double
+  static constexpr int kBlock = 16 * kUnroll * kW;  // classes, which the first cache holds
   static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
 
   explicit Blocks(const Problem& problem)

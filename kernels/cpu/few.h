@@ -17,10 +17,10 @@ inline constexpr int kFewTile = 128;
 
 // The exponentials of a row that are added up in their own type before they go into double. Sums of
 // float are rounded every time, which a row of few terms does not average out: up to 2.2 ulp of its
-// loss with so many, and 4.6 with kLaneTerms, where half types do not notice.
+// loss with so many, and 4.6 with 16, where half types do not notice.
 template <class S>
 int few_lane_terms(int classes) {
-  return sizeof(S) == sizeof(float) ? larger(classes / 16, 1) : kLaneTerms;
+  return sizeof(S) == sizeof(float) ? larger(classes / 16, 1) : kLaneTerms<S>;
 }
 
 template <class S>

@@ -1,5 +1,5 @@
 // The sums of rows of many classes: long rows one by one, short rows in batches. The logits are
-// read once, and beside probabilities once before, for the largest.
+// read once, and beside probabilities before, for the largest and its class.
 #pragma once
 
 #include "blocks.h"
@@ -209,18 +209,24 @@ class Rows : Blocks<S> {
           {weights<kTerms>(mixing_, w, t, j), weights<kTerms>(mixing_, w, t, j + kW)});
     };
     Sums<Pair<V>> first_half, second_half;
-    Sums<V> rest;
     int j = 0;
-    for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
+    while (j + kUnroll * kW <= n) {
+      first_half = second_half = {};
+      const int end = smaller(n, j + kLaneTerms<S> * kUnroll * kW);
+      for (; j + kUnroll * kW <= end; j += kUnroll * kW) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) {
-        prefetch<kCache>(x + j, u * kW);
-        if constexpr (kTerms == Terms::kProbabilities) prefetch<kCache>(t + j, u * kW);
+        for (int u = 0; u < kUnroll; ++u) {
+          prefetch<kCache>(x + j, u * kW);
+          if constexpr (kTerms == Terms::kProbabilities) prefetch<kCache>(t + j, u * kW);
+        }
+        add_pair(first_half, j);
+        add_pair(second_half, j + 2 * kW);
       }
-      add_pair(first_half, j);
-      add_pair(second_half, j + 2 * kW);
+      total.template add<kTerms>(folded(first_half + second_half));
     }
     static_assert(kUnroll == 4);
+    first_half = {};
+    Sums<V> rest;
     if (j + 2 * kW <= n) add_pair(first_half, j), j += 2 * kW;
     if (j + kW <= n) {
       const V logits = load(x + j);
@@ -241,7 +247,7 @@ class Rows : Blocks<S> {
       rest.template add<kTerms>(ref, m, logits, present ? kept(logits, first) : splat(kNone),
                                 present ? q : V{});
     }
-    total.template add<kTerms>(folded(first_half + second_half) + rest);
+    total.template add<kTerms>(folded(first_half) + rest);
   }
 
   Group<A> group_;

@@ -7,8 +7,12 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// What a lane adds up before it goes into double: few enough that a float sum keeps its digits.
-inline constexpr int kLaneTerms = 16;
+// What a lane adds up before it goes into double: few enough that a float sum keeps its digits,
+// even where all of a row's mass lies in one lane. Half types do not notice.
+template <class S>
+inline constexpr int kLaneTerms = sizeof(S) != sizeof(float) ? 16
+                                  : kLanes<float> > 8        ? 4
+                                                             : 8;
 
 // kIndices reads exponentials alone; smoothing adds a linear sum; probabilities add their mass.
 enum class Terms { kIndices, kSmoothed, kProbabilities };

@@ -14,6 +14,8 @@ from .roofline import FP64, GPUS, Roof, roofline
 from .toolkit import build, find_nvcc, find_nvdisasm
 
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
+# Loads of logits that a thread makes at once, or fewer: kLoads, kPlanes, kGroup.
+UNDER_WAY = 4
 TERMS = {"0": "indices", "1": "smoothed", "2": "probabilities"}
 
 
@@ -124,7 +126,7 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
         return
     probabilities = "probabilities" in kernel.name
     kernel.loop = len(loop)
-    kernel.elements = (loads if probabilities else count(loop, pattern)) * each
+    kernel.elements = (min(loads, UNDER_WAY) if probabilities else count(loop, pattern)) * each
     kernel.loop_exp2 = count(loop, r"MUFU\.EX2")
     kernel.loop_fp64 = count(loop, FP64)
     kernel.loop_local = count(loop, r"(LDL|STL)\b")

@@ -142,8 +142,11 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
       lse = nothing ? far : lse;
     }
     Vec<double> result = smoothing.keep * lanes(group.target_weight, i) * nll;
-    if (smoothing.spread > 0)
+    if (smoothing.spread > 0) {
+      // Of double, nll has no digits to spare where it cancels against a target far behind.
+      if constexpr (!kShort<S>) lse = odds > 1.0 ? above(i, others + 1.0 / inverse) : lse;
       result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * lse);
+    }
     store(loss + i, ignored_lanes(group, i) ? Vec<double>{} : result);
   }
 }

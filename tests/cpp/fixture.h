@@ -149,6 +149,26 @@ struct ProblemFixture {
     }
   }
 
+  // The same of smoothed class indices, with weights that leave little but that class's linear
+  // term.
+  void set_late_maximum_of_smoothed() {
+    p.label_smoothing = 0.2;
+    p.ignore_index = -100;
+    p.weight = weight.data();
+    p.weight_sum = &weight_sum;
+    weight_sum = 0;
+    for (int64_t c = 0; c < p.classes; ++c) {
+      weight.set(c, c == p.classes - 1 ? 1 : 1e-6);
+      weights[c] = weight.get(c);
+      weight_sum += weights[c];
+    }
+    for (int64_t row = 0; row < rows(); ++row) {
+      logits.set(at(p, p.logits_strides, row, p.classes - 1), 40);
+      logits.set(at(p, p.logits_strides, row, p.classes - 2), 39.3);
+      target[row] = 0;
+    }
+  }
+
   // One class of each row leads by 0 in the first up to `most` in the last. Its probability is
   // 1 - rest; the next class has the rest. Returns the losses.
   std::vector<long double> set_confident_probabilities(double most, double rest) {

@@ -129,6 +129,20 @@ TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
   }
 }
 
+TEST_P(Kernel, FindsALateMaximumOfSmoothed) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {9, 40, 300, 5003}) {
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      Fixture f(dtype(), layout, Option::kSmoothed, shape_of(layout, classes), 1);
+      f.set_late_maximum_of_smoothed();
+      const std::vector<Partial> partials = f.forward(capability());
+      f.backward(capability());
+      f.check(partials);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 // The target's own exponential is in no sum, and must fit beside it.
 TEST_P(Kernel, FindsAFarTarget) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {

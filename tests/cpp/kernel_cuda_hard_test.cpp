@@ -60,6 +60,19 @@ TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
   }
 }
 
+TEST_P(CudaKernel, FindsALateMaximumOfSmoothed) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {9, 40, 300, 5003, 20000}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      SCOPED_TRACE(std::to_string(classes) + " classes");
+      CudaFixture f(dtype(), layout, Option::kSmoothed, small_shape(layout, classes), 1);
+      f.set_late_maximum_of_smoothed();
+      f.run_and_check();
+      if (HasFailure()) return;
+    }
+  }
+}
+
 TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {5, 100, 20000}) {

@@ -38,3 +38,20 @@ def test_every_option_gives_the_same_bits(dtype: torch.dtype, shape: tuple[int, 
             results.append((loss.detach(), torch.autograd.grad(loss.sum(), x)[0]))
         for loss, grad in results[1:]:
             assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_many_weights_and_any_number_of_threads(seed: int) -> None:
+    """at::sum of so many is cut by the number of threads."""
+    random = torch.Generator().manual_seed(seed)
+    weight = torch.rand(200_003, generator=random, dtype=torch.float64)
+    x = torch.randn(1, len(weight), generator=random, dtype=torch.float64)
+    threads = torch.get_num_threads()
+    losses = []
+    for n in range(1, 5):
+        torch.set_num_threads(n)
+        losses.append(
+            fused_ce.cross_entropy(x, torch.tensor([7]), weight, label_smoothing=0.5).item()
+        )
+    torch.set_num_threads(threads)
+    assert len(set(losses)) == 1

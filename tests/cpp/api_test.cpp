@@ -281,9 +281,9 @@ TEST_F(Api, FailedAllocationsLeaveEverythingUsable) {
   const auto before = loss_and_grad(logits, target, {});
 
   const auto one = torch::zeros({1, 1}).requires_grad_();
-  const auto ignored = torch::full({4}, -100, torch::kLong);
-  const auto loss =
-      fused_ce::cross_entropy(one.expand({4, kHuge}), ignored, Options().reduction(torch::kSum));
+  const auto ignored = torch::full({1 << 19}, -100, torch::kLong);
+  const auto loss = fused_ce::cross_entropy(one.expand({1 << 19, (int64_t{1} << 31) - 1}), ignored,
+                                            Options().reduction(torch::kSum));
   EXPECT_THROW(loss.backward(), c10::Error);
   EXPECT_FALSE(one.grad().defined());
   EXPECT_THROW(fused_ce::cross_entropy(torch::zeros({1, 1}).expand({kHuge, kClasses}),

@@ -119,11 +119,14 @@ def memory(axes: Any, at: list[float], records: list[Record], phase: str, names:
 
 
 def comparison(result: dict[str, Any], names: list[str]) -> Any:
-    records = result["records"]
+    # Grouped, in the order in which the groups came.
+    def kind(r: Record) -> tuple[object, ...]:
+        return r["dtype"], r["kind"], r["threads"]
+
+    kinds = list(dict.fromkeys(map(kind, result["records"])))
+    records = sorted(result["records"], key=lambda r: kinds.index(kind(r)))
     at, headings = lines(records, threads=result["machine"].get("device") != "cuda")
     tall = 0.15 * (len(names) + 1)  # inches for a line
-    known = all("quartiles" in r["forward"]["fused_ce"] for r in records)
-    spread = "; whiskers, band: quartiles" if known else ""
     figure, panels = plt.subplots(
         1, 4, figsize=(15, 1.4 + tall * (at[-1] + 1)), sharey=True, width_ratios=[3, 3, 2, 2]
     )
@@ -131,7 +134,7 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
         speed(fast, at, records, phase, names)
         memory(small, at, records, phase, names)
         small.set_xlabel("peak growth / size of the logits")
-        fast.set_xlabel(f"median time over that of fused_ce (log scale){spread}")
+        fast.set_xlabel("median time over that of fused_ce (log scale)")
     shapes = [r["shape"].replace("x", " × ") for r in records]
     panels[0].set_yticks(at, shapes)
     panels[0].set_ylim(at[-1] + 0.6, -0.5)
@@ -214,7 +217,10 @@ def main() -> None:
     figure.tight_layout(rect=(0, 0.55 * inch, 1, 1))
     threads = sorted({r["threads"] for r in records}, reverse=True) if arguments.scaling else []
     legend(figure, names, threads, 0.22 * inch)
-    figure.text(0.5, 0.08 * inch, machine(result), ha="center", color="#666666", fontsize=8)
+    caption = machine(result)
+    if not arguments.scaling and all("quartiles" in r["forward"]["fused_ce"] for r in records):
+        caption = f"whiskers, band: quartiles; {caption}"
+    figure.text(0.5, 0.08 * inch, caption, ha="center", color="#666666", fontsize=8)
     out = arguments.results.with_suffix(".png")
     figure.savefig(out, dpi=110)
     print(f"written: {out}")

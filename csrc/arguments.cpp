@@ -28,7 +28,9 @@ void check_indices(const at::Tensor& self, const at::Tensor& target) {
               "expected target dtype to be Long or Byte, but got ", target.scalar_type(),
               " (class indices are int64 or uint8; convert with target.long())");
   if (!batched) {
-    TORCH_CHECK_VALUE(target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1),
+    TORCH_CHECK(target.dim() <= 1, "Expected target of logits of shape ", self.sym_sizes(),
+                " to be one class index, of 0 or 1 dimensions, got shape ", target.sym_sizes());
+    TORCH_CHECK_VALUE(target.dim() == 0 || target.sym_size(0) == 1,
                       "Expected target of logits of shape ", self.sym_sizes(),
                       " to be one class index, got shape ", target.sym_sizes());
     return;

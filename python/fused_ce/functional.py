@@ -140,6 +140,8 @@ def _call(
     label_smoothing: float,
 ) -> Tensor:
     """The operator, with torch's exceptions for arguments of another type."""
+    if isinstance(ignore_index, bool):  # which the schema takes for 0 or 1
+        raise TypeError("cross_entropy(): argument 'ignore_index' must be int, not bool")
     try:
         loss: Tensor = _operator(input, target, weight, reduction, ignore_index, label_smoothing)
     except RuntimeError as error:

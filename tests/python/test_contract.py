@@ -247,6 +247,7 @@ def test_as_torch(name: str) -> None:
         ({"target": None}, "argument 'target' must be Tensor, not None"),
         ({"weight": [1.0]}, r"argument 'weight' must be .*Tensor.*, not list"),
         ({"ignore_index": "1"}, "argument 'ignore_index' must be int, not str"),
+        ({"ignore_index": True}, "argument 'ignore_index' must be int, not bool"),
         ({"label_smoothing": None}, "argument 'label_smoothing' must be float, not NoneType"),
     ],
     ids=str,

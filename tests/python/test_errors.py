@@ -82,6 +82,11 @@ BAD = {
     "bool_logits": (NotImplementedError, lambda f: f(X > 0, T), "Bool"),
     "float8_logits": (NotImplementedError, lambda f: f(X.to(torch.float8_e4m3fn), T), "Float8"),
     "no_target": (TypeError, lambda f: f(X, None), "argument 'target' must be Tensor"),
+    "matrix_of_targets_of_one_row": (
+        RuntimeError,
+        lambda f: f(X[0], T.view(2, 2)),
+        r"0 or 1 dimensions, got shape \[2, 2\]",
+    ),
     "two_targets_of_one_row": (
         ValueError,
         lambda f: f(X[0], T[:2]),

@@ -9,12 +9,12 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "capability.h"
+#include "compensated_sum.h"
 #include "describe.h"
 #include "huge_pages.h"
 #include "ops.h"
@@ -55,22 +55,16 @@ at::Tensor tensor_of(double value, const at::TensorOptions& options) {
                     ignore_index, ")");
 }
 
-// The partial sums in task order, compensated as in kernels/cpu/sum.h (Neumaier, ZAMM 54, 1974).
+// The partial sums in task order.
 Partial add_up(c10::ArrayRef<Partial> partials) {
-  Partial sum{0, 0, kNoBadRow}, lost = sum;
-  const auto add = [](double& sum, double& lost, double value) {
-    const double s = sum + value;
-    lost += std::abs(sum) >= std::abs(value) ? (sum - s) + value : (value - s) + sum;
-    sum = s;
-  };
+  CompensatedSum loss, weight;
+  int64_t bad_row = kNoBadRow;
   for (const Partial& partial : partials) {
-    add(sum.loss, lost.loss, partial.loss);
-    add(sum.weight, lost.weight, partial.weight);
-    if (sum.bad_row < 0) sum.bad_row = partial.bad_row;
+    loss.add(partial.loss);
+    weight.add(partial.weight);
+    if (bad_row < 0) bad_row = partial.bad_row;
   }
-  if (std::isfinite(sum.loss)) sum.loss += lost.loss;
-  if (std::isfinite(sum.weight)) sum.weight += lost.weight;
-  return sum;
+  return {loss.total(), weight.total(), bad_row};
 }
 
 // Lanes of float hold class indices of as many bits.

@@ -6,10 +6,10 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 
-#include <cmath>
 #include <utility>
 
 #include "arguments.h"
+#include "compensated_sum.h"
 
 namespace fused_ce {
 
@@ -65,22 +65,15 @@ Saved saved_of(const at::Tensor& saved) {
   return {start, start + step, start + 2 * step};
 }
 
-// In double, compensated (Knuth, TAOCP 2, 4.2.2). at::sum cuts a long sum by the number of threads,
-// and its roundings with it.
+// In double. at::sum cuts a long sum by the number of threads, and its roundings with it.
 at::Tensor sum_of(const at::Tensor& weight) {
   if (!weight.is_cpu()) return weight.sum(at::kDouble);
-  double sum = 0, lost = 0;
+  CompensatedSum sum;
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "sum_of", [&] {
     const scalar_t* values = weight.const_data_ptr<scalar_t>();
-    for (int64_t c = 0; c < weight.numel(); ++c) {
-      const auto value = static_cast<double>(values[c]);
-      const double s = sum + value, part = s - sum;
-      lost += (sum - (s - part)) + (value - part);
-      sum = s;
-    }
+    for (int64_t c = 0; c < weight.numel(); ++c) sum.add(static_cast<double>(values[c]));
   });
-  if (std::isfinite(sum)) sum += lost;
-  return at::scalar_tensor(sum, weight.options().dtype(at::kDouble));
+  return at::scalar_tensor(sum.total(), weight.options().dtype(at::kDouble));
 }
 
 }  // namespace

@@ -107,7 +107,7 @@ FUSED_CE_INLINE Vec<A> weights(const Mixing<A>& mixing, const A* w, const A* t, 
   if constexpr (kTerms == Terms::kIndices) return Vec<A>{};
   const Vec<A> weight = w ? load(w + j) : splat(A(1));
   if constexpr (kTerms == Terms::kSmoothed) return weight;
-  return weight * (load(t + j) * mixing.keep + mixing.spread);
+  return mixing(weight, load(t + j));
 }
 // Of a block of n classes, fewer than a vector has lanes.
 template <Terms kTerms, class A>
@@ -116,7 +116,7 @@ FUSED_CE_INLINE Vec<A> weights_partial(const Mixing<A>& mixing, const A* w, cons
   const Vec<A> weight = w ? load_partial(w, n, A(0))
                           : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : Vec<A>{});
   if constexpr (kTerms == Terms::kSmoothed) return weight;
-  return weight * (load_partial(t, n, A(0)) * mixing.keep + mixing.spread);
+  return mixing(weight, load_partial(t, n, A(0)));
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

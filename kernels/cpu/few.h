@@ -175,7 +175,7 @@ class Few {
         if constexpr (kTerms != Terms::kIndices) {
           if (c + k >= classes_) break;
           const V weight = splat(weight_ ? weight_[c + k] : A(1));
-          q[k] = kIndices ? weight : weight * (q[k] * mixing_.keep + mixing_.spread);
+          q[k] = kIndices ? weight : mixing_(weight, q[k]);
           square_linear += q[k] * (m - square[k]);
           square_mass += q[k];
         }

@@ -72,8 +72,7 @@ class Flat {
       const Reference<S> ref(permute(shifts, row), permute(cs, row), factors_.shifted);
       V q{};
       if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + k);
-      if constexpr (kTerms == Terms::kProbabilities)
-        q = load(weight_of_ + k) * (target * mixing_.keep + mixing_.spread);
+      if constexpr (kTerms == Terms::kProbabilities) q = mixing_(load(weight_of_ + k), target);
       return gradient<kTerms>(ref, permute(factors, row), permute(grads, row), logits, q);
     };
     constexpr bool kTargets = kTerms == Terms::kProbabilities;

@@ -125,7 +125,7 @@ class Planes {
     if constexpr (kTerms == Terms::kIndices) return V{};
     const V weight = splat(weight_ ? weight_[c] : A(1));
     if constexpr (kTerms == Terms::kSmoothed) return weight;
-    return weight * (load(target + i) * mixing_.keep + mixing_.spread);
+    return mixing_(weight, load(target + i));
   }
 
   // The tile's probabilities of one class, of which whole vectors can be read. A tile's rows have

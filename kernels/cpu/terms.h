@@ -63,10 +63,18 @@ FUSED_CE_INLINE V gradient(const Reference<S>& ref, Vec<A> factor, Vec<A> grad, 
 }
 
 template <class A>
-struct Mixing {  // target probabilities to the weights of the linear sum: q = w (keep t + spread)
-  A keep, spread;
+class Mixing {  // target probabilities to the weights of the linear sum
+ public:
   explicit Mixing(const Smoothing& s)
-      : keep(static_cast<A>(s.keep)), spread(static_cast<A>(s.spread)) {}
+      : keep_(static_cast<A>(s.keep)), spread_(static_cast<A>(s.spread)) {}
+
+  // q = w (keep t + spread)
+  FUSED_CE_INLINE Vec<A> operator()(Vec<A> weight, Vec<A> target) const {
+    return weight * (target * keep_ + spread_);
+  }
+
+ private:
+  A keep_, spread_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -16,6 +16,7 @@
 #include "capability.h"
 #include "compensated_sum.h"
 #include "describe.h"
+#include "floating_point_mode.h"
 #include "huge_pages.h"
 #include "ops.h"
 
@@ -29,7 +30,11 @@ template <class F>
 void for_tasks(const Problem& p, int64_t tasks, F f) {
   const int64_t logits = p.outer * p.inner * p.classes;
   if (logits <= 2 * kLogitsOfAThread) return f(0, tasks);
-  at::parallel_for(0, tasks, tasks * kLogitsOfAThread / logits, f);
+  const FloatingPointMode callers;
+  at::parallel_for(0, tasks, tasks * kLogitsOfAThread / logits, [&](int64_t begin, int64_t end) {
+    const FloatingPointMode::Guard as_the_caller(callers);
+    f(begin, end);
+  });
 }
 
 // A tensor of one number. at::full would be one more operator to dispatch, as dear as a small

@@ -55,3 +55,39 @@ def test_many_weights_and_any_number_of_threads(seed: int) -> None:
         )
     torch.set_num_threads(threads)
     assert len(set(losses)) == 1
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
+# Float and double: the half types are rounded to zero far above what is flushed.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(20_000, 10), (500, 300), (2, 10, 100, 100)], ids=str)
+@pytest.mark.usefixtures("_as_before")
+def test_flushed_denormals_and_any_number_of_threads(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Each thread has a flag of its own for them: all compute with the caller's."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    bits = torch.int32 if dtype == torch.float32 else torch.int64
+    x = torch.randn(shape, dtype=dtype).requires_grad_()
+    target = torch.randint(10, (shape[0], *shape[2:]))
+    # Denormal where a class is unlikely.
+    scale = torch.tensor(torch.finfo(dtype).tiny * 16, dtype=dtype)
+    flushed = {}
+    for flush in (True, False):
+        torch.set_flush_denormal(flush)
+        grads = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loss = fused_ce.cross_entropy(x, target, reduction="sum")
+            grads.append(torch.autograd.grad(loss, x, scale)[0].view(bits))
+        assert torch.equal(*grads)
+        flushed[flush] = (grads[0] == 0).sum()
+    assert flushed[True] > flushed[False]  # or this test tests nothing

@@ -234,7 +234,7 @@ class Few {
   const S* logits_ = nullptr;
   int64_t first_ = 0;
   int n_ = 0, readable_ = 0;
-  Group<A> group_;
+  Group<A, kFewTile> group_;
   alignas(64) double loss_[kFewTile];
   alignas(64) S gathered_[kFewClasses * kFewTile];
   alignas(64) A rows_[kFewClasses * kW + kSide + kW];

@@ -121,8 +121,8 @@ class Flat {
   const int classes_;
   const Smoothing smoothing_;
   const Mixing<A> mixing_;
-  Group<A> group_;
-  Factors<A> factors_;
+  Group<A, kFlatTile> group_;
+  Factors<A, kFlatTile> factors_;
   alignas(64) double grad_[kFlatTile];
   // Of the values of a group: the row each belongs to, and its class's weight.
   alignas(64) Int<A> row_of_[kFlatClasses * kW];

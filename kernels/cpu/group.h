@@ -16,30 +16,28 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-inline constexpr int kGroup = 1024;  // rows finished together, at most
-
 // A number a row. The numbers of one row are used together, in arrays that would all begin at the
 // same offset into a page, and crowd each other out of the first cache, were it not for the odd
 // length.
-template <class T>
+template <class T, int kRows>
 struct alignas(64) PerRow {
-  T values[kGroup + 192 / sizeof(T)];
+  T values[kRows + 192 / sizeof(T)];
   operator T*() { return values; }
   operator const T*() const { return values; }
 };
 
-// Where an array of the group is said to be "of indices" or "of probabilities", it is unused for
-// the other kind.
-template <class A>
+// kRows: the rows finished together, at most. Where an array of the group is said to be "of
+// indices" or "of probabilities", it is unused for the other kind.
+template <class A, int kRows>
 struct Group {
-  PerRow<A> reference;
-  PerRow<double> sum;            // of exponentials, without the pivot's
-  PerRow<double> linear;         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
-  PerRow<double> mass;           // probabilities: sum of q_j
-  PerRow<A> pivot_logit;         // probabilities: the reference
-  PerRow<double> pivot_exp;      // relative to the reference; forward: its inverse
-  PerRow<Int<A>> pivot;          // its class, -1 for ignored rows
-  PerRow<double> target_weight;  // indices: w_y, 0 for ignored rows
+  PerRow<A, kRows> reference;
+  PerRow<double, kRows> sum;            // of exponentials, without the pivot's
+  PerRow<double, kRows> linear;         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
+  PerRow<double, kRows> mass;           // probabilities: sum of q_j
+  PerRow<A, kRows> pivot_logit;         // probabilities: the reference
+  PerRow<double, kRows> pivot_exp;      // relative to the reference; forward: its inverse
+  PerRow<Int<A>, kRows> pivot;          // its class, -1 for ignored rows
+  PerRow<double, kRows> target_weight;  // indices: w_y, 0 for ignored rows
 };
 
 // Double lanes [i, i + kLanes<double>) of an array.
@@ -53,8 +51,8 @@ template <class S>
 inline constexpr bool kShort = sizeof(S) < sizeof(double);
 
 // The references of rows [i, i + kLanes<double>).
-template <class S>
-inline Offset<double> offset_of(const Group<Accumulate<S>>& group, int i) {
+template <class S, int kRows>
+inline Offset<double> offset_of(const Group<Accumulate<S>, kRows>& group, int i) {
   return Offset<double>::of<S>(lanes(group.reference, i));
 }
 
@@ -85,14 +83,15 @@ struct Smoothing {
         single_class(p.classes == 1) {}
 };
 
-template <class A>
-inline auto ignored_lanes(const Group<A>& group, int i) {
+template <class A, int kRows>
+inline auto ignored_lanes(const Group<A, kRows>& group, int i) {
   return __builtin_convertvector(load_narrow(group.pivot + i), Vec<int64_t>) < int64_t{0};
 }
 
 // The losses of rows of one class, or of none.
-template <class A, bool kIndices>
-inline void finish_trivial(const Group<A>& group, int n, const Smoothing& smoothing, double* loss) {
+template <bool kIndices, class A, int kRows>
+inline void finish_trivial(const Group<A, kRows>& group, int n, const Smoothing& smoothing,
+                           double* loss) {
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> m = lanes(group.reference, i);
     const Vec<double> w = lanes(kIndices ? group.target_weight : group.mass, i);
@@ -106,12 +105,12 @@ inline void finish_trivial(const Group<A>& group, int n, const Smoothing& smooth
 // runs several at a time; in one loop each vector would wait for the one before.
 
 // loss[0, n): ignored rows give 0. Arrays are read up to the next multiple of a vector.
-template <class S, bool kIndices>
-inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
+template <class S, bool kIndices, int kRows>
+inline void finish_forward(Group<Accumulate<S>, kRows>& group, int n, const Smoothing& smoothing,
                            double* loss) {
   using K = ExpConstants<double>;
   if (smoothing.no_class || smoothing.single_class)
-    return finish_trivial<Accumulate<S>, kIndices>(group, n, smoothing, loss);
+    return finish_trivial<kIndices>(group, n, smoothing, loss);
   // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
   // while the products are still exact.
   const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
@@ -153,19 +152,19 @@ inline void finish_forward(Group<Accumulate<S>>& group, int n, const Smoothing& 
 
 // The gradient of a row's loss times g is g (mass p_j - q_j), where for indices
 //   mass = (1 - s) w_y + s / C sum(w),  q_j = (1 - s) w_y [j = y] + s / C w_j.
-template <class A>
+template <class A, int kRows>
 struct Factors {
-  PerRow<A> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
-  bool shifted;         // whether any shift differs from 0
-  PerRow<A> factor;     // in [1/2, 1), its exponent is in c: no intermediate can over- or underflow
-  PerRow<A> grad;       // probabilities: g. indices: g * s / C
-  PerRow<A> at_target;  // indices: the gradient at the target's class
+  PerRow<A, kRows> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
+  bool shifted;                // whether any shift differs from 0
+  PerRow<A, kRows> factor;     // in [1/2, 1), its exponent is in c: no step can over- or underflow
+  PerRow<A, kRows> grad;       // probabilities: g. indices: g * s / C
+  PerRow<A, kRows> at_target;  // indices: the gradient at the target's class
 };
 
 // grad[i] is g of row i.
-template <class S, bool kIndices>
-inline void finish_backward(Group<Accumulate<S>>& group, int n, const Smoothing& smoothing,
-                            const double* grad, Factors<Accumulate<S>>& out) {
+template <class S, bool kIndices, int kRows>
+inline void finish_backward(Group<Accumulate<S>, kRows>& group, int n, const Smoothing& smoothing,
+                            const double* grad, Factors<Accumulate<S>, kRows>& out) {
   for (int i = 0; i < n; i += kLanes<double>) {
     store(group.pivot_exp + i, exp_of<S>(lanes(group.pivot_logit, i), offset_of<S>(group, i)));
   }

@@ -6,6 +6,7 @@
 #include "planes.h"
 #include "row_gradients.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
@@ -64,18 +65,30 @@ Range rows_of_task(const Cut& cut, int64_t task) {
   return {begin, end < start + cut.span ? end : start + cut.span};
 }
 
+// A loop in scratch memory, which `new` gives out: with its buffers it is larger than a caller's
+// stack may be. Nothing is to be destroyed.
+template <class Loop>
+struct InScratch {
+  Loop loop;
+  static void* operator new(size_t bytes) { return scratch(bytes); }
+};
+template <class Loop>
+Loop& in_scratch(const Problem& p) {
+  return (new InScratch<Loop>{Loop(p)})->loop;
+}
+
 template <class S, Terms kTerms>
 void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin,
                       int64_t end, Partial* partials) {
   if (cut.loop == Loop::kRows) {
-    Rows<S> rows(p);
+    auto& rows = in_scratch<Rows<S>>(p);
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       partials[task] = rows.template forward<kTerms>(out, r.begin, r.end);
     }
     return;
   }
-  const auto over_tiles = [&](auto&& tiles) {
+  const auto over_tiles = [&](auto& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       TaskSums sums;
@@ -87,9 +100,9 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
     }
   };
   if (cut.loop == Loop::kFew) {
-    over_tiles(Few<S>(p));
+    over_tiles(in_scratch<Few<S>>(p));
   } else {
-    over_tiles(Planes<S>(p));
+    over_tiles(in_scratch<Planes<S>>(p));
   }
 }
 
@@ -97,7 +110,7 @@ template <class S, Terms kTerms>
 void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
                        int64_t end) {
   if (cut.loop == Loop::kRows) {
-    RowGradients<S> gradients(p);
+    auto& gradients = in_scratch<RowGradients<S>>(p);
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       gradients.template backward<kTerms>(out, r.begin, r.end);
@@ -105,7 +118,7 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
     fence();
     return;
   }
-  const auto over_tiles = [&](auto&& tiles) {
+  const auto over_tiles = [&](auto& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       for (int64_t row = r.begin; row < r.end; row += cut.tile) {
@@ -115,9 +128,9 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
     }
   };
   if (cut.loop == Loop::kFew) {
-    over_tiles(Flat<S>(p));
+    over_tiles(in_scratch<Flat<S>>(p));
   } else {
-    over_tiles(Planes<S>(p));
+    over_tiles(in_scratch<Planes<S>>(p));
     fence();
   }
 }

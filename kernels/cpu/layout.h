@@ -109,7 +109,8 @@ inline bool read_targets_as(const Problem& p, int64_t first, int n, Group& group
 // Returns the first row whose index is out of range, or kNoBadRow; such a row is treated as
 // ignored, so that nothing is read outside the row.
 template <class A, class Group>
-inline int64_t read_targets(const Problem& p, int64_t first, int n, int padded, Group& group) {
+FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n, int padded,
+                                          Group& group) {
   for (int i = (n + kLanes<int64_t> - 1) / kLanes<int64_t> * kLanes<int64_t>; i < padded; ++i)
     group.pivot[i] = -1, group.target_weight[i] = 0;
   if (p.target_kind == TargetKind::kUInt8 ? read_targets_as<uint8_t, A>(p, first, n, group)
@@ -139,8 +140,8 @@ inline void read_grad(const Backward& from, int64_t first, int n, double* grad) 
 // Reads back what forward left for n rows, and the gradients of their losses. The group is filled
 // up to `padded` rows with ones that are harmless to compute with.
 template <class A, bool kIndices, class Group>
-inline void read_saved(const Backward& from, int64_t first, int n, int padded, Group& group,
-                       double* grad) {
+FUSED_CE_OUT_OF_LINE void read_saved(const Backward& from, int64_t first, int n, int padded,
+                                     Group& group, double* grad) {
   const A* reference = static_cast<const A*>(from.saved.reference) + first;
   const A* sum = static_cast<const A*>(from.saved.sum) + first;
   const A* target = static_cast<const A*>(from.saved.target) + first;

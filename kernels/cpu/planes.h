@@ -306,9 +306,9 @@ class Planes {
   const A* const weight_;
   int64_t first_ = 0, base_ = 0;
   int n_ = 0;
-  Group<A> group_;
-  Factors<A> factors_;
-  alignas(64) double grad_[kGroup], loss_[kGroup];
+  Group<A, kPlaneTile> group_;
+  Factors<A, kPlaneTile> factors_;
+  alignas(64) double grad_[kPlaneTile], loss_[kPlaneTile];
   Reference<S> references_[kPlaneTile / kW];
   alignas(64) A targets_[kPlanes][kPlaneTile];
   alignas(64) A gradient_[kPlanes][kPlaneTile];

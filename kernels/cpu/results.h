@@ -43,9 +43,10 @@ inline void put_results(const Forward& out, const Group& group, const double* lo
 }
 
 // Finishes rows [first, first + n), whose sums are in the group. `loss` is a buffer.
-template <class S, bool kIndices>
-inline void put_group(const Problem& p, const Smoothing& smoothing, Group<Accumulate<S>>& group,
-                      int64_t first, int n, const Forward& out, double* loss, TaskSums& sums) {
+template <class S, bool kIndices, int kRows>
+inline void put_group(const Problem& p, const Smoothing& smoothing,
+                      Group<Accumulate<S>, kRows>& group, int64_t first, int n, const Forward& out,
+                      double* loss, TaskSums& sums) {
   finish_forward<S, kIndices>(group, n, smoothing, loss);
   sums.loss.add(loss, n);
   if constexpr (kIndices) {

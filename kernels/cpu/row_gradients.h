@@ -117,9 +117,9 @@ class RowGradients : Blocks<S> {
     for (int j = 0; j < n; ++j) put(to + j * stride, from[j]);
   }
 
-  Group<A> group_;
-  Factors<A> factors_;
-  alignas(64) double grad_[kGroup];
+  Group<A, kRowGroup> group_;
+  Factors<A, kRowGroup> factors_;
+  alignas(64) double grad_[kRowGroup];
   alignas(64) A gradient_[kBlock];
 };
 

@@ -250,8 +250,8 @@ class Rows : Blocks<S> {
     total.template add<kTerms>(folded(first_half) + rest);
   }
 
-  Group<A> group_;
-  alignas(64) double loss_[kGroup];
+  Group<A, kRowGroup> group_;
+  alignas(64) double loss_[kRowGroup];
   // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the pivot y,
   // and else infinity. One minimum instead of a comparison and a selection.
   alignas(64) A limits_[2 * kBlock];

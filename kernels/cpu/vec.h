@@ -16,6 +16,8 @@
 // What runs once a vector: gcc leaves an exp out of line where it is used often, and then keeps
 // every vector of the caller in memory across the call.
 #define FUSED_CE_INLINE inline __attribute__((always_inline))
+// What runs once for many rows: inlined into each loop, it would be a tenth of all code.
+#define FUSED_CE_OUT_OF_LINE inline __attribute__((noinline))
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 

@@ -1,5 +1,5 @@
-// The Python module `_C`: build information and nothing else. Calls of the operator do not pass
-// here; they go through torch.ops, which needs no binding of ours.
+// The Python module `_C`: build information and kept memory, and nothing else. Calls of the
+// operator do not pass here; they go through torch.ops, which needs no binding of ours.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,4 +22,6 @@ PYBIND11_MODULE(_C, module) {
     dict["cuda_architectures"] = info.cuda_architectures;
     return dict;
   });
+  module.def("empty_cache", &fused_ce::empty_cache);
+  module.def("kept_bytes", &fused_ce::kept_bytes);
 }

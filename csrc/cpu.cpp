@@ -115,7 +115,6 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const
   check_classes(d.problem);
   const BackwardResults results =
       backward_results(grad_output, self, d, reduction, saved, total_weight);
-  advise_huge_pages(results.grad_logits.data_ptr(), results.grad_logits.nbytes());
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   for_tasks(

@@ -3,13 +3,13 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <utility>
 
 #include "arguments.h"
 #include "compensated_sum.h"
+#include "gradient_storage.h"
 
 namespace fused_ce {
 
@@ -156,9 +156,11 @@ BackwardResults backward_results(const at::Tensor& grad_output, const at::Tensor
               "fused_ce::_backward: total_weight: expected one number, a double, got ",
               total_weight.scalar_type(), " of shape ", total_weight.sizes());
   BackwardResults results;
-  results.grad_logits = at::empty_like(self);
-  if (!collapses(results.grad_logits))
-    results.grad_logits = at::empty_like(self, at::MemoryFormat::Contiguous);
+  results.grad_logits = gradient_like(self);
+  if (!collapses(results.grad_logits)) {
+    results.grad_logits.reset();  // the next one may have its memory
+    results.grad_logits = gradient_like(self, at::MemoryFormat::Contiguous);
+  }
   results.grad_output = grad_output.contiguous();
   results.saved = saved.contiguous();
   results.total_weight = total_weight;

@@ -15,6 +15,7 @@
 #include <torch/nn/options/loss.h>
 #include <torch/nn/pimpl.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <ostream>
@@ -92,5 +93,17 @@ struct BuildInfo {
 };
 
 FUSED_CE_API BuildInfo build_info();
+
+/// Gives back to the system the memory that is kept for the next gradient.
+///
+/// On Linux, when a gradient of 4 MB or more on the CPU is freed, its memory is kept, for the next
+/// one to find its pages there: one block a process. The system may take the pages of an idle block
+/// whenever it needs them, so this is for programs that want `kept_bytes()` to be 0, or want it
+/// now. `FUSED_CE_KEEP_MEMORY=0` in the environment (read once) keeps nothing, and neither does a
+/// process whose address space is limited (`ulimit -v`).
+FUSED_CE_API void empty_cache();
+
+/// The size of what is kept at the moment: in this process, and not in use.
+FUSED_CE_API size_t kept_bytes();
 
 }  // namespace fused_ce

@@ -72,4 +72,29 @@ def build_info() -> dict[str, object]:
     return _C.build_info()
 
 
-__all__ = ["CrossEntropyLoss", "__version__", "build_info", "cmake_prefix_path", "cross_entropy"]
+def empty_cache() -> None:
+    """Give back to the system the memory that is kept for the next gradient.
+
+    On Linux, when a gradient of 4 MB or more on the CPU is freed, its memory is kept, for the next
+    one to find its pages there: one block a process. The system may take the pages of an idle block
+    whenever it needs them, so this is for programs that want :func:`kept_bytes` to be 0, or want it
+    now. ``FUSED_CE_KEEP_MEMORY=0`` in the environment (read once) keeps nothing, and neither does a
+    process whose address space is limited (``ulimit -v``).
+    """
+    _C.empty_cache()
+
+
+def kept_bytes() -> int:
+    """The size of what is kept at the moment: in this process, and not in use."""
+    return _C.kept_bytes()
+
+
+__all__ = [
+    "CrossEntropyLoss",
+    "__version__",
+    "build_info",
+    "cmake_prefix_path",
+    "cross_entropy",
+    "empty_cache",
+    "kept_bytes",
+]

@@ -65,9 +65,8 @@ char* map(size_t bytes) {
   void* found = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (found == MAP_FAILED) return nullptr;
   char* begin = static_cast<char*>(found);
-  char* start = begin;
-  start += round_up(reinterpret_cast<uintptr_t>(begin) + page(), kHugePage) -
-           reinterpret_cast<uintptr_t>(begin);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(begin);
+  char* start = begin + (round_up(address + page(), kHugePage) - address);
   if (start - page() > begin) munmap(begin, start - page() - begin);
   if (begin + all > start + bytes) munmap(start + bytes, begin + all - (start + bytes));
   new (start - page()) Header{bytes, 0};

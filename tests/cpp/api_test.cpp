@@ -303,6 +303,22 @@ TEST_F(Api, BuildInfo) {
   EXPECT_EQ(info.cpu_capabilities.front(), "default");
 }
 
+#ifdef __linux__
+TEST_F(Api, KeptMemory) {
+  static torch::Tensor outlives_main;  // freed among the static destructors
+  const auto logits = torch::randn({1 << 10, 1 << 10}, torch::requires_grad());
+  const auto target = torch::zeros({1 << 10}, torch::kLong);
+  fused_ce::cross_entropy(logits, target, {}).backward();
+  EXPECT_EQ(fused_ce::kept_bytes(), 0);
+  logits.mutable_grad().reset();
+  EXPECT_EQ(fused_ce::kept_bytes(), 4 << 20);
+  fused_ce::empty_cache();
+  EXPECT_EQ(fused_ce::kept_bytes(), 0);
+  fused_ce::cross_entropy(logits, target, {}).backward();
+  outlives_main = logits.grad();
+}
+#endif
+
 // A second OpenMP runtime would mean a second pool of threads, and deaf omp_set_num_threads.
 TEST_F(Api, OneOpenMPRuntimeAndNoPython) {
   fused_ce::cross_entropy(torch::randn({4096, 512}), torch::zeros({4096}, torch::kLong));

@@ -129,7 +129,7 @@ def test_no_address_space_leaks() -> None:
     x = logits(8)
 
     def steps() -> None:
-        for _ in range(50):
+        for _ in range(100):
             gradient(x)
             gradient(x[:17])
             fused_ce.empty_cache()
@@ -137,7 +137,7 @@ def test_no_address_space_leaks() -> None:
     steps()
     before = memory("VmSize")
     steps()
-    assert memory("VmSize") - before < MB
+    assert memory("VmSize") - before < 256 << 10  # less than a page a step
 
 
 def test_the_system_may_have_idle_pages() -> None:

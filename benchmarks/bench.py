@@ -1,5 +1,7 @@
 """Time cross entropy, on the CPU or a GPU: fused_ce beside its peers, interleaved in one process.
 
+Timed are calls of modules, made once, as a training loop has them; of small ones, where the cost of
+a call shows, the recording of the graph as well, and one thread unless others are asked for.
 Every round times each candidate once, in an order that rotates, so that whatever else the machine
 does falls on all alike. Reported are medians, quartiles and minima, ratios of medians, the share
 of the machine that others took, and two ceilings: reading the logits once (torch.sum) and copying
@@ -15,20 +17,32 @@ import os
 import statistics
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import fused_ce
 import torch
-from cases import CUDA, DTYPES, FULL, KINDS, QUICK, SCALING, Case, Loss, Spec, draw
+from cases import (
+    CUDA,
+    DTYPES,
+    FULL,
+    KINDS,
+    PHASES,
+    QUICK,
+    SCALING,
+    SMALL,
+    Case,
+    Spec,
+    draw,
+)
 from devices import Call, Cpu, Cuda, Device
-from peers import OVERWRITES, candidates, installed
+from peers import OVERWRITES, Make, candidates, installed
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 Record = dict[str, Any]
-PHASES = ("forward", "forward+backward")
 
 
 def clocks() -> tuple[float, float, float]:
@@ -44,7 +58,7 @@ def passes(phase: str, name: str, kind: str) -> int:
     if name in ("read", "copy"):
         return 1 if name == "read" else 2
     read = 2 if kind == "probabilities" else 1
-    return read if phase == "forward" else 2 * read + 1
+    return 2 * read + 1 if phase == "forward+backward" else read
 
 
 def answering(calls: dict[str, Call], record: Record) -> dict[str, Call]:
@@ -78,21 +92,22 @@ def interleave(
     return times
 
 
-def measure(spec: Spec, losses: dict[str, Loss], seconds: float, device: Device) -> Record:
+def measure(spec: Spec, makes: dict[str, Make], seconds: float, device: Device) -> Record:
     torch.set_num_threads(spec.threads)
     torch.compiler.reset()  # each case is compiled alone, for its own shape
     case = Case(spec, device.name)
-    cases = {n: Case(spec, device.name) if n in OVERWRITES else case for n in losses}
+    cases = {n: Case(spec, device.name) if n in OVERWRITES else case for n in makes}
+    losses = {name: make(**case.options) for name, make in makes.items()}
     x = case.logits.detach()
     copy = torch.empty_like(x)
     record: Record = {**spec._asdict(), "bytes": x.nbytes, "other load": 0.0, "left out": {}}
-    for phase, run in zip(PHASES, (Case.forward, Case.both), strict=True):
+    for phase in spec.phases():
         calls: dict[str, Call] = {
-            n: partial(run, cases[n], f) for n, f in losses.items() if n not in record["left out"]
+            n: cases[n].call(phase, f) for n, f in losses.items() if n not in record["left out"]
         }
         peaks: dict[str, int] = {}
-        with torch.set_grad_enabled(phase != "forward"):
-            if phase == "forward":
+        with torch.set_grad_enabled(phase != "forward, no grad"):
+            if phase == "forward, no grad":
                 calls |= {"read": x.sum, "copy": partial(copy.copy_, x)}
             calls = answering(calls, record)
             shortest = min(device.sample(call, 1) for call in calls.values())
@@ -128,44 +143,53 @@ def ratio(record: Record, phase: str, name: str) -> float:
 
 
 def worst(record: Record, names: list[str]) -> float:
-    ratios = [ratio(record, p, name) for p in PHASES for name in names if name in record[p]]
+    phases = [phase for phase in PHASES if phase in record]
+    ratios = [ratio(record, p, name) for p in phases for name in names if name in record[p]]
     return min(ratios, default=math.inf)
+
+
+def duration(seconds: float) -> str:
+    return f"{1e6 * seconds:.3g} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
 
 
 def table(title: str, records: list[Record], names: list[str], peak: float | None) -> Table:
     """With the share of the peak bandwidth, where that is known."""
     result = Table(title=title)
     result.add_column("shape, dtype, target, threads", no_wrap=True)
-    for phase in PHASES:
-        result.add_column(f"{phase}: ms", justify="right")
+    phases = [phase for phase in PHASES if any(phase in record for record in records)]
+    for phase in phases:
+        result.add_column(f"{phase}: ours", justify="right", no_wrap=True)
         if peak:
             result.add_column("of peak", justify="right")
         for name in names:
             result.add_column(f"{name} / ours", justify="right")
     for record in records:
         row = [" ".join(str(record[field]) for field in Spec._fields)]
-        for phase in PHASES:
-            ours = record[phase]["fused_ce"]
-            row.append(f"{1e3 * ours['median']:.4g}")
+        for phase in phases:
+            times = record.get(phase, {})
+            ours = times.get("fused_ce")
+            row.append(duration(ours["median"]) if ours else "")
             if peak:
-                row.append(f"{ours['bytes a second'] / peak:.0%}")
+                row.append(f"{ours['bytes a second'] / peak:.0%}" if ours else "")
             for name in names:
-                r = ratio(record, phase, name) if name in record[phase] else math.nan
+                r = ratio(record, phase, name) if name in times else math.nan
                 row.append("" if math.isnan(r) else f"{r:.2f}" if r >= 1 else f"[red]{r:.2f}[/red]")
         result.add_row(*row)
     return result
 
 
 def expected(specs: list[Spec], seconds: float, names: list[str]) -> float:
-    """Seconds for all, as measured on two cores: compiling takes 9 for a case, cold."""
-    logits = sum(math.prod(spec.sizes()) for spec in specs)
-    return len(specs) * (2 * seconds + 0.3 + 9 * ("compile" in names)) + 10 * logits / 2**26
+    """Seconds for all, as measured on two cores: compiling takes 4.5 for a phase, cold."""
+    phases = sum(len(spec.phases()) for spec in specs)
+    logits = sum(spec.logits() for spec in specs)
+    return phases * (seconds + 0.15 + 4.5 * ("compile" in names)) + 10 * logits / 2**26
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", action="store_true", help="four shapes, within two minutes")
+    mode.add_argument("--quick", action="store_true", help="six shapes, within three minutes")
+    mode.add_argument("--small", action="store_true", help="small calls only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     mode.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 8x21x512x512")
     mode.add_argument("--scaling", action="store_true", help="2^24 logits, C from 2 to 2^20")
@@ -181,7 +205,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="+", metavar="NAME", help="eager, compile; on cuda: what is installed, too"
     )
-    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        help="all cores, and one for small calls; --random: one of the two",
+    )
     parser.add_argument(
         "--seconds", type=float, help="each case and phase: 2; --quick: 1; --random: 0.3"
     )
@@ -189,14 +218,15 @@ def parse() -> argparse.Namespace:
         "--limit", type=float, default=math.inf, help="seconds after which no case is begun"
     )
     parser.add_argument(
-        "--out", type=Path, help="benchmarks/results/{cpu,cuda,scaling,random}.json"
+        "--out", type=Path, help="benchmarks/results/{cpu,cuda,small,scaling,random}.json"
     )
     arguments = parser.parse_args()
     if arguments.random:
         seconds, name, dtypes, kinds = 0.3, "random", list(DTYPES), KINDS
+        arguments.threads = arguments.threads or sorted({1, torch.get_num_threads()})
     else:
         seconds, dtypes, kinds = 1.0 if arguments.quick else 2.0, ["float32", "bfloat16"], KINDS[:1]
-        name = "scaling" if arguments.scaling else arguments.device
+        name = next((m for m in ("scaling", "small") if getattr(arguments, m)), arguments.device)
     arguments.peers = arguments.peers or [
         *("eager", "compile"),
         *(installed() if arguments.device == "cuda" else []),
@@ -213,13 +243,14 @@ def chosen(arguments: argparse.Namespace) -> list[Spec]:
     if arguments.random:
         return draw(arguments.random, arguments.seed, arguments.largest, dtypes, kinds, threads)
     full = CUDA if arguments.device == "cuda" else FULL
-    shapes = SCALING if arguments.scaling else QUICK if arguments.quick else full
+    modes = {"scaling": SCALING, "quick": QUICK, "small": SMALL, "shapes": arguments.shapes}
+    shapes = next((listed for mode, listed in modes.items() if getattr(arguments, mode)), full)
+    cores = torch.get_num_threads()
+    specs = [Spec(*key, 0) for key in product(shapes, dtypes, kinds)]
     return [
-        Spec(shape, dtype, kind, count)
-        for count in threads
-        for kind in kinds
-        for shape in arguments.shapes or shapes
-        for dtype in dtypes
+        spec._replace(threads=count)
+        for spec in specs
+        for count in threads or [1 if spec.small() else cores]
     ]
 
 
@@ -230,7 +261,7 @@ def main() -> None:
     specs, names = chosen(arguments), arguments.peers
     minutes = math.ceil(expected(specs, arguments.seconds, names) / 60)
     print(f"{len(specs)} cases, about {minutes} min, up to twice that on a busy machine")
-    losses = candidates(names)
+    makes = candidates(names)
     machine = {
         **device.describe(),
         "torch": torch.__version__,
@@ -243,9 +274,9 @@ def main() -> None:
             print(f"\n{len(specs) - len(records)} cases left out: {arguments.limit:g} s are over")
             break
         progress.set_description(" ".join(map(str, spec)))
-        record = measure(spec, losses, arguments.seconds, device)
+        record = measure(spec, makes, arguments.seconds, device)
         if arguments.random and worst(record, names) < 1:  # by chance? Once more, and longer
-            record = measure(spec, losses, 4 * arguments.seconds, device)
+            record = measure(spec, makes, 4 * arguments.seconds, device)
         records.append(record)
         arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
     console = Console(width=140)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 Loss = Callable[..., torch.Tensor]
+# All three of small calls. In larger ones the recording of a graph, the second, does not show.
+PHASES = ("forward, no grad", "forward", "forward+backward")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -18,8 +21,9 @@ DTYPES = {
     "float64": torch.float64,
 }
 KINDS = ["indices", "weighted", "probabilities"]
-QUICK = ["65536x10", "4096x64", "8192x1000", "1024x32000"]
-FULL = ["32x10", "128x100", "65536x10", "4096x64", "8192x1000", "2048x32000"]
+SMALL = ["16x2", "32x10", "128x100", "64x1000", "1024x10"]
+QUICK = ["32x10", "64x1000", "65536x10", "4096x64", "8192x1000", "1024x32000"]
+FULL = [*SMALL, "65536x10", "4096x64", "8192x1000", "2048x32000"]
 FULL += ["1024x50257", "512x128256", "64x1000000", "8x21x512x512"]
 # Beyond the caches of a GPU, but for the first.
 CUDA = ["1024x1000", "4194304x10", "131072x1000", "16384x32000", "8192x50257", "4096x128256"]
@@ -38,18 +42,29 @@ class Spec(NamedTuple):
     def sizes(self) -> list[int]:
         return [int(size) for size in self.shape.split("x")]
 
+    def logits(self) -> int:
+        return math.prod(self.sizes())
+
+    def small(self) -> bool:
+        """Whether the cost of a call shows; more than one thread is no help then."""
+        return self.logits() < 2**16
+
+    def phases(self) -> tuple[str, ...]:
+        return PHASES if self.small() else (PHASES[0], PHASES[2])
+
 
 def draw_shape(rng: random.Random, largest: int) -> str:
-    """32 to `largest` logits in all; (N, C), or for a third (N, C, L) or (N, C, H, W).
+    """1 to `largest` logits in all; (N, C), or for a third (N, C, L) or (N, C, H, W).
 
-    The size is log-uniform, and so is each dimension in what the others leave of it.
+    The size is log-uniform, and so is each dimension in what the others leave of it: C is 1 in one
+    case of eight.
     """
     while True:
-        size = rng.uniform(5, math.log2(largest))
+        size = rng.uniform(0, math.log2(largest))
         dimensions = rng.choice([2, 2, 2, 2, 3, 4])
         cuts = sorted(rng.uniform(0, size) for _ in range(dimensions - 1))
         sizes = [round(2 ** (b - a)) for a, b in pairwise([0, *cuts, size])]
-        if 32 <= math.prod(sizes) <= largest:
+        if math.prod(sizes) <= largest:
             return "x".join(map(str, sizes))
 
 
@@ -64,7 +79,7 @@ def draw(
 
 
 class Case:
-    """The tensors of one case, and what to call on them."""
+    """The tensors of one case, the options of its loss, and what to call on them."""
 
     def __init__(self, spec: Spec, device: str, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -81,9 +96,14 @@ class Case:
             weight = torch.rand(sizes[1], device=device).to(dtype)
             self.options = {"weight": weight, "label_smoothing": 0.1}
 
-    def forward(self, loss: Loss) -> torch.Tensor:
-        return loss(self.logits.detach(), self.target, **self.options)
+    def call(self, phase: str, loss: Loss) -> Callable[[], torch.Tensor | None]:
+        """With as little Python around the loss as can be: it is timed as well."""
+        if phase == "forward+backward":
+            return partial(self._both, loss)
+        return partial(
+            loss, self.logits if phase == "forward" else self.logits.detach(), self.target
+        )
 
-    def both(self, loss: Loss) -> None:
+    def _both(self, loss: Loss) -> None:
         self.logits.grad = None
-        torch.autograd.backward(loss(self.logits, self.target, **self.options))
+        torch.autograd.backward(loss(self.logits, self.target))

@@ -9,12 +9,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cases import PHASES
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from style import COLOURS, OURS
 
 Record = dict[str, Any]
-PHASES = ("forward", "forward+backward")
 LABELS = {"eager": "torch eager", "compile": "torch.compile"}
 STYLES: list[Any] = ["-", "--", ":", "-."]
 
@@ -95,8 +95,9 @@ def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: 
     axes.xaxis.set_major_locator(LogLocator(2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     low, high = axes.get_xlim()
-    axes.set_xlim(0.75 * min(low, 1), 1.3 * high)  # room for the numbers
+    axes.set_xlim(0.7 * min(low, 1), 1.4 * high)  # room for the numbers
     axes.set_title(f"{phase}, time")
+    axes.set_xlabel("median time over that of fused_ce (log scale)")
 
 
 def memory(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
@@ -116,25 +117,22 @@ def memory(axes: Any, at: list[float], records: list[Record], phase: str, names:
         if not r[key]:
             axes.text(0.05, y, "under 32 MB", va="center", color="#aaaaaa", fontsize=7)
     axes.set_title(f"{phase}, memory")
+    axes.set_xlabel("peak growth / size of the logits")
 
 
-def comparison(result: dict[str, Any], names: list[str]) -> Any:
-    # Grouped, in the order in which the groups came.
-    def kind(r: Record) -> tuple[object, ...]:
-        return r["dtype"], r["kind"], r["threads"]
-
-    kinds = list(dict.fromkeys(map(kind, result["records"])))
-    records = sorted(result["records"], key=lambda r: kinds.index(kind(r)))
-    at, headings = lines(records, threads=result["machine"].get("device") != "cuda")
-    tall = 0.15 * (len(names) + 1)  # inches for a line
-    figure, panels = plt.subplots(
-        1, 4, figsize=(15, 1.4 + tall * (at[-1] + 1)), sharey=True, width_ratios=[3, 3, 2, 2]
-    )
-    for phase, fast, small in zip(PHASES, panels[:2], panels[2:], strict=True):
-        speed(fast, at, records, phase, names)
-        memory(small, at, records, phase, names)
-        small.set_xlabel("peak growth / size of the logits")
-        fast.set_xlabel("median time over that of fused_ce (log scale)")
+def block(
+    figure: Any, records: list[Record], at: list[float], headings: Any, names: list[str]
+) -> None:
+    """One line of panels: small calls, the time of all phases; large ones, time and memory."""
+    phases = [phase for phase in PHASES if phase in records[0]]
+    small = len(phases) == len(PHASES)
+    widths = [4] * 3 if small else [3, 3, 2, 2]
+    panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths)
+    figure.suptitle("Small calls" if small else "Large calls", size=12, weight="bold")
+    for phase, axes in zip(phases, panels, strict=False):
+        speed(axes, at, records, phase, names)
+    for phase, axes in zip(phases, panels[len(phases) :], strict=False):
+        memory(axes, at, records, phase, names)
     shapes = [r["shape"].replace("x", " × ") for r in records]
     panels[0].set_yticks(at, shapes)
     panels[0].set_ylim(at[-1] + 0.6, -0.5)
@@ -154,14 +152,35 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
             weight="bold",
             annotation_clip=False,
         )
+
+
+def comparison(result: dict[str, Any], names: list[str]) -> Any:
+    """Small calls above, larger ones below."""
+
+    # Grouped, in the order in which the groups came.
+    def kind(r: Record) -> tuple[object, ...]:
+        return r["dtype"], r["kind"], r["threads"]
+
+    kinds = list(dict.fromkeys(map(kind, result["records"])))
+    records = sorted(result["records"], key=lambda r: kinds.index(kind(r)))
+    threads = result["machine"].get("device") != "cuda"
+    blocks = [[r for r in records if (PHASES[1] in r) == small] for small in (True, False)]
+    blocks = [some for some in blocks if some]
+    places = [lines(some, threads) for some in blocks]
+    tall = 0.15 * (len(names) + 1)  # inches for a line
+    heights = [1.2 + tall * (at[-1] + 1) for at, _ in places]
+    figure = plt.figure(figsize=(15, 0.6 + sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, some, (at, headings) in zip(parts, blocks, places, strict=True):
+        block(part, some, at, headings, names)
     return figure
 
 
 def scaling(result: dict[str, Any], names: list[str]) -> Any:
     records = result["records"]
     threads = sorted({r["threads"] for r in records}, reverse=True)
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
-    for phase, axes in zip(PHASES, panels, strict=True):
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    for phase, axes in zip((PHASES[0], PHASES[2]), panels, strict=True):
         for style, count in zip(STYLES, threads, strict=False):
             some = [r for r in records if r["threads"] == count]
             classes = [int(r["shape"].split("x")[1]) for r in some]
@@ -210,15 +229,15 @@ def main() -> None:
     arguments = parser.parse_args()
     result = json.loads(arguments.results.read_text())
     records = result["records"]
-    timed = dict.fromkeys(name for record in records for name in record["forward"])
+    timed = dict.fromkeys(name for record in records for name in record[PHASES[0]])
     names = [n for n in timed if n not in ("fused_ce", "read", "copy")]
     figure = (scaling if arguments.scaling else comparison)(result, names)
     inch = 1 / figure.get_figheight()
-    figure.tight_layout(rect=(0, 0.55 * inch, 1, 1))
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, rect=(0, 0.55 * inch, 1, 1 - 0.55 * inch))
     threads = sorted({r["threads"] for r in records}, reverse=True) if arguments.scaling else []
     legend(figure, names, threads, 0.22 * inch)
     caption = machine(result)
-    if not arguments.scaling and all("quartiles" in r["forward"]["fused_ce"] for r in records):
+    if not arguments.scaling and all("quartiles" in r[PHASES[0]]["fused_ce"] for r in records):
         caption = f"whiskers, band: quartiles; {caption}"
     figure.text(0.5, 0.08 * inch, caption, ha="center", color="#666666", fontsize=8)
     out = arguments.results.with_suffix(".png")

@@ -1,4 +1,4 @@
-"""What fused_ce is timed beside. Each is called as F.cross_entropy is.
+"""What fused_ce is timed beside, each made once for a case, as nn.CrossEntropyLoss is, then called.
 
 The libraries named here are for CUDA and language models: (N, C) logits, class indices, and some of
 the options. What they cannot do, their adapter refuses.
@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import fused_ce
 import torch
-import torch.nn.functional as F
 from cases import Loss
+from torch import nn
+
+Make = Callable[..., Loss]  # takes the options of the loss
+
+
+def compiled(**options: object) -> Loss:
+    module: Loss = torch.compile(nn.CrossEntropyLoss(**options), dynamic=False)  # type: ignore[arg-type]
+    return module
 
 
 def liger() -> Loss:
@@ -72,21 +80,20 @@ def matrix(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def find(name: str) -> Loss:
+def find(name: str) -> Make:
     """A name with a colon is module:function, anything with F.cross_entropy's signature."""
     if name == "eager":
-        return F.cross_entropy
+        return nn.CrossEntropyLoss
     if name == "compile":
-        return torch.compile(F.cross_entropy, dynamic=False)
+        return compiled
     if name in LIBRARIES:
-        return LIBRARIES[name]()
+        return partial(partial, LIBRARIES[name]())  # a function takes its options now, too
     module, function = name.split(":")
-    found: Loss = getattr(importlib.import_module(module), function)
-    return found
+    return partial(partial, getattr(importlib.import_module(module), function))
 
 
-def candidates(names: list[str]) -> dict[str, Loss]:
-    return {"fused_ce": fused_ce.cross_entropy} | {name: find(name) for name in names}
+def candidates(names: list[str]) -> dict[str, Make]:
+    return {"fused_ce": fused_ce.CrossEntropyLoss} | {name: find(name) for name in names}
 
 
 def installed() -> list[str]:

@@ -57,7 +57,7 @@ train: build $(STAMPS)/train ## Train the examples: digits, a language model, C+
 test: cpptest pytest ## All tests
 
 .PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: under two minutes)
+bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: three minutes; --small)
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
 

@@ -158,11 +158,11 @@ def table(title: str, records: list[Record], names: list[str], peak: float | Non
     result.add_column("shape, dtype, target, threads", no_wrap=True)
     phases = [phase for phase in PHASES if any(phase in record for record in records)]
     for phase in phases:
-        result.add_column(f"{phase}: ours", justify="right", no_wrap=True)
+        result.add_column(f"{phase}: ours", justify="right", min_width=8)
         if peak:
             result.add_column("of peak", justify="right")
         for name in names:
-            result.add_column(f"{name} / ours", justify="right")
+            result.add_column(f"{name} /\nours", justify="right", no_wrap=True)
     for record in records:
         row = [" ".join(str(record[field]) for field in Spec._fields)]
         for phase in phases:
@@ -279,7 +279,7 @@ def main() -> None:
             record = measure(spec, makes, 4 * arguments.seconds, device)
         records.append(record)
         arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
-    console = Console(width=140)
+    console = Console(width=150)
     shown, title = records, "time of a peer over ours (medians)"
     if arguments.random:
         shown = sorted((r for r in records if worst(r, names) < 1), key=lambda r: worst(r, names))

@@ -84,7 +84,7 @@ def draw(path: Path, runs: list[Training], images: Tensor, labels: Tensor) -> No
         title="Time of a call of the loss",
         ylabel="forward + backward, median (µs)",
     )
-    cost.set_xlabel(f"{BATCH} x 10 logits, 1 thread, {len(runs[0].microseconds)} calls each")
+    cost.set_xlabel(f"{BATCH} x 10 logits, 1 thread, {len(runs[0].microseconds)} warm calls each")
 
     with torch.no_grad():
         logits = runs[1].network(images)

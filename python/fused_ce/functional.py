@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import _reduction as _Reduction
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from fused_ce._onnx import composition, in_torchscript_export
+
 __all__ = ["cross_entropy"]
 
 
@@ -101,6 +103,8 @@ def cross_entropy(
             input, target, weight, number, ignore_index, label_smoothing
         )
         return loss
+    if in_torchscript_export():
+        return composition(input, target, weight, number, ignore_index, label_smoothing)
     return _call(input, target, weight, number, ignore_index, label_smoothing)
 
 

@@ -1,19 +1,19 @@
 """The loss as a module."""
 
+import torch
 from torch import Tensor
-from torch.nn.modules.loss import _WeightedLoss
 
 from fused_ce.functional import cross_entropy
 
 __all__ = ["CrossEntropyLoss"]
 
 
-class CrossEntropyLoss(_WeightedLoss):
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     r"""Cross entropy between logits and targets, in one fused pass over the logits.
 
-    A swap-in for :class:`torch.nn.CrossEntropyLoss`: the same arguments, attributes, ``state_dict``
-    (``weight`` is a buffer) and ``repr``. The formula, the errors and the sources are those of
-    :func:`fused_ce.cross_entropy`.
+    A swap-in for :class:`torch.nn.CrossEntropyLoss`, and a subclass of it, for code that asks which
+    loss it has: the same arguments, attributes, ``state_dict`` (``weight`` is a buffer) and
+    ``repr``. The formula, the errors and the sources are those of :func:`fused_ce.cross_entropy`.
 
     Args:
         weight: one factor for each class, of shape (C).
@@ -35,23 +35,6 @@ class CrossEntropyLoss(_WeightedLoss):
         >>> loss = criterion(model(images), labels)
         >>> loss.backward()
     """
-
-    __constants__ = ["ignore_index", "reduction", "label_smoothing"]  # noqa: RUF012  (TorchScript's)
-    ignore_index: int
-    label_smoothing: float
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        size_average: bool | None = None,
-        ignore_index: int = -100,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__(weight, size_average, reduce, reduction)
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(

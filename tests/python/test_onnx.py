@@ -159,7 +159,7 @@ def test_autocast(dynamo: bool) -> None:
 
 
 def test_symbolic() -> None:
-    """Where dynamo=False meets the operator itself, it takes this line of the user's."""
+    """Where dynamo=False meets the operator itself, it takes a line of the user's (README)."""
     from torch.onnx.symbolic_opset12 import cross_entropy_loss
 
     name = "fused_ce::cross_entropy"

@@ -29,9 +29,8 @@ def composition(
     They translate torch's loss as a whole, too, but forget its label smoothing (``dynamo=True``) or
     refuse it, and take probabilities for class indices.
     """
-    if torch.is_autocast_enabled(
-        input.device.type
-    ):  # which knows the loss as a whole, not its parts
+    # Autocast knows the loss as a whole, not its parts.
+    if torch.is_autocast_enabled(input.device.type):
         input, target = _full(input), _full(target)
         weight = None if weight is None else _full(weight)
     loss: Tensor = torch.ops.aten.cross_entropy_loss.default._op_dk(

@@ -60,4 +60,5 @@ def _kernel(key: DispatchKey, *args: object, **kwargs: object) -> Tensor:
 # Python kernels are for tracers of graphs alone, and no other call comes here. They stand for the
 # C++ kernels that take the operator apart.
 for _key in (_COMPOSITE, DispatchKey.AutocastCPU, DispatchKey.AutocastCUDA):
+    _operator.py_kernels.pop(_key, None)  # of an import before this one
     _operator.py_impl(_key)(functools.partial(_kernel, _key))

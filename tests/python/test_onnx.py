@@ -197,3 +197,13 @@ def test_import_is_lean() -> None:
         "assert not {m for m in new if 'onnx' in m or m.startswith('torch._dynamo')}, new"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_import_again() -> None:
+    """The operator outlives the package's modules, and its Python kernels are set once more."""
+    script = (
+        "import sys, fused_ce;"
+        "[sys.modules.pop(m) for m in list(sys.modules) if m.partition('.')[0] == 'fused_ce'];"
+        "import fused_ce"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -48,7 +48,8 @@ struct Problem {
   double label_smoothing;
 };
 
-// What forward leaves for backward, each an array of `rows` values of the accumulate type:
+// What forward leaves for backward, each an array of `rows` values of the accumulate type, or null
+// where there will be no backward. (On the CPU, rows of one class leave nothing.)
 //   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)
 //   sum:       the sum of those exponentials; for class indices without the target's own term,
 //              which keeps 1 - p exact where p is close to 1. Of probabilities, the CPU's kernels

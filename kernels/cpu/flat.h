@@ -1,7 +1,7 @@
 // The gradient of rows of few classes: the lanes of a vector are neighbours in memory, whatever
 // rows they belong to, so that no lane is empty and nothing is transposed. As many rows as a vector
-// has lanes are as many vectors as there are classes, and the row of each lane is the same in every
-// such group: a table of permutations brings every lane its row's factors.
+// has lanes are as many vectors as there are classes: their factors are held in a vector, of which
+// a permutation brings every lane its row's.
 #pragma once
 
 #include "layout.h"
@@ -26,11 +26,16 @@ class Flat {
   explicit Flat(const Problem& problem)
       : p_(problem),
         classes_(static_cast<int>(problem.classes)),
+        rows_step_(classes_ > 0 ? kW / classes_ : 0),
+        class_step_(classes_ > 0 ? kW % classes_ : 0),
         smoothing_(problem),
         mixing_(smoothing_) {
-    for (int i = 0; i < classes_ * kW; ++i) {
-      row_of_[i] = static_cast<Int<A>>(i / classes_);
-      weight_of_[i] = p_.weight ? static_cast<const A*>(p_.weight)[i % classes_] : A(1);
+    const A* weight = static_cast<const A*>(p_.weight);
+    if (classes_ == 0) return;
+    for (int k = 0, row = 0, c = 0; k < classes_ + kW; ++k) {
+      row_of_[k] = static_cast<Int<A>>(row);
+      weight_of_[k] = weight ? weight[c] : A(1);
+      if (++c == classes_) c = 0, ++row;
     }
   }
 
@@ -67,20 +72,26 @@ class Flat {
   void write(const S* x, const A* t, int i, int size, A* g) {
     const V shifts = load(factors_.shift + i), cs = load(factors_.c + i);
     const V factors = load(factors_.factor + i), grads = load(factors_.grad + i);
-    const auto at = [&](int k, V logits, V target) __attribute__((always_inline)) {
-      const I row = load(row_of_ + k);
+    int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row in the group
+    const auto at = [&](V logits, V target) __attribute__((always_inline)) {
+      const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
       const Reference<S> ref(permute(shifts, row), permute(cs, row), factors_.shifted);
       V q{};
-      if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + k);
-      if constexpr (kTerms == Terms::kProbabilities) q = mixing_(load(weight_of_ + k), target);
+      if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + c);
+      if constexpr (kTerms == Terms::kProbabilities) q = mixing_(load(weight_of_ + c), target);
       return gradient<kTerms>(ref, permute(factors, row), permute(grads, row), logits, q);
     };
     constexpr bool kTargets = kTerms == Terms::kProbabilities;
     int k = 0;
-    for (; k + kW <= size; k += kW) store(g + k, at(k, load(x + k), kTargets ? load(t + k) : V{}));
+    for (; k + kW <= size; k += kW) {
+      store(g + k, at(load(x + k), kTargets ? load(t + k) : V{}));
+      c += class_step_;
+      first_row += rows_step_;
+      if (c >= classes_) c -= classes_, ++first_row;
+    }
     if (k < size) {
       const V target = kTargets ? load_partial(t + k, size - k, A(0)) : V{};
-      store_partial(g + k, size - k, at(k, load_partial(x + k, size - k, A(0)), target));
+      store_partial(g + k, size - k, at(load_partial(x + k, size - k, A(0)), target));
     }
   }
 
@@ -119,14 +130,15 @@ class Flat {
 
   const Problem& p_;
   const int classes_;
+  const int rows_step_, class_step_;  // from one vector of values to the next
   const Smoothing smoothing_;
   const Mixing<A> mixing_;
   Group<A, kFlatTile> group_;
   Factors<A, kFlatTile> factors_;
   alignas(64) double grad_[kFlatTile];
-  // Of the values of a group: the row each belongs to, and its class's weight.
-  alignas(64) Int<A> row_of_[kFlatClasses * kW];
-  alignas(64) A weight_of_[kFlatClasses * kW];
+  // Of a row's values and those that follow: how many rows further each is, and its class's weight.
+  alignas(64) Int<A> row_of_[kFlatClasses + kW];
+  alignas(64) A weight_of_[kFlatClasses + kW];
   alignas(64) S gathered_[kFlatClasses * kFlatTile];
   alignas(64) A gradient_[kFlatClasses * kW];
   alignas(64) A targets_[kFlatClasses * kFlatTile];

@@ -72,33 +72,17 @@ inline Vec<double> inverse_exp_of(Vec<double> x, const Offset<double>& ref) {
 struct Smoothing {
   double keep, spread;  // 1 - s and s / C
   double weight_sum;
-  bool no_class;      // an empty sum
-  bool single_class;  // p is exactly 1, loss and gradient exactly 0 (or NaN), with no rounding to
-                      // betray how
+  bool no_class;  // an empty sum
   explicit Smoothing(const Problem& p)
       : keep(1 - p.label_smoothing),
         spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
         weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
-        no_class(p.classes == 0),
-        single_class(p.classes == 1) {}
+        no_class(p.classes == 0) {}
 };
 
 template <class A, int kRows>
 inline auto ignored_lanes(const Group<A, kRows>& group, int i) {
   return __builtin_convertvector(load_narrow(group.pivot + i), Vec<int64_t>) < int64_t{0};
-}
-
-// The losses of rows of one class, or of none.
-template <bool kIndices, class A, int kRows>
-inline void finish_trivial(const Group<A, kRows>& group, int n, const Smoothing& smoothing,
-                           double* loss) {
-  for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> m = lanes(group.reference, i);
-    const Vec<double> w = lanes(kIndices ? group.target_weight : group.mass, i);
-    Vec<double> result = smoothing.no_class ? Vec<double>{} : w * (m - m);  // NaN for infinite m
-    if constexpr (kIndices) result = ignored_lanes(group, i) ? Vec<double>{} : result;
-    store(loss + i, result);
-  }
 }
 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
@@ -109,8 +93,10 @@ template <class S, bool kIndices, int kRows>
 inline void finish_forward(Group<Accumulate<S>, kRows>& group, int n, const Smoothing& smoothing,
                            double* loss) {
   using K = ExpConstants<double>;
-  if (smoothing.no_class || smoothing.single_class)
-    return finish_trivial<kIndices>(group, n, smoothing, loss);
+  if (smoothing.no_class) {
+    for (int i = 0; i < n; ++i) loss[i] = 0;
+    return;
+  }
   // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
   // while the products are still exact.
   const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
@@ -170,7 +156,6 @@ inline void finish_backward(Group<Accumulate<S>, kRows>& group, int n, const Smo
   }
   out.shifted = false;
   for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> m = lanes(group.reference, i);
     const Vec<double> pivot_exp = lanes(group.pivot_exp, i);
     const Vec<double> others = lanes(group.sum, i), total = others + pivot_exp;
     const Offset<double> ref = offset_of<S>(group, i);
@@ -201,10 +186,6 @@ inline void finish_backward(Group<Accumulate<S>, kRows>& group, int n, const Smo
       if (smoothing.spread > 0) {
         at_target += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
       }
-    }
-    if (smoothing.single_class) {
-      factor = at_target = m - m;
-      spread_grad = Vec<double>{};
     }
     out.shifted |= !all_lanes(ref.shift == 0.0);
     store_narrow(out.shift + i, ref.shift);

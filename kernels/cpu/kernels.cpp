@@ -7,6 +7,7 @@
 #include "row_gradients.h"
 #include "rows.h"
 #include "scratch.h"
+#include "single.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
@@ -17,7 +18,7 @@ constexpr int64_t kTaskElements = 32768;
 // Fewer neighbouring rows than this would leave the lanes of a tile mostly empty.
 constexpr int64_t kNarrowestPlane = 8;
 
-enum class Loop { kRows, kPlanes, kFew };
+enum class Loop { kRows, kPlanes, kFew, kSingle };
 
 // How rows are dealt out: `rows` at a time, never across the end of a span of neighbouring rows.
 struct Cut {
@@ -33,7 +34,9 @@ struct Cut {
 Cut cut(const Problem& p, const Strides& grad, int64_t few) {
   Cut cut{};
   const Strides& s = p.logits_strides;
-  if (p.classes <= few && (s.inner != 1 || p.classes == 0)) {
+  if (p.classes == 1) {
+    cut.loop = Loop::kSingle;
+  } else if (p.classes <= few && (s.inner != 1 || p.classes == 0)) {
     cut.loop = Loop::kFew;
   } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
     cut.loop = Loop::kPlanes;
@@ -80,14 +83,12 @@ Loop& in_scratch(const Problem& p) {
 template <class S, Terms kTerms>
 void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin,
                       int64_t end, Partial* partials) {
-  if (cut.loop == Loop::kRows) {
-    auto& rows = in_scratch<Rows<S>>(p);
+  const auto over_rows = [&](auto& rows) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       partials[task] = rows.template forward<kTerms>(out, r.begin, r.end);
     }
-    return;
-  }
+  };
   const auto over_tiles = [&](auto& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
@@ -99,25 +100,27 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
       partials[task] = sums.partial();
     }
   };
-  if (cut.loop == Loop::kFew) {
-    over_tiles(in_scratch<Few<S>>(p));
-  } else {
-    over_tiles(in_scratch<Planes<S>>(p));
+  switch (cut.loop) {
+    case Loop::kRows:
+      return over_rows(in_scratch<Rows<S>>(p));
+    case Loop::kPlanes:
+      return over_tiles(in_scratch<Planes<S>>(p));
+    case Loop::kFew:
+      return over_tiles(in_scratch<Few<S>>(p));
+    case Loop::kSingle:
+      return over_rows(in_scratch<Single<S>>(p));
   }
 }
 
 template <class S, Terms kTerms>
 void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
                        int64_t end) {
-  if (cut.loop == Loop::kRows) {
-    auto& gradients = in_scratch<RowGradients<S>>(p);
+  const auto over_rows = [&](auto& rows) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
-      gradients.template backward<kTerms>(out, r.begin, r.end);
+      rows.template backward<kTerms>(out, r.begin, r.end);
     }
-    fence();
-    return;
-  }
+  };
   const auto over_tiles = [&](auto& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
@@ -127,11 +130,17 @@ void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, in
       }
     }
   };
-  if (cut.loop == Loop::kFew) {
-    over_tiles(in_scratch<Flat<S>>(p));
-  } else {
-    over_tiles(in_scratch<Planes<S>>(p));
-    fence();
+  switch (cut.loop) {
+    case Loop::kRows:
+      over_rows(in_scratch<RowGradients<S>>(p));
+      return fence();
+    case Loop::kPlanes:
+      over_tiles(in_scratch<Planes<S>>(p));
+      return fence();
+    case Loop::kFew:
+      return over_tiles(in_scratch<Flat<S>>(p));
+    case Loop::kSingle:
+      return over_rows(in_scratch<Single<S>>(p));
   }
 }
 

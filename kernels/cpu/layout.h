@@ -142,6 +142,12 @@ inline void read_grad(const Backward& from, int64_t first, int n, double* grad) 
 template <class A, bool kIndices, class Group>
 FUSED_CE_OUT_OF_LINE void read_saved(const Backward& from, int64_t first, int n, int padded,
                                      Group& group, double* grad) {
+  read_grad(from, first, n, grad);
+  for (int i = n; i < padded; ++i) {
+    group.reference[i] = group.pivot_logit[i] = 0;
+    group.sum[i] = 1;
+    group.mass[i] = grad[i] = 0;
+  }
   const A* reference = static_cast<const A*>(from.saved.reference) + first;
   const A* sum = static_cast<const A*>(from.saved.sum) + first;
   const A* target = static_cast<const A*>(from.saved.target) + first;
@@ -150,12 +156,6 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Backward& from, int64_t first, int n,
     group.sum[i] = static_cast<double>(sum[i]);
     group.pivot_logit[i] = kIndices ? target[i] : reference[i];
     if constexpr (!kIndices) group.mass[i] = static_cast<double>(target[i]);
-  }
-  read_grad(from, first, n, grad);
-  for (int i = n; i < padded; ++i) {
-    group.reference[i] = group.pivot_logit[i] = 0;
-    group.sum[i] = 1;
-    group.mass[i] = grad[i] = 0;
   }
 }
 

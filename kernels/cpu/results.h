@@ -16,10 +16,9 @@ inline void put_rounded(void* out, const double* values, int64_t first, int n) {
   for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
 }
 
-// What a group of rows leaves behind: the numbers for backward, and the losses if they are wanted.
+// What backward will need of a group of rows.
 template <class A, bool kIndices, class Group>
-inline void put_results(const Forward& out, const Group& group, const double* loss, int64_t first,
-                        int n) {
+inline void put_saved(const Forward& out, const Group& group, int64_t first, int n) {
   __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
                    static_cast<size_t>(n) * sizeof(A));
   put_as<A>(out.saved.sum, group.sum, first, n);
@@ -29,7 +28,9 @@ inline void put_results(const Forward& out, const Group& group, const double* lo
   } else {
     put_as<A>(out.saved.target, group.mass, first, n);
   }
-  if (!out.loss) return;
+}
+
+inline void put_losses(const Forward& out, const double* loss, int64_t first, int n) {
   switch (out.loss_dtype) {
     case DType::kFloat:
       return put_as<float>(out.loss, loss, first, n);
@@ -56,7 +57,8 @@ inline void put_group(const Problem& p, const Smoothing& smoothing,
       sums.weight.count(group.target_weight, n);
     }
   }
-  put_results<Accumulate<S>, kIndices>(out, group, loss, first, n);
+  if (out.saved.reference) put_saved<Accumulate<S>, kIndices>(out, group, first, n);
+  if (out.loss) put_losses(out, loss, first, n);
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -16,7 +16,7 @@ struct Totals {
   void* loss;  // one value of loss_dtype; null where the reduction is none
   DType loss_dtype;
   double* total_weight;  // what a mean divides by: the weights of the rows that count, or, for
-                         // probabilities, the number of rows
+                         // probabilities, the number of rows; null where nobody asks
 };
 
 // Device memory that forward needs for a problem, in bytes. Its contents do not matter.

@@ -71,13 +71,15 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
   return loss;
 }
 
-// Leaves a row's numbers for backward, and its loss if it is wanted.
+// Leaves a row's numbers for backward, and its loss, where they are wanted.
 template <Terms kTerms, class A>
 __device__ inline void put_row(const Forward& out, int64_t i, const Row<A>& row, A loss) {
   constexpr bool indices = kTerms != Terms::kProbabilities;
-  static_cast<A*>(out.saved.reference)[i] = row.reference;
-  static_cast<A*>(out.saved.sum)[i] = row.sum.total() + row.pivot_exp;
-  static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
+  if (out.saved.reference) {
+    static_cast<A*>(out.saved.reference)[i] = row.reference;
+    static_cast<A*>(out.saved.sum)[i] = row.sum.total() + row.pivot_exp;
+    static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
+  }
   if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
 }
 

@@ -41,6 +41,7 @@ void forward(const Problem& p, const Forward& out, const Totals& totals, void* w
         break;
     }
   }
+  if (!totals.loss && !totals.total_weight) return;
   // torch counts the rows as logits / classes, which is no number where there are no classes.
   const double classes = static_cast<double>(p.classes);
   const double rows = static_cast<double>(p.outer * p.inner) * classes / classes;

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kTotalBlock)
   if (thread != 0) return;
   const double total_weight = indices ? weights[0].total() : rows;
   const double sum = losses[0].total();
-  *totals.total_weight = total_weight;
+  if (totals.total_weight) *totals.total_weight = total_weight;
   if (totals.loss) {
     put_number<double>(totals.loss, totals.loss_dtype, 0,
                        totals.reduction == Reduction::kMean ? sum / total_weight : sum);

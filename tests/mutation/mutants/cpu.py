@@ -217,8 +217,8 @@ CPU = [
     Mutant(
         "another row's factors",
         "cpu/flat.h",
-        "static_cast<Int<A>>(i / classes_)",
-        "static_cast<Int<A>>((i + 1) / classes_ % kW)",
+        "if (c >= classes_) c -= classes_, ++first_row;",
+        "if (c > classes_) c -= classes_, ++first_row;",
     ),
     Mutant("sum without its rounding errors", "cpu/sum.h", "sum + lost : sum", "sum : sum"),
 ]

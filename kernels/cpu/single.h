@@ -1,0 +1,129 @@
+// Rows of one class: p is exactly 1, and loss and gradient are exactly 0, or no number where a
+// logit, a probability or a weight is infinite or none. There is no exponential to compute, and
+// nothing that backward would need of forward.
+#pragma once
+
+#include "layout.h"
+#include "results.h"
+#include "terms.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+template <class S>
+class Single {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  static constexpr int kW = kLanes<A>;
+  static constexpr int kTile = 512;  // rows
+
+ public:
+  explicit Single(const Problem& problem)
+      : p_(problem),
+        weight_(problem.weight ? *static_cast<const A*>(problem.weight) : A(1)),
+        mixing_(Smoothing(problem)) {}
+
+  template <Terms kTerms>
+  Partial forward(const Forward& out, int64_t begin, int64_t end) {
+    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+    TaskSums sums;
+    for (int64_t first = begin; first < end; first += kTile) {
+      const int n = static_cast<int>(smaller<int64_t>(end - first, kTile));
+      const int64_t bad = open<kTerms>(first, n);
+      if (sums.bad_row < 0) sums.bad_row = bad;
+      for (int i = 0; i < n; i += kLanes<double>) {
+        const Vec<double> x = lanes(logits_, i);
+        store(loss_ + i, lanes(targets_.target_weight, i) * (x - x));
+      }
+      if constexpr (kIndices) {
+        for (int i = 0; i < n; ++i) loss_[i] = targets_.pivot[i] < 0 ? 0 : loss_[i];
+        count_weights(n, sums);
+      }
+      sums.loss.add(loss_, n);
+      if (out.loss) put_losses(out, loss_, first, n);
+    }
+    return sums.partial();
+  }
+
+  template <Terms kTerms>
+  void backward(const Backward& out, int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += kTile) {
+      const int n = static_cast<int>(smaller<int64_t>(end - first, kTile));
+      open<kTerms>(first, n);
+      for (int i = 0; i < n; i += kW) {
+        const V x = load(logits_ + i);
+        V g = x - x;
+        if constexpr (kTerms == Terms::kProbabilities) {
+          g -= load(weights_ + i) * A(0);
+        } else {
+          g = load(targets_.pivot + i) < 0 ? V{} : g;
+        }
+        store(logits_ + i, g);
+      }
+      put_gradient(out, first, n);
+    }
+  }
+
+ private:
+  // Reads the logits of n rows, and what each weighs. Returns the first bad row.
+  template <Terms kTerms>
+  int64_t open(int64_t first, int n) {
+    gather_rows(p_.logits, p_.dtype, p_.logits_strides, first, n, logits_);
+    if constexpr (kTerms != Terms::kProbabilities)
+      return read_targets<A>(p_, first, n, kTile, targets_);
+    gather_rows(p_.target, p_.target_dtype, p_.target_strides, first, n, weights_);
+    for (int i = 0; i < n; i += kW)
+      store(weights_ + i, mixing_(splat(weight_), load(weights_ + i)));
+    for (int i = 0; i < n; ++i) targets_.target_weight[i] = static_cast<double>(weights_[i]);
+    return kNoBadRow;
+  }
+
+  void count_weights(int n, TaskSums& sums) const {
+    if (p_.weight) {
+      sums.weight.add(targets_.target_weight, n);
+    } else {
+      sums.weight.count(targets_.target_weight, n);
+    }
+  }
+
+  // f(i, run, row): `run` rows from the i-th of `n` on are as far apart as `inner` rows are.
+  template <class F>
+  void for_runs(int64_t first, int n, F f) const {
+    if (p_.inner == 1) return f(0, n, first);
+    for (int i = 0; i < n;) {
+      const int64_t row = first + i;
+      const int run = static_cast<int>(smaller<int64_t>(n - i, p_.inner - row % p_.inner));
+      f(i, run, row);
+      i += run;
+    }
+  }
+  int64_t step(const Strides& s) const { return p_.inner == 1 ? s.outer : s.inner; }
+
+  void gather_rows(const void* base, DType dtype, const Strides& s, int64_t first, int n, A* to) {
+    for_runs(first, n, [&](int i, int run, int64_t row) {
+      const A* found = gather<A>(base, dtype, row_offset(p_, s, row), step(s), run, to + i);
+      if (found != to + i) __builtin_memcpy(to + i, found, static_cast<size_t>(run) * sizeof(A));
+    });
+  }
+
+  void put_gradient(const Backward& out, int64_t first, int n) const {
+    const int64_t stride = step(out.grad_strides);
+    for_runs(first, n, [&](int i, int run, int64_t row) {
+      S* to = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
+      if (stride == 1) return convert(logits_ + i, to, run, /*streamed=*/false);
+      for (int k = 0; k < run; ++k) put(to + k * stride, logits_[i + k]);
+    });
+  }
+
+  const Problem& p_;
+  const A weight_;
+  const Mixing<A> mixing_;
+  struct {
+    PerRow<Int<A>, kTile> pivot;
+    PerRow<double, kTile> target_weight;  // probabilities: q
+  } targets_;
+  alignas(64) A logits_[kTile] = {};  // backward: their gradients
+  alignas(64) A weights_[kTile] = {};
+  alignas(64) double loss_[kTile];
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

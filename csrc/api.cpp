@@ -1,25 +1,23 @@
-// The C++ API: every call goes through the dispatcher, so that autograd, autocast, tracing and
-// modes see it exactly as they see a call from Python.
+// The C++ API. What autocast, tracing, modes or transforms must see goes through the dispatcher, as
+// from Python.
 #include <torch/enum.h>
 
 #include <utility>
 
+#include "direct.h"
 #include "fused_ce.h"
-#include "ops.h"
+#include "unboxed.h"
 
 namespace fused_ce {
 namespace {
 
-// LibTorch's options say "no weight" with an undefined tensor, the operator with nullopt.
-std::optional<at::Tensor> optional_weight(const at::Tensor& weight) {
-  return weight.defined() ? std::optional<at::Tensor>(weight) : std::nullopt;
-}
-
 at::Tensor call(const at::Tensor& input, const at::Tensor& target, const at::Tensor& weight,
                 const torch::nn::CrossEntropyLossOptions& options) {
-  return ops::cross_entropy(input, target, optional_weight(weight),
-                            torch::enumtype::reduction_get_enum(options.reduction()),
-                            options.ignore_index(), options.label_smoothing());
+  return direct_or_dispatched({input,
+                               target,
+                               weight,
+                               {torch::enumtype::reduction_get_enum(options.reduction()),
+                                options.ignore_index(), options.label_smoothing()}});
 }
 
 }  // namespace
@@ -32,7 +30,8 @@ at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
 at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
                          const std::optional<at::Tensor>& weight, int64_t reduction,
                          const c10::SymInt& ignore_index, double label_smoothing) {
-  return ops::cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing);
+  return direct_or_dispatched(
+      {input, target, tensor_or_undefined(weight), {reduction, ignore_index, label_smoothing}});
 }
 
 CrossEntropyLossImpl::CrossEntropyLossImpl(torch::nn::CrossEntropyLossOptions loss_options)

@@ -1,14 +1,25 @@
 #include "arguments.h"
 
-#include <ATen/core/Reduction.h>
 #include <c10/core/ScalarType.h>
+#include <c10/core/SymBool.h>
 #include <c10/util/Exception.h>
+
+#include "shapes.h"
 
 namespace fused_ce {
 namespace {
 
-bool is_supported(at::ScalarType type) {
-  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+// Sizes that a trace does not know are compared when the traced program runs (TORCH_SYM_CHECK and
+// its kin): a decision would refuse to be traced.
+bool must_equal(const c10::SymInt& a, const c10::SymInt& b) {
+  return a.sym_eq(b).expect_true(__FILE__, __LINE__);
+}
+bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
+  if (a.size() != b.size()) return false;
+  for (size_t d = 0; d < a.size(); ++d) {
+    if (!must_equal(a[d], b[d])) return false;
+  }
+  return true;
 }
 
 void check_dense(const at::Tensor& tensor, const char* name) {
@@ -18,70 +29,95 @@ void check_dense(const at::Tensor& tensor, const char* name) {
                               " and dtype ", tensor.scalar_type());
 }
 
+void check_device(const at::Tensor& self, const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.device() == self.device(),
+              "Expected all tensors to be on the same device, but ", name, " is on ",
+              tensor.device(), " and input is on ", self.device());
+}
+
+void check_batch(const at::Tensor& self, const at::Tensor& target) {
+  TORCH_CHECK_VALUE(target.dim() > 0, "Expected input batch_size (", self.sym_size(0),
+                    ") to match target batch_size (0): target is a scalar, and input of shape ",
+                    self.sym_sizes(), " needs one class index a row, of shape ",
+                    c10::SymIntArrayRef(row_shape(self)),
+                    self.dim() == 2 ? " (was it squeezed? target.reshape(-1) has that shape)" : "");
+  TORCH_CHECK_VALUE(must_equal(self.sym_size(0), target.sym_size(0)), "Expected input batch_size (",
+                    self.sym_size(0), ") to match target batch_size (", target.sym_size(0),
+                    "). input has shape ", self.sym_sizes(), ", target ", target.sym_sizes());
+}
+
+// A mismatch of two shapes, first in torch's words, which depend on the number of dimensions.
+[[noreturn]] void throw_other_shape(const at::Tensor& self, const at::Tensor& target) {
+  const c10::SymDimVector rows = row_shape(self);
+  const auto sizes = self.sym_sizes(), got = target.sym_sizes();
+  if (self.dim() == 4) {
+    TORCH_CHECK(target.dim() == 3,
+                "only batches of spatial targets supported (3D tensors) but got targets of "
+                "dimension: ",
+                target.dim(), ". Expected target size ", c10::SymIntArrayRef(rows), ", got ", got,
+                " (input has shape ", sizes, ")");
+    TORCH_CHECK(false, "size mismatch (got input: ", sizes, " , target: ", got,
+                "): Expected target size ", c10::SymIntArrayRef(rows), ", got ", got);
+  }
+  // Logits of language models have their classes last.
+  const bool classes_last = self.dim() == 3 && target.dim() == 2 &&
+                            TORCH_GUARD_OR_FALSE(sizes[0].sym_eq(got[0])) &&
+                            TORCH_GUARD_OR_FALSE(sizes[1].sym_eq(got[1]));
+  TORCH_CHECK(false, "Expected target size ", c10::SymIntArrayRef(rows), ", got ", got,
+              " (input has shape ", sizes, ", its classes in dimension 1)",
+              classes_last ? ". If the last dimension holds the classes: "
+                             "cross_entropy(logits.flatten(0, 1), target.flatten())"
+                           : "");
+}
+
 void check_indices(const at::Tensor& self, const at::Tensor& target) {
-  const bool batched = self.dim() > 1;
-  TORCH_CHECK_VALUE(!batched || (target.dim() > 0 && self.sym_size(0) == target.sym_size(0)),
-                    "Expected input batch_size (", self.sym_size(0),
-                    ") to match target batch_size (",
-                    target.dim() > 0 ? target.sym_size(0) : c10::SymInt(1), ").");
+  if (self.dim() > 1) check_batch(self, target);
+  TORCH_CHECK(self.dim() > 2 || target.dim() <= 1,
+              "0D or 1D target tensor expected, multi-target not supported: input of shape ",
+              self.sym_sizes(), " needs class indices of shape ",
+              c10::SymIntArrayRef(row_shape(self)), " or probabilities of the shape of input, got ",
+              target.sym_sizes(), " of ", target.scalar_type());
+  if (self.dim() > 2 && !must_equal(target.sym_sizes(), row_shape(self)))
+    throw_other_shape(self, target);
   TORCH_CHECK(target.scalar_type() == at::kLong || target.scalar_type() == at::kByte,
               "expected target dtype to be Long or Byte, but got ", target.scalar_type(),
               " (class indices are int64 or uint8; convert with target.long())");
-  if (!batched) {
-    TORCH_CHECK(target.dim() <= 1, "Expected target of logits of shape ", self.sym_sizes(),
-                " to be one class index, of 0 or 1 dimensions, got shape ", target.sym_sizes());
-    TORCH_CHECK_VALUE(target.dim() == 0 || target.sym_size(0) == 1,
-                      "Expected target of logits of shape ", self.sym_sizes(),
-                      " to be one class index, got shape ", target.sym_sizes());
-    return;
-  }
-  c10::SymDimVector expected(self.sym_sizes().begin(), self.sym_sizes().end());
-  expected.erase(expected.begin() + 1);
-  TORCH_CHECK(target.sym_sizes().equals(expected), "Expected target size ",
-              c10::SymIntArrayRef(expected), ", got ", target.sym_sizes(), " (logits have shape ",
-              self.sym_sizes(), ")");
+  TORCH_CHECK_VALUE(self.dim() > 1 || target.dim() == 0 || must_equal(target.sym_size(0), 1),
+                    "For 1D input, 1D target must have size 1, but got target size: ",
+                    target.dim() == 0 ? c10::SymInt(1) : target.sym_size(0), " (input of shape ",
+                    self.sym_sizes(), " is one row)");
 }
 
-void check_weight(const at::Tensor& self, const at::Tensor& weight, bool probabilities,
-                  bool same_dtype) {
-  const c10::SymInt classes = self.sym_size(self.dim() > 1 ? 1 : 0);
-  TORCH_CHECK(weight.dim() == 1 && weight.sym_size(0) == classes,
+void check_probabilities(const at::Tensor& self, const at::Tensor& target,
+                         const c10::SymInt& ignore_index) {
+  TORCH_CHECK(at::isFloatingType(target.scalar_type()),
+              "Expected floating point type for target with class probabilities, got ",
+              target.scalar_type(), ": the target has the logits' own shape ", self.sym_sizes(),
+              ". For one-hot integers pass class indices, target.argmax(1), or probabilities, "
+              "target.float()");
+  TORCH_CHECK(is_supported(target.scalar_type()), "fused_ce::cross_entropy: not implemented for '",
+              target.scalar_type(), "' target");
+  TORCH_CHECK(must_equal(self.sym_sizes(), target.sym_sizes()), "Expected target size ",
+              self.sym_sizes(), ", got ", target.sym_sizes());
+  TORCH_CHECK(ignore_index < 0, "ignore_index is not supported for floating point target, got ",
+              ignore_index);
+}
+
+void check_weight(const Call& call, bool probabilities) {
+  const at::Tensor& weight = call.weight;
+  const c10::SymInt classes = call.self.sym_size(class_dim(call.self));
+  TORCH_CHECK(weight.dim() == 1 && must_equal(weight.sym_size(0), classes),
               "weight tensor should be defined either for all ", classes,
               " classes or no classes but got weight tensor of shape: ", weight.sym_sizes());
   check_dense(weight, "weight");
-  TORCH_CHECK(!same_dtype || weight.scalar_type() == self.scalar_type(), "expected scalar type ",
-              self.scalar_type(), " but found ", weight.scalar_type(),
-              " (weight must have the logits' dtype)");
   TORCH_CHECK(is_supported(weight.scalar_type()) ||
                   (probabilities && at::isIntegralType(weight.scalar_type(), /*includeBool=*/true)),
               "expected weight to be a floating point tensor, but found ", weight.scalar_type());
-  TORCH_CHECK(weight.device() == self.device(),
-              "Expected all tensors to be on the same device, but weight is on ", weight.device(),
-              " and input is on ", self.device());
+  check_device(call.self, weight, "weight");
 }
 
-}  // namespace
-
-bool is_probabilities(const at::Tensor& self, const at::Tensor& target) {
-  return self.sym_sizes().equals(target.sym_sizes());
-}
-
-at::ScalarType accumulate_type(const at::Tensor& self) {
-  return self.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-at::ScalarType loss_type(const at::Tensor& self, const at::Tensor& target,
-                         const std::optional<at::Tensor>& weight) {
-  at::ScalarType type = self.scalar_type();
-  if (!is_probabilities(self, target)) return type;
-  type = c10::promoteTypes(type, target.scalar_type());
-  return weight ? c10::promoteTypes(type, weight->scalar_type()) : type;
-}
-
-void check_arguments(const at::Tensor& self, const at::Tensor& target,
-                     const std::optional<at::Tensor>& weight, int64_t reduction,
-                     const c10::SymInt& ignore_index, double label_smoothing,
-                     bool same_weight_dtype) {
+void check_call(const Call& call) {
+  const auto& [self, target, weight, options] = call;
   TORCH_CHECK_TYPE(self.defined(), "cross_entropy(): argument 'input' must be Tensor, not None");
   TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
   check_dense(self, "input");
@@ -89,29 +125,84 @@ void check_arguments(const at::Tensor& self, const at::Tensor& target,
   TORCH_CHECK_NOT_IMPLEMENTED(is_supported(self.scalar_type()),
                               "fused_ce::cross_entropy: not implemented for '", self.scalar_type(),
                               "': input must be float32, float64, bfloat16 or float16");
-  TORCH_CHECK(reduction >= at::Reduction::None && reduction < at::Reduction::END,
-              "reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
-  TORCH_CHECK(label_smoothing >= 0.0 && label_smoothing <= 1.0,
-              "label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  TORCH_CHECK(target.device() == self.device(),
-              "Expected all tensors to be on the same device, but target is on ", target.device(),
-              " and input is on ", self.device());
+  TORCH_CHECK(options.reduction >= at::Reduction::None && options.reduction < at::Reduction::END,
+              "reduction must be 0 (none), 1 (mean) or 2 (sum), got ", options.reduction);
+  TORCH_CHECK(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
+              "label_smoothing must be between 0.0 and 1.0. Got: ", options.label_smoothing);
+  check_device(self, target, "target");
   const bool probabilities = is_probabilities(self, target);
-  if (probabilities) {
-    TORCH_CHECK(at::isFloatingType(target.scalar_type()),
-                "Expected floating point type for target with class probabilities, got ",
-                target.scalar_type(), ": the target has the logits' own shape ", self.sym_sizes(),
-                ". For one-hot integers pass class indices, target.argmax(1), or probabilities, "
-                "target.float()");
-    TORCH_CHECK(is_supported(target.scalar_type()),
-                "fused_ce::cross_entropy: not implemented for '", target.scalar_type(), "' target");
-    TORCH_CHECK(ignore_index < 0, "ignore_index is not supported for floating point target, got ",
-                ignore_index);
-  }
+  if (probabilities) check_probabilities(self, target, options.ignore_index);
   TORCH_CHECK_INDEX(self.dim() > 0,
                     "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
   if (!probabilities) check_indices(self, target);
-  if (weight) check_weight(self, *weight, probabilities, same_weight_dtype && !probabilities);
+  if (weight.defined()) check_weight(call, probabilities);
+}
+
+}  // namespace
+
+bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+}
+
+bool is_probabilities(const at::Tensor& self, const at::Tensor& target) {
+  const c10::SymIntArrayRef a = self.sym_sizes(), b = target.sym_sizes();
+  if (a.size() != b.size()) return false;
+  // Of as many dimensions, class indices are one index for one row of logits, or a mistake.
+  const bool unless_known = at::isFloatingType(target.scalar_type());
+  for (size_t d = 0; d < a.size(); ++d) {
+    const c10::SymBool equal = a[d].sym_eq(b[d]);
+    if (unless_known ? !TORCH_GUARD_OR_TRUE(equal) : !TORCH_GUARD_OR_FALSE(equal)) return false;
+  }
+  return true;
+}
+
+at::ScalarType accumulate_type(const at::Tensor& self) {
+  return self.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+at::ScalarType loss_type(at::ScalarType self, const Call& call) {
+  if (!is_probabilities(call.self, call.target)) return self;
+  const at::ScalarType type = c10::promoteTypes(self, call.target.scalar_type());
+  return call.weight.defined() ? c10::promoteTypes(type, call.weight.scalar_type()) : type;
+}
+
+at::ScalarType check_forward(const Call& call, std::optional<at::ScalarType> dtype) {
+  check_call(call);
+  const at::ScalarType type = dtype ? *dtype : loss_type(call.self.scalar_type(), call);
+  TORCH_CHECK(is_supported(type), "fused_ce::_forward: not implemented for a loss of '", type,
+              "': dtype must be float32, float64, bfloat16 or float16");
+  TORCH_CHECK(!call.weight.defined() || call.weight.scalar_type() == type ||
+                  is_probabilities(call.self, call.target),
+              "expected scalar type ", type, " but found ", call.weight.scalar_type(),
+              " (weight must have the dtype of the loss: the logits', or float under autocast)");
+  return type;
+}
+
+void check_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
+  check_call(call);
+  const at::Tensor& self = call.self;
+  const c10::SymDimVector shape = call.options.by_row() ? row_shape(self) : c10::SymDimVector{};
+  const c10::SymDimVector saved_shape = {3, row_count(self)};
+  check_device(self, grad_output, "grad_output");
+  check_device(self, saved, "saved");
+  TORCH_CHECK(grad_output.layout() == at::kStrided && is_supported(grad_output.scalar_type()) &&
+                  must_equal(grad_output.sym_sizes(), shape),
+              "fused_ce::_backward: grad_output: expected floating point numbers of the loss's "
+              "shape ",
+              c10::SymIntArrayRef(shape), ", got ", grad_output.scalar_type(), " of shape ",
+              grad_output.sym_sizes());
+  TORCH_CHECK(saved.layout() == at::kStrided && saved.scalar_type() == accumulate_type(self) &&
+                  must_equal(saved.sym_sizes(), saved_shape),
+              "fused_ce::_backward: saved: expected what _forward saved for these logits, ",
+              accumulate_type(self), " of shape ", c10::SymIntArrayRef(saved_shape), ", got ",
+              saved.scalar_type(), " of shape ", saved.sym_sizes());
+  if (total_weight.defined()) check_device(self, total_weight, "total_weight");
+  if (!call.options.is_mean()) return;
+  TORCH_CHECK(total_weight.layout() == at::kStrided && total_weight.scalar_type() == at::kDouble &&
+                  total_weight.dim() == 0,
+              "fused_ce::_backward: total_weight: expected one number, a double, got ",
+              total_weight.scalar_type(), " of shape ", total_weight.sym_sizes());
 }
 
 }  // namespace fused_ce

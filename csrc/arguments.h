@@ -1,28 +1,37 @@
-// What the arguments must be, checked once for every path, and what follows from them.
+// What the arguments must be, and what follows from them: the one place for every path.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <optional>
 
+#include "options.h"
+
 namespace fused_ce {
 
-// Whether target holds class probabilities: its shape is the logits' own.
+// Whether target holds class probabilities: it has the logits' own shape. Where a trace does not
+// know sizes, as many dimensions of a floating point type are enough, and the checks say that the
+// sizes must agree.
 bool is_probabilities(const at::Tensor& self, const at::Tensor& target);
 
 // float for float and the half types, double for double: what sums, weights and saved numbers are
 // held in.
 at::ScalarType accumulate_type(const at::Tensor& self);
 
-// The dtype of torch's loss.
-at::ScalarType loss_type(const at::Tensor& self, const at::Tensor& target,
-                         const std::optional<at::Tensor>& weight);
+// The dtype of torch's loss, if the logits were of the type `self`.
+at::ScalarType loss_type(at::ScalarType self, const Call& call);
 
-// Throws what torch throws (type and meaning). self: (C) or (N, C, d1, ..., dK).
-// Class indices are not looked at here: their range is checked where they are read.
-void check_arguments(const at::Tensor& self, const at::Tensor& target,
-                     const std::optional<at::Tensor>& weight, int64_t reduction,
-                     const c10::SymInt& ignore_index, double label_smoothing,
-                     bool same_weight_dtype);
+// The floating point types that the kernels know.
+bool is_supported(at::ScalarType type);
+
+// Throws what torch throws (type and meaning). `dtype`: of the loss, if that was given. Returns the
+// dtype of the loss. Class indices are not looked at here: their range is checked where they are
+// read.
+at::ScalarType check_forward(const Call& call, std::optional<at::ScalarType> dtype);
+
+// The same for what backward takes. The weights' dtype depends on the loss's, which is unknown
+// here.
+void check_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight);
 
 }  // namespace fused_ce

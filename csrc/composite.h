@@ -1,16 +1,15 @@
+// cross_entropy in terms of the private operators.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include "ops.h"
 
-#include <optional>
+namespace fused_ce::composite {
 
-namespace fused_ce {
+at::Tensor cross_entropy(const Call& call);
 
-// cross_entropy with the dtype of the loss given: what autocast asks for. nullopt: torch's dtype
-// for these arguments.
-at::Tensor composite(const at::Tensor& self, const at::Tensor& target,
-                     const std::optional<at::Tensor>& weight, int64_t reduction,
-                     c10::SymInt ignore_index, double label_smoothing,
-                     std::optional<at::ScalarType> dtype);
+// The same through the dispatcher, with the dtype of the loss given or torch's. What the kernels
+// would refuse is refused here, in the words and the shapes of the caller: between here and there
+// may be transforms, or no kernel.
+at::Tensor dispatched(const Call& call, std::optional<at::ScalarType> dtype);
 
-}  // namespace fused_ce
+}  // namespace fused_ce::composite

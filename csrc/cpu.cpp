@@ -3,22 +3,21 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/Reduction.h>
-#include <ATen/ops/empty.h>
 #include <c10/util/SmallVector.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
+#include "allocate.h"
+#include "arguments.h"
 #include "capability.h"
 #include "compensated_sum.h"
 #include "describe.h"
+#include "device.h"
 #include "floating_point_mode.h"
-#include "huge_pages.h"
-#include "ops.h"
 
 namespace fused_ce {
 namespace {
@@ -37,15 +36,15 @@ void for_tasks(const Problem& p, int64_t tasks, F f) {
   });
 }
 
-// A tensor of one number. at::full would be one more operator to dispatch, as dear as a small
-// batch.
-at::Tensor tensor_of(double value, const at::TensorOptions& options) {
-  at::Tensor result = at::empty({}, options);
+// A tensor of one number.
+at::Tensor tensor_of(double value, const at::Tensor& self, at::ScalarType dtype) {
+  at::Tensor result = allocate({}, self, dtype);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, result.scalar_type(), "fused_ce::_forward",
       [&] { *result.mutable_data_ptr<scalar_t>() = static_cast<scalar_t>(value); });
   return result;
 }
+
 [[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes,
                                      int64_t ignore_index) {
   const at::Tensor contiguous = target.contiguous();
@@ -80,54 +79,53 @@ void check_classes(const Problem& problem) {
                               " are supported at most");
 }
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
-                           const std::optional<at::Tensor>& weight, int64_t reduction,
-                           int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
-  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
+ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+  const at::ScalarType type = check_forward(call, dtype);
+  const Described d = describe(call);
   check_classes(d.problem);
-  const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
-  ForwardResults results = forward_results(self, d, reduction, dtype);
-  advise_huge_pages(results.saved.data_ptr(), results.saved.nbytes());
+  RowResults rows = allocate_rows(call, d, type, save);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
   for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
-    kernels.forward(d.problem, results.out, begin, end, partials.data());
+    kernels.forward(d.problem, rows.out, begin, end, partials.data());
   });
 
   const Partial sum = add_up(partials);
-  if (sum.bad_row >= 0) throw_out_of_range(target, sum.bad_row, d.problem.classes, ignore_index);
-  // torch counts the rows as logits / classes, which is no number where there are no classes.
-  const double rows = static_cast<double>(self.numel()) / static_cast<double>(d.problem.classes);
-  const double total_weight = probabilities ? rows : sum.weight;
-  const auto options = self.options();
-  if (reduction == at::Reduction::Mean)
-    results.loss = tensor_of(sum.loss / total_weight, options.dtype(dtype));
-  if (reduction == at::Reduction::Sum) results.loss = tensor_of(sum.loss, options.dtype(dtype));
-  return {results.loss, results.saved, tensor_of(total_weight, options.dtype(at::kDouble))};
+  if (sum.bad_row >= 0)
+    throw_out_of_range(call.target, sum.bad_row, d.problem.classes, d.problem.ignore_index);
+  ops::ForwardResult result{std::move(rows.loss), std::move(rows.saved),
+                            std::move(rows.total_weight)};
+  if (call.options.is_mean()) {
+    // torch counts the rows as logits / classes, which is no number where there are no classes.
+    const double count =
+        static_cast<double>(call.self.numel()) / static_cast<double>(d.problem.classes);
+    const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
+    const double total_weight = probabilities ? count : sum.weight;
+    result.loss = tensor_of(sum.loss / total_weight, call.self, type);
+    if (save) *result.total_weight.mutable_data_ptr<double>() = total_weight;
+  } else if (!call.options.by_row()) {
+    result.loss = tensor_of(sum.loss, call.self, type);
+  }
+  return result;
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction,
-                    int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
+  check_backward(grad_output, call, saved, total_weight);
+  const Described d = describe(call);
   check_classes(d.problem);
-  const BackwardResults results =
-      backward_results(grad_output, self, d, reduction, saved, total_weight);
+  const Gradient gradient = allocate_gradient(grad_output, call, d, saved, total_weight);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   for_tasks(
-      d.problem, kernels.backward_tasks(d.problem, results.out),
-      [&](int64_t begin, int64_t end) { kernels.backward(d.problem, results.out, begin, end); });
-  return results.grad_logits;
+      d.problem, kernels.backward_tasks(d.problem, gradient.from),
+      [&](int64_t begin, int64_t end) { kernels.backward(d.problem, gradient.from, begin, end); });
+  return gradient.logits;
 }
+
+[[maybe_unused]] const bool kRegistered =
+    (device::set_operators(c10::kCPU, {forward, backward}), true);
 
 }  // namespace
-
-TORCH_LIBRARY_IMPL(fused_ce, CPU, m) {
-  m.impl("_forward", forward);
-  m.impl("_backward", backward);
-}
-
 }  // namespace fused_ce

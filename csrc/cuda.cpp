@@ -3,12 +3,14 @@
 #include "../kernels/cuda/cuda.h"
 
 #include <ATen/core/Reduction.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
+#include <utility>
+
+#include "allocate.h"
+#include "arguments.h"
 #include "cuda_stream.h"
 #include "describe.h"
-#include "ops.h"
+#include "device.h"
 
 namespace fused_ce {
 namespace {
@@ -17,48 +19,43 @@ static_assert(static_cast<int>(Reduction::kNone) == at::Reduction::None);
 static_assert(static_cast<int>(Reduction::kMean) == at::Reduction::Mean);
 static_assert(static_cast<int>(Reduction::kSum) == at::Reduction::Sum);
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
-                           const std::optional<at::Tensor>& weight, int64_t reduction,
-                           int64_t ignore_index, double label_smoothing, at::ScalarType dtype) {
-  const LaunchScope scope(self);
-  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
-  ForwardResults results = forward_results(self, d, reduction, dtype);
-  const auto options = self.options();
-  const at::Tensor total_weight = at::empty({}, options.dtype(at::kDouble));
-  cuda::Totals totals{static_cast<Reduction>(reduction), nullptr, kernel_type(dtype),
-                      total_weight.mutable_data_ptr<double>()};
-  if (reduction != at::Reduction::None) {
-    results.loss = at::empty({}, options.dtype(dtype));
-    totals.loss = results.loss.mutable_data_ptr();
+ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+  const at::ScalarType type = check_forward(call, dtype);
+  const LaunchScope scope(call.self);
+  const Described d = describe(call);
+  RowResults rows = allocate_rows(call, d, type, save);
+  ops::ForwardResult result{std::move(rows.loss), std::move(rows.saved),
+                            std::move(rows.total_weight)};
+  cuda::Totals totals{static_cast<Reduction>(call.options.reduction), nullptr, kernel_type(type),
+                      nullptr};
+  if (!call.options.by_row()) {
+    result.loss = allocate({}, call.self, type);
+    totals.loss = result.loss.mutable_data_ptr();
   }
+  if (result.total_weight.defined())
+    totals.total_weight = result.total_weight.mutable_data_ptr<double>();
   // The allocator hands it out again only to what comes later on this stream.
-  const at::Tensor workspace =
-      at::empty({cuda::workspace_bytes(d.problem)}, options.dtype(at::kByte));
+  const at::Tensor workspace = allocate({cuda::workspace_bytes(d.problem)}, call.self, at::kByte);
 
-  cuda::forward(d.problem, results.out, totals, workspace.mutable_data_ptr(), scope.stream());
+  cuda::forward(d.problem, rows.out, totals, workspace.mutable_data_ptr(), scope.stream());
   scope.check();
-  return {results.loss, results.saved, total_weight};
+  return result;
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction,
-                    int64_t ignore_index, double label_smoothing, const at::Tensor& saved,
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  const LaunchScope scope(self);
-  const Described d = describe(self, target, weight, reduction, ignore_index, label_smoothing);
-  const BackwardResults results =
-      backward_results(grad_output, self, d, reduction, saved, total_weight);
+  check_backward(grad_output, call, saved, total_weight);
+  const LaunchScope scope(call.self);
+  const Described d = describe(call);
+  const Gradient gradient = allocate_gradient(grad_output, call, d, saved, total_weight);
 
-  cuda::backward(d.problem, results.out, scope.stream());
+  cuda::backward(d.problem, gradient.from, scope.stream());
   scope.check();
-  return results.grad_logits;
+  return gradient.logits;
 }
+
+[[maybe_unused]] const bool kRegistered =
+    (device::set_operators(kLaunchDevice, {forward, backward}), true);
 
 }  // namespace
-
-TORCH_LIBRARY_IMPL(fused_ce, FUSED_CE_CUDA_KEY, m) {
-  m.impl("_forward", forward);
-  m.impl("_backward", backward);
-}
-
 }  // namespace fused_ce

@@ -13,9 +13,9 @@
 
 #include <string>
 
-#define FUSED_CE_CUDA_KEY CPU
-
 namespace fused_ce {
+
+inline constexpr c10::DeviceType kLaunchDevice = c10::kCPU;
 
 class LaunchScope {
  public:
@@ -36,9 +36,9 @@ class LaunchScope {
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#define FUSED_CE_CUDA_KEY CUDA
-
 namespace fused_ce {
+
+inline constexpr c10::DeviceType kLaunchDevice = c10::kCUDA;
 
 class LaunchScope {
  public:

@@ -1,47 +1,50 @@
 // Tensors as the kernels' plain structs, for every device.
 #pragma once
 
-#include "../kernels/problem.h"
-
 #include <ATen/core/Tensor.h>
+#include <c10/util/MaybeOwned.h>
 
-#include <optional>
+#include "../kernels/problem.h"
+#include "ops.h"
 
 namespace fused_ce {
 
 // Of a floating point type that the kernels know.
 DType kernel_type(at::ScalarType type);
 
+using MaybeOwned = c10::MaybeOwned<at::Tensor>;
+
+// A problem, and what its pointers point into.
 struct Described {
-  at::Tensor self, target, weight, weight_sum;  // what the pointers point into
+  MaybeOwned self, target, weight;
+  at::Tensor weight_sum;
   Problem problem{};
   bool as_plane = false;
   int64_t rows() const { return problem.outer * problem.inner; }
 };
 
-// Checks the arguments first: pointers are taken here.
-Described describe(const at::Tensor& self, const at::Tensor& target,
-                   const std::optional<at::Tensor>& weight, int64_t reduction, int64_t ignore_index,
-                   double label_smoothing);
+// Of a call whose arguments are checked.
+Described describe(const Call& call);
 
-// What forward returns, allocated: `loss` only where each row has its own.
-struct ForwardResults {
-  at::Tensor saved, loss;
+// What forward leaves, allocated: `loss` only where each row has its own, the others where there
+// will be a backward.
+struct RowResults {
+  at::Tensor loss, saved, total_weight;
   Forward out{};
 };
 
-ForwardResults forward_results(const at::Tensor& self, const Described& described,
-                               int64_t reduction, at::ScalarType dtype);
+RowResults allocate_rows(const Call& call, const Described& described, at::ScalarType dtype,
+                         bool save);
 
-// What backward returns, allocated, and what it reads beside the problem.
-struct BackwardResults {
-  at::Tensor grad_logits;
-  at::Tensor grad_output, saved, total_weight;  // what the pointers point into
-  Backward out{};
+// The gradient, allocated, and what it is computed from beside the problem.
+struct Gradient {
+  at::Tensor logits;
+  MaybeOwned grad_output, saved;
+  Backward from{};
 };
 
-BackwardResults backward_results(const at::Tensor& grad_output, const at::Tensor& self,
-                                 const Described& described, int64_t reduction,
-                                 const at::Tensor& saved, const at::Tensor& total_weight);
+Gradient allocate_gradient(const at::Tensor& grad_output, const Call& call,
+                           const Described& described, const at::Tensor& saved,
+                           const at::Tensor& total_weight);
 
 }  // namespace fused_ce

@@ -15,6 +15,7 @@ class FloatingPointMode {
   using Word = uint32_t;
   static Word read() { return _mm_getcsr(); }
   static void write(Word word) { _mm_setcsr(word); }
+  static constexpr Word kMode = ~Word{0x3f};  // the others are flags of what happened
 #elif defined(__aarch64__)
   using Word = uint64_t;
   static Word read() {
@@ -23,17 +24,20 @@ class FloatingPointMode {
     return word;
   }
   static void write(Word word) { asm volatile("msr fpcr, %0" : : "r"(word)); }
+  static constexpr Word kMode = ~Word{0};
 #else
   using Word = int;
   static Word read() { return 0; }
   static void write(Word) {}
+  static constexpr Word kMode = 0;
 #endif
 
  public:
   // As long as it lives, the calling thread computes in another's mode.
   class Guard {
    public:
-    explicit Guard(const FloatingPointMode& mode) : changes_(mode.word_ != before_) {
+    explicit Guard(const FloatingPointMode& mode)
+        : changes_(((mode.word_ ^ before_) & kMode) != 0) {
       if (changes_) write(mode.word_);
     }
     ~Guard() {

@@ -1,42 +1,33 @@
-// Shapes and dtypes of the private operators' results: for meta and fake tensors.
-#include <ATen/core/Reduction.h>
+#include "meta.h"
+
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/library.h>
+#include <ATen/ops/empty_strided.h>
 
 #include "arguments.h"
-#include "ops.h"
+#include "device.h"
+#include "shapes.h"
 
-namespace fused_ce {
-namespace {
+namespace fused_ce::meta {
 
-ops::ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
-                           const std::optional<at::Tensor>& weight, int64_t reduction,
-                           c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
-  check_arguments(self, target, weight, reduction, ignore_index, label_smoothing,
-                  /*same_weight_dtype=*/false);
-  c10::SymDimVector rows(self.sym_sizes().begin(), self.sym_sizes().end());
-  rows.erase(rows.begin() + 1);
-  c10::SymInt count = 1;
-  for (const c10::SymInt& size : rows) count *= size;
+ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+  const at::ScalarType type = check_forward(call, dtype);
+  const at::Tensor& self = call.self;
   const auto options = self.options();
-  return {reduction == at::Reduction::None ? at::empty_symint(rows, options.dtype(dtype))
-                                           : at::empty({}, options.dtype(dtype)),
-          at::empty_symint({3, count}, options.dtype(accumulate_type(self))),
-          at::empty({}, options.dtype(at::kDouble))};
+  const c10::SymDimVector shape = call.options.by_row() ? row_shape(self) : c10::SymDimVector{};
+  return {at::empty_symint(shape, options.dtype(type)),
+          save ? at::empty_symint({3, row_count(self)}, options.dtype(accumulate_type(self)))
+               : device::nothing(self, at::kFloat),
+          save && call.options.is_mean() ? at::empty({}, options.dtype(at::kDouble))
+                                         : device::nothing(self, at::kDouble)};
 }
 
-at::Tensor backward(const at::Tensor&, const at::Tensor& self, const at::Tensor&,
-                    const std::optional<at::Tensor>&, int64_t, c10::SymInt, double,
-                    const at::Tensor&, const at::Tensor&) {
-  return at::empty_like(self);
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
+  check_backward(grad_output, call, saved, total_weight);
+  const at::Tensor& self = call.self;
+  const auto strides = gradient_strides(self);
+  return strides ? at::empty_strided_symint(self.sym_sizes(), *strides, self.options())
+                 : at::empty_symint(self.sym_sizes(), self.options());
 }
 
-}  // namespace
-
-TORCH_LIBRARY_IMPL(fused_ce, Meta, m) {
-  m.impl("_forward", forward);
-  m.impl("_backward", backward);
-}
-
-}  // namespace fused_ce
+}  // namespace fused_ce::meta

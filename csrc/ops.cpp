@@ -2,46 +2,44 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include <utility>
+#include "unboxed.h"
 
-// Looked up once: a lookup by name costs more than a small loss. The handles outlive every call,
-// for the registrations live in this library.
 namespace fused_ce::ops {
+namespace {
 
-at::Tensor cross_entropy(const at::Tensor& self, const at::Tensor& target,
-                         const std::optional<at::Tensor>& weight, int64_t reduction,
-                         c10::SymInt ignore_index, double label_smoothing) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_ce::cross_entropy", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                            int64_t, c10::SymInt, double)>();
-  return op.call(self, target, weight, reduction, std::move(ignore_index), label_smoothing);
+// Looked up once each: a lookup by name costs more than a small loss. The handles outlive every
+// call, for the registrations live in this library.
+template <class Function>
+auto find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
 }
 
-ForwardResult forward(const at::Tensor& self, const at::Tensor& target,
-                      const std::optional<at::Tensor>& weight, int64_t reduction,
-                      c10::SymInt ignore_index, double label_smoothing, at::ScalarType dtype) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_ce::_forward", "")
-                             .typed<ForwardResult(const at::Tensor&, const at::Tensor&,
-                                                  const std::optional<at::Tensor>&, int64_t,
-                                                  c10::SymInt, double, at::ScalarType)>();
-  return op.call(self, target, weight, reduction, std::move(ignore_index), label_smoothing, dtype);
+// op.call(arguments..., options...)
+template <class Op, class... Arguments>
+auto call_with(const Options& options, const Op& op, const Arguments&... arguments) {
+  return std::apply([&](const auto&... fields) { return op.call(arguments..., fields...); },
+                    options.fields());
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self, const at::Tensor& target,
-                    const std::optional<at::Tensor>& weight, int64_t reduction,
-                    c10::SymInt ignore_index, double label_smoothing, const at::Tensor& saved,
+}  // namespace
+
+at::Tensor cross_entropy(const Call& call) {
+  static const auto op = find<decltype(Unboxed::cross_entropy<nullptr>)>("fused_ce::cross_entropy");
+  return call_with(call.options, op, call.self, call.target, optional_if_defined(call.weight));
+}
+
+ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+  static const auto op = find<decltype(Unboxed::forward<nullptr>)>("fused_ce::_forward");
+  auto [loss, saved, total_weight] = call_with(call.options, op, call.self, call.target,
+                                               optional_if_defined(call.weight), dtype, save);
+  return {std::move(loss), std::move(saved), std::move(total_weight)};
+}
+
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_ce::_backward", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                            const std::optional<at::Tensor>&, int64_t, c10::SymInt, double,
-                            const at::Tensor&, const at::Tensor&)>();
-  return op.call(grad_output, self, target, weight, reduction, std::move(ignore_index),
-                 label_smoothing, saved, total_weight);
+  static const auto op = find<decltype(Unboxed::backward<nullptr>)>("fused_ce::_backward");
+  return call_with(call.options, op, grad_output, call.self, call.target,
+                   optional_if_defined(call.weight), saved, total_weight);
 }
 
 }  // namespace fused_ce::ops

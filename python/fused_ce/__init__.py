@@ -3,6 +3,7 @@
 ``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``.
 """
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -27,6 +28,10 @@ def _load_library() -> None:
             f"{library} does not load into torch {torch.__version__}; "
             f"it was probably built for another torch: {_REBUILD}\n({error.__cause__ or error})"
         ) from error
+    load_error = ctypes.CDLL(str(library)).fused_ce_load_error
+    load_error.restype = ctypes.c_char_p
+    if message := load_error().decode():
+        raise ImportError(message)
 
 
 def _check_torch() -> None:
@@ -45,6 +50,7 @@ from fused_ce import _C  # noqa: E402  (it links the library that was just loade
 
 _check_torch()
 
+import fused_ce._vmap  # noqa: E402, F401  (registers its rules)
 from fused_ce.functional import cross_entropy  # noqa: E402
 from fused_ce.modules import CrossEntropyLoss  # noqa: E402
 

@@ -20,9 +20,8 @@ def composition(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    reduction: int = 1,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
+    *options: object,
+    **named: object,
 ) -> Tensor:
     """torch's log_softmax, nll_loss and so on, which the exporters translate.
 
@@ -34,7 +33,7 @@ def composition(
         input, target = _full(input), _full(target)
         weight = None if weight is None else _full(weight)
     loss: Tensor = torch.ops.aten.cross_entropy_loss.default._op_dk(
-        _COMPOSITE, input, target, weight, reduction, ignore_index, label_smoothing
+        _COMPOSITE, input, target, weight, *options, **named
     )
     return loss
 

@@ -8,9 +8,17 @@ from torch import Tensor
 from torch.nn import _reduction as _Reduction
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from fused_ce import _C
 from fused_ce._onnx import composition, in_torchscript_export
 
 __all__ = ["cross_entropy"]
+
+# Bound once: look-ups are dear beside a small batch. TorchScript and dynamo know these functions
+# under any name, and see neither `_direct` nor what follows it.
+_direct = _C.cross_entropy
+_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+_operator = torch.ops.fused_ce.cross_entropy
 
 
 def cross_entropy(
@@ -26,7 +34,8 @@ def cross_entropy(
     r"""Cross entropy between logits and targets, in one fused pass over the logits.
 
     A drop-in for :func:`torch.nn.functional.cross_entropy`: the same arguments, results, errors and
-    dtype of the loss. Calls ``torch.ops.fused_ce.cross_entropy``.
+    dtype of the loss. Calls ``torch.ops.fused_ce.cross_entropy``, or where nothing traces,
+    transforms or intercepts the call, what that does in the end.
 
     For one row of logits :math:`x`, with :math:`\log p_c = x_c - \log \sum_j e^{x_j}`,
 
@@ -80,6 +89,10 @@ def cross_entropy(
         >>> f"{loss.item():.4f}"
         '2.4398'
     """
+    if not _is_scripting() and not _is_dynamo_compiling() and size_average is reduce is None:
+        plain = _direct(input, target, weight, ignore_index, reduction, label_smoothing)
+        if plain is not None:
+            return plain
     if has_torch_function_variadic(input, target, weight):
         overridden: Tensor = handle_torch_function(
             cross_entropy,
@@ -97,8 +110,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
     number = _Reduction.get_enum(reduction)
-    # TorchScript checks types before, and knows no `try`.
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+    if _is_scripting():  # which checks types before, and knows no `try`
         loss: Tensor = torch.ops.fused_ce.cross_entropy(
             input, target, weight, number, ignore_index, label_smoothing
         )
@@ -124,9 +136,6 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
         )
     return reduction
 
-
-# Bound once: three look-ups a call are dear beside a small batch.
-_operator = torch.ops.fused_ce.cross_entropy
 
 # What torch.ops says, in a RuntimeError, of an argument that does not fit the operator's schema.
 _MISFIT = re.compile(

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
-from fused_ce.functional import cross_entropy
+from fused_ce import _C
+from fused_ce.functional import _is_dynamo_compiling, _is_scripting, cross_entropy
 
 __all__ = ["CrossEntropyLoss"]
+
+_direct = _C.module_cross_entropy
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -37,6 +40,12 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        # What most calls are takes no way round: to find the attributes of a module one by one
+        # takes as long as a small loss.
+        if not _is_scripting() and not _is_dynamo_compiling():
+            plain = _direct(input, target, self.__dict__)
+            if plain is not None:
+                return plain
         return cross_entropy(
             input,
             target,

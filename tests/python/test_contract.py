@@ -261,8 +261,8 @@ def test_graph_names_its_nodes() -> None:
     x = leaf()
     loss = fused_ce.cross_entropy(x, T)
     (grad,) = torch.autograd.grad(loss, x, create_graph=True)
-    assert loss.grad_fn.name().endswith("<fused_ce::CrossEntropyBackward>")
-    assert grad.grad_fn.name().endswith("<fused_ce::CrossEntropyBackwardBackward>")
+    assert loss.grad_fn.name() == "fused_ce::CrossEntropyBackward"
+    assert grad.grad_fn.name() == "fused_ce::CrossEntropyBackwardBackward"
 
 
 def test_ignore_index_of_a_compiled_function() -> None:

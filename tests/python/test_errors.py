@@ -85,12 +85,12 @@ BAD = {
     "matrix_of_targets_of_one_row": (
         RuntimeError,
         lambda f: f(X[0], T.view(2, 2)),
-        r"0 or 1 dimensions, got shape \[2, 2\]",
+        r"0D or 1D target tensor expected, multi-target not supported.*\[2, 2\]",
     ),
     "two_targets_of_one_row": (
         ValueError,
         lambda f: f(X[0], T[:2]),
-        r"shape \[5\] to be one class index",
+        r"For 1D input, 1D target must have size 1, but got target size: 2 .*\[5\]",
     ),
     "devices": (RuntimeError, lambda f: f(X.to("meta"), T), "device"),
     "weight_requires_grad": (
@@ -153,7 +153,7 @@ def test_any_number_out_of_range(shape: tuple[int, ...], value: int) -> None:
 
 def test_backward_checks_what_it_is_given() -> None:
     """A private operator, but it writes: nothing that it is called with may send it astray."""
-    _, saved, total = torch.ops.fused_ce._forward(X, T, None, 1, -100, 0.0, torch.float32)
+    _, saved, total = torch.ops.fused_ce._forward(X, T, save=True)
     one = torch.ones(())
     for logits, target, weight in (
         (X, T[:2], None),
@@ -162,7 +162,7 @@ def test_backward_checks_what_it_is_given() -> None:
         (X, None, None),
     ):
         with pytest.raises((RuntimeError, ValueError, TypeError)):
-            torch.ops.fused_ce._backward(one, logits, target, weight, 1, -100, 0.0, saved, total)
+            torch.ops.fused_ce._backward(one, logits, target, weight, saved, total)
 
 
 @pytest.mark.skipif(DEVICE != "cpu" or bool(SIMT), reason="CUDA has indices of 64 bits")
@@ -176,14 +176,13 @@ def test_more_classes_than_32_bits_count() -> None:
 def test_a_failed_allocation_leaves_everything_usable() -> None:
     x, target = torch.randn(4, 5, requires_grad=True), T.clone()
     expected = fused_ce.cross_entropy(x, target)
-    many = torch.zeros(1).expand(2**44, 4)
+    many = torch.zeros(1).expand(2**44, 4).requires_grad_()
     with pytest.raises(RuntimeError, match="allocate"):  # the saved numbers of so many rows
         fused_ce.cross_entropy(many, torch.zeros(1, dtype=torch.long).expand(2**44))
     rows = torch.zeros(2**14, dtype=torch.long)
     wide = torch.zeros(1).expand(len(rows), 2**31 - 1)
-    options = (None, 1, -100, 0.0)
-    _, *saved = torch.ops.fused_ce._forward(wide[:, :5], rows, *options, torch.float32)
+    _, *saved = torch.ops.fused_ce._forward(wide[:, :5], rows, save=True)
     with pytest.raises(RuntimeError, match="allocate"):  # the gradient
-        torch.ops.fused_ce._backward(torch.ones(()), wide, rows, *options, *saved)
+        torch.ops.fused_ce._backward(torch.ones(()), wide, rows, None, *saved)
     assert torch.equal(fused_ce.cross_entropy(x, target), expected)
     assert torch.autograd.grad(expected, x)[0].isfinite().all()

@@ -144,12 +144,15 @@ def test_opcheck(kind: str, reduction: int) -> None:
     x = X.clone().requires_grad_()
     target = X.softmax(1) if kind == "probabilities" else T
     weight = torch.linspace(0.5, 1.5, 5) if kind == "weight" else None
-    arguments = (target, weight, reduction, -100, 0.1)
-    torch.library.opcheck(OP, (x, *arguments))
-    torch.library.opcheck(torch.ops.fused_ce._forward, (x, *arguments, torch.float32))
-    loss, saved, total = torch.ops.fused_ce._forward(x.detach(), *arguments, torch.float32)
+    options = (reduction, -100, 0.1)
+    torch.library.opcheck(OP, (x, target, weight, *options))
+    for save in (False, True):
+        arguments = (x, target, weight, None, save, *options)
+        torch.library.opcheck(torch.ops.fused_ce._forward, arguments)
+    loss, *saved = torch.ops.fused_ce._forward(x.detach(), *arguments[1:])
     torch.library.opcheck(
-        torch.ops.fused_ce._backward, (torch.ones_like(loss), x, *arguments, saved, total)
+        torch.ops.fused_ce._backward,
+        (torch.ones_like(loss), x, target, weight, *saved, *options),
     )
 
 

@@ -1,0 +1,34 @@
+// What computes the private operators on each type of device.
+#pragma once
+
+#include <c10/core/DeviceType.h>
+
+#include "fused_ce.h"
+#include "ops.h"
+
+namespace fused_ce::device {
+
+// Tensors of a result that nobody asked for may be undefined, and total_weight may lie in the
+// memory of saved.
+struct Operators {
+  ops::ForwardFunction* forward;
+  ops::BackwardFunction* backward;
+};
+
+// Called by each device's file when the library is loaded, and by tests that put other kernels in
+// the place of a device's own.
+FUSED_CE_API void set_operators(c10::DeviceType type, const Operators& operators);
+
+// The operators on the device of the logits. Throws where this build has no kernels for it.
+ops::ForwardResult forward_undefined(const Call& call, std::optional<at::ScalarType> dtype,
+                                     bool save);
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight);
+
+// The same for the dispatcher, to which every result is a tensor with memory of its own.
+ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);
+
+// A result that nobody asked for, as the dispatcher returns it.
+at::Tensor nothing(const at::Tensor& self, at::ScalarType dtype);
+
+}  // namespace fused_ce::device

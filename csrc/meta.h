@@ -1,0 +1,12 @@
+// Shapes, dtypes and layouts of the private operators' results: for meta and fake tensors.
+#pragma once
+
+#include "ops.h"
+
+namespace fused_ce::meta {
+
+ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);
+at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight);
+
+}  // namespace fused_ce::meta

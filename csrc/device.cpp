@@ -4,6 +4,8 @@
 
 #include <array>
 
+#include "allocate.h"
+
 namespace fused_ce::device {
 namespace {
 
@@ -40,7 +42,9 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   if (!result.total_weight.defined()) {
     result.total_weight = nothing(call.self, at::kDouble);
   } else if (result.total_weight.is_alias_of(result.saved)) {
-    result.total_weight = result.total_weight.clone();
+    const double value = *result.total_weight.const_data_ptr<double>();
+    result.total_weight = allocate({}, call.self, at::kDouble);
+    *result.total_weight.mutable_data_ptr<double>() = value;
   }
   return result;
 }

@@ -93,7 +93,8 @@ def test_the_next_gradient_lies_there(layout: str) -> None:
     target = torch.zeros(x.shape[:0] if x.dim() == 1 else (len(x), *x.shape[2:])).long()
     expected = torch.autograd.grad(F.cross_entropy(x, target), x)[0]
     like = torch.empty_like(x)
-    strides = like.contiguous().stride() if layout == "not_collapsible" else like.stride()
+    contiguous = layout in ("not_collapsible", "sliced_transposed")
+    strides = like.contiguous().stride() if contiguous else like.stride()
     addresses = set()
     for _ in range(3):
         grad = torch.autograd.grad(fused_ce.cross_entropy(x, target), x)[0]
@@ -134,10 +135,12 @@ def test_no_address_space_leaks() -> None:
             gradient(x[:17])
             fused_ce.empty_cache()
 
-    steps()
-    before = memory("VmSize")
-    steps()
-    assert memory("VmSize") - before < 256 << 10  # less than a page a step
+    growths = []
+    for _ in range(4):  # a thread that begins meanwhile maps its stack
+        before = memory("VmSize")
+        steps()
+        growths.append(memory("VmSize") - before)
+    assert min(growths[1:]) < 256 << 10  # less than a page a step
 
 
 def test_the_system_may_have_idle_pages() -> None:
@@ -375,13 +378,12 @@ def test_fork_while_a_thread_computes() -> None:
     run(
         IN_A_CHILD + "x = logits(4)\n"
         "target = torch.zeros(16, dtype=torch.long)\n"
-        "arguments = target, None, 1, -100, 0.0\n"
-        "_, saved, total = torch.ops.fused_ce._forward(x.detach(), *arguments, torch.float)\n"
+        "_, *saved = torch.ops.fused_ce._forward(x.detach(), target, save=True)\n"
         "one = torch.ones([])\n"
         # Without the autograd engine, whose locks no child may take while another thread has them.
         "def step():\n"
         "    with torch.no_grad():\n"
-        "        return torch.ops.fused_ce._backward(one, x.detach(), *arguments, saved, total)\n"
+        "        return torch.ops.fused_ce._backward(one, x.detach(), target, None, *saved)\n"
         "expected, stop = step().clone(), False\n"
         "def work():\n"
         "    while not stop: assert torch.equal(step(), expected)\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 CONTENT = [
-    r"fused_ce/(__init__|functional|modules)\.py",
+    r"fused_ce/(__init__|_onnx|_vmap|functional|modules)\.py",
     r"fused_ce/(_C\.pyi|py\.typed)",
     r"fused_ce/_C\.[\w-]+\.so",
     r"fused_ce/lib/libfused_ce\.so",

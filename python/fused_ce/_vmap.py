@@ -177,5 +177,11 @@ def _backward_rule(
     return gradient.reshape(x.shape), 0
 
 
-torch.library.register_vmap("fused_ce::_forward", _forward_rule)
-torch.library.register_vmap("fused_ce::_backward", _backward_rule)
+_RULES: dict[str, Callable[..., Any]] = {
+    "fused_ce::_forward": _forward_rule,
+    "fused_ce::_backward": _backward_rule,
+}
+for _name, _rule in _RULES.items():
+    # Not once more, where the package is imported again.
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(_name, "FuncTorchBatched"):
+        torch.library.register_vmap(_name, _rule)

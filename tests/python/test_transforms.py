@@ -78,11 +78,6 @@ def test_export() -> None:
     torch.testing.assert_close(program.module()(X, T), OP(X, T))
 
 
-@pytest.mark.xfail(
-    torch.__version__.startswith("2.11."),
-    reason="AOTInductor of torch 2.11 gives custom operators float64 for float32",
-    strict=True,
-)
 def test_aot_inductor(tmp_path: Path) -> None:
     """A model and its loss, compiled to a shared library, as a C++ program would load it."""
 

@@ -26,8 +26,8 @@ void set_operators(c10::DeviceType type, const Operators& operators) {
   operators_of[static_cast<size_t>(type)] = operators;
 }
 
-ops::ForwardResult forward_undefined(const Call& call, std::optional<at::ScalarType> dtype,
-                                     bool save) {
+ops::ForwardResult direct_forward(const Call& call, std::optional<at::ScalarType> dtype,
+                                  bool save) {
   return operators(call.self).forward(call, dtype, save);
 }
 
@@ -37,7 +37,7 @@ at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::T
 }
 
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
-  ops::ForwardResult result = forward_undefined(call, dtype, save);
+  ops::ForwardResult result = direct_forward(call, dtype, save);
   if (!result.saved.defined()) result.saved = nothing(call.self, at::kFloat);
   if (!result.total_weight.defined()) {
     result.total_weight = nothing(call.self, at::kDouble);

@@ -20,8 +20,7 @@ struct Operators {
 FUSED_CE_API void set_operators(c10::DeviceType type, const Operators& operators);
 
 // The operators on the device of the logits. Throws where this build has no kernels for it.
-ops::ForwardResult forward_undefined(const Call& call, std::optional<at::ScalarType> dtype,
-                                     bool save);
+ops::ForwardResult direct_forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);
 at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight);
 

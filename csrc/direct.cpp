@@ -66,7 +66,7 @@ std::optional<at::Tensor> direct(const Call& call) {
   const bool record = grad && call.self.requires_grad();
   const ops::ForwardResult result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return device::forward_undefined(call, std::nullopt, /*save=*/record);
+    return device::direct_forward(call, std::nullopt, /*save=*/record);
   }();
   if (record) record_forward(result, call);
   return result.loss;

@@ -161,13 +161,13 @@ valgrind: gtest ## Kernel tests under valgrind
 
 # Not in .ci/run: minutes to build. libasan comes before everything else in the process, and libstdc++
 # with it, whose exceptions it watches. The interpreter and torch leak what they keep to the end.
-SANITIZE_PYTESTS ?= edges errors
+SANITIZE_PYTESTS ?= edges errors misfits
 .PHONY: sanitize-python
 sanitize-python: build $(STAMPS)/test ## The operator's tests, the library under AddressSanitizer and UBSan
 	CMAKE_ARGS='$(CMAKE_ARGS) -DFUSED_CE_SANITIZE=address' FUSED_CE_BUILD_DIR=build/cmake-address \
 	    $(PY) setup.py --quiet build --build-lib build/address-package
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address-package \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/address-package \
 	    $(PY) -m pytest $(SANITIZE_PYTESTS:%=tests/python/test_%.py)
 
 # clang 16 or newer: FUZZ_CXX=clang++-16 where that is not its name. Inputs that found new code are kept

@@ -197,3 +197,19 @@ def test_a_late_target_far_above(classes: int, lead: float, dtype: torch.dtype) 
     for smoothing in (0.0, 0.1):
         both(x, target, reduction="none", label_smoothing=smoothing)
         both(x.t().contiguous()[None], target[None], reduction="none", label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (2, 1, 9)], ids=str)
+@pytest.mark.parametrize("value", [INF, math.nan])
+def test_ignored_rows_of_one_class(shape: tuple[int, ...], value: float) -> None:
+    x = torch.zeros(shape)
+    target = torch.zeros((shape[0], *shape[2:]), dtype=torch.long)
+    x[0], target[0] = value, -100
+    x.requires_grad_()
+    loss = fused_ce.cross_entropy(x, target, reduction="none")
+    assert torch.equal(loss, torch.zeros_like(loss))
+    assert torch.equal(torch.autograd.grad(loss.sum(), x)[0], torch.zeros(shape))
+    counted = fused_ce.cross_entropy(x, torch.zeros_like(target), reduction="none")
+    gradient = torch.autograd.grad(counted.sum(), x)[0]
+    assert counted[0].isnan().all() and gradient[0].isnan().all()
+    assert torch.equal(gradient[1:], torch.zeros_like(gradient[1:]))

@@ -215,10 +215,16 @@ CPU = [
         ";",
     ),
     Mutant(
+        "ignored rows of one class",
+        "cpu/single.h",
+        "g = load(targets_.pivot + i) < 0 ? V{} : g;",
+        ";",
+    ),
+    Mutant(
         "another row's factors",
         "cpu/flat.h",
         "if (c >= classes_) c -= classes_, ++first_row;",
-        "if (c > classes_) c -= classes_, ++first_row;",
+        "if (c >= classes_) c -= classes_;",
     ),
     Mutant("sum without its rounding errors", "cpu/sum.h", "sum + lost : sum", "sum : sum"),
 ]

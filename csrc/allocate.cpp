@@ -52,7 +52,9 @@ at::Tensor allocate_gradient_like(const at::Tensor& self) {
       strides ? at::detail::empty_strided_generic(self.sizes(), C10_AS_INTARRAYREF_SLOW(*strides),
                                                   allocator, kKeys, dtype)
               : at::detail::empty_generic(self.sizes(), allocator, kKeys, dtype, std::nullopt));
-  advise_huge_pages(result.mutable_data_ptr(), result.nbytes());
+  // What is kept was advised on when it was mapped.
+  if (allocator == c10::GetCPUAllocator())
+    advise_huge_pages(result.mutable_data_ptr(), result.nbytes());
   return result;
 }
 

@@ -182,7 +182,7 @@ void check_backward(const at::Tensor& grad_output, const Call& call, const at::T
                     const at::Tensor& total_weight) {
   check_call(call);
   const at::Tensor& self = call.self;
-  const c10::SymDimVector shape = call.options.by_row() ? row_shape(self) : c10::SymDimVector{};
+  const c10::SymDimVector shape = loss_shape(call);
   const c10::SymDimVector saved_shape = {3, row_count(self)};
   check_device(self, grad_output, "grad_output");
   check_device(self, saved, "saved");

@@ -70,7 +70,7 @@ Strides strides_of(const at::Tensor& t, bool as_plane) {
 }
 
 Saved saved_of(const at::Tensor& saved) {
-  char* start = static_cast<char*>(const_cast<void*>(address_of(saved, "saved")));
+  char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
   return {start, start + step, start + 2 * step};
 }

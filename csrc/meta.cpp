@@ -13,8 +13,7 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   const at::ScalarType type = check_forward(call, dtype);
   const at::Tensor& self = call.self;
   const auto options = self.options();
-  const c10::SymDimVector shape = call.options.by_row() ? row_shape(self) : c10::SymDimVector{};
-  return {at::empty_symint(shape, options.dtype(type)),
+  return {at::empty_symint(loss_shape(call), options.dtype(type)),
           save ? at::empty_symint({3, row_count(self)}, options.dtype(accumulate_type(self)))
                : device::nothing(self, at::kFloat),
           save && call.options.is_mean() ? at::empty({}, options.dtype(at::kDouble))

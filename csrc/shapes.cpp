@@ -38,6 +38,10 @@ c10::SymDimVector row_shape(const at::Tensor& self) {
   return shape;
 }
 
+c10::SymDimVector loss_shape(const Call& call) {
+  return call.options.by_row() ? row_shape(call.self) : c10::SymDimVector{};
+}
+
 c10::SymInt row_count(const at::Tensor& self) {
   c10::SymInt count = 1;
   for (const c10::SymInt& size : row_shape(self)) count *= size;

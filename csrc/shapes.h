@@ -7,6 +7,8 @@
 
 #include <optional>
 
+#include "options.h"
+
 namespace fused_ce {
 
 // Which dimension of the logits holds the classes.
@@ -14,6 +16,9 @@ inline int64_t class_dim(const at::Tensor& self) { return self.dim() > 1 ? 1 : 0
 
 // The logits' shape without the classes: that of one number a row.
 c10::SymDimVector row_shape(const at::Tensor& self);
+
+// That of the loss, of each row or reduced.
+c10::SymDimVector loss_shape(const Call& call);
 
 // How many numbers a row_shape has.
 c10::SymInt row_count(const at::Tensor& self);

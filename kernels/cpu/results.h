@@ -43,6 +43,15 @@ inline void put_losses(const Forward& out, const double* loss, int64_t first, in
   }
 }
 
+// Adds up what the targets of n rows weigh.
+inline void add_weights(const Problem& p, const double* weights, int n, TaskSums& sums) {
+  if (p.weight) {
+    sums.weight.add(weights, n);
+  } else {
+    sums.weight.count(weights, n);
+  }
+}
+
 // Finishes rows [first, first + n), whose sums are in the group. `loss` is a buffer.
 template <class S, bool kIndices, int kRows>
 inline void put_group(const Problem& p, const Smoothing& smoothing,
@@ -50,13 +59,7 @@ inline void put_group(const Problem& p, const Smoothing& smoothing,
                       double* loss, TaskSums& sums) {
   finish_forward<S, kIndices>(group, n, smoothing, loss);
   sums.loss.add(loss, n);
-  if constexpr (kIndices) {
-    if (p.weight) {
-      sums.weight.add(group.target_weight, n);
-    } else {
-      sums.weight.count(group.target_weight, n);
-    }
-  }
+  if constexpr (kIndices) add_weights(p, group.target_weight, n, sums);
   if (out.saved.reference) put_saved<Accumulate<S>, kIndices>(out, group, first, n);
   if (out.loss) put_losses(out, loss, first, n);
 }

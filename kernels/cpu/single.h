@@ -36,7 +36,7 @@ class Single {
       }
       if constexpr (kIndices) {
         for (int i = 0; i < n; ++i) loss_[i] = targets_.pivot[i] < 0 ? 0 : loss_[i];
-        count_weights(n, sums);
+        add_weights(p_, targets_.target_weight, n, sums);
       }
       sums.loss.add(loss_, n);
       if (out.loss) put_losses(out, loss_, first, n);
@@ -75,14 +75,6 @@ class Single {
       store(weights_ + i, mixing_(splat(weight_), load(weights_ + i)));
     for (int i = 0; i < n; ++i) targets_.target_weight[i] = static_cast<double>(weights_[i]);
     return kNoBadRow;
-  }
-
-  void count_weights(int n, TaskSums& sums) const {
-    if (p_.weight) {
-      sums.weight.add(targets_.target_weight, n);
-    } else {
-      sums.weight.count(targets_.target_weight, n);
-    }
   }
 
   // f(i, run, row): `run` rows from the i-th of `n` on are as far apart as `inner` rows are.

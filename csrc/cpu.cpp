@@ -118,9 +118,11 @@ at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::T
   const Gradient gradient = allocate_gradient(grad_output, call, d, saved, total_weight);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
-  for_tasks(
-      d.problem, kernels.backward_tasks(d.problem, gradient.from),
-      [&](int64_t begin, int64_t end) { kernels.backward(d.problem, gradient.from, begin, end); });
+  const bool streamed = cpu::is_streamed(d.problem);
+  for_tasks(d.problem, kernels.backward_tasks(d.problem, gradient.from),
+            [&](int64_t begin, int64_t end) {
+              kernels.backward(d.problem, gradient.from, begin, end, streamed);
+            });
   return gradient.logits;
 }
 

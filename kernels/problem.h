@@ -1,5 +1,6 @@
 // The description of one cross entropy problem: plain data that every device's kernels read. All
-// pointers point to memory of that device, so that nothing has to be waited for.
+// pointers point to memory of that device, so that nothing has to be waited for. (Functions are
+// static: a shared one might be linked as an instruction set compiled it that a machine lacks.)
 #pragma once
 
 #include <stdint.h>
@@ -11,6 +12,13 @@ enum class DType : int8_t { kFloat, kDouble, kBFloat16, kHalf };
 enum class TargetKind : int8_t { kInt64, kUInt8, kProbabilities };
 
 enum class Reduction : int8_t { kNone, kMean, kSum };  // as at::Reduction
+
+// What stands in place of a row's class where there is none. A class is never negative.
+enum NoClass : int8_t { kIgnored = -1, kOutOfRange = -2, kMixed = -3 };  // kMixed: probabilities
+
+static inline constexpr int64_t size_of(DType type) {
+  return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2;
+}
 
 // Distances, in elements, between neighbours along each axis of a tensor seen as (outer, classes,
 // inner).
@@ -48,18 +56,20 @@ struct Problem {
   double label_smoothing;
 };
 
+static inline constexpr int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
+
 // What forward leaves for backward, each an array of `rows` values of the accumulate type, or null
 // where there will be no backward. (On the CPU, rows of one class leave nothing.)
 //   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)
 //   sum:       the sum of those exponentials; for class indices without the target's own term,
 //              which keeps 1 - p exact where p is close to 1. Of probabilities, the CPU's kernels
 //              take the largest logit for the reference and leave its exponential out of the sum
-//   target:    class indices: the target's logit, which lies anywhere in the row. probabilities:
-//              the mass, sum of weight * target over the classes
+//   target_or_mass: class indices: the target's logit, which lies anywhere in the row.
+//              probabilities: the mass, sum of weight * target over the classes
 struct Saved {
   void* reference;
   void* sum;
-  void* target;
+  void* target_or_mass;
 };
 
 struct Forward {
@@ -76,6 +86,7 @@ struct Partial {
   int64_t bad_row;  // the first row whose class index is out of range, or -1
 };
 
+// What backward reads, but for grad_logits, which it writes.
 struct Backward {
   Saved saved;
   // The gradient of the loss: grad_dtype values, `grad_stride` (0 or 1) apart from row to row; all
@@ -86,10 +97,6 @@ struct Backward {
   const double* total_weight;
   void* grad_logits;  // of the logits' type
   Strides grad_strides;
-  // On the CPU, gradients of so many bytes are streamed to memory: they leave the caches before
-  // anybody reads them. Well above the size of a shared cache; below, streaming costs twice the
-  // time of storing.
-  int64_t streamed_bytes = 48 << 20;
 };
 
 inline constexpr int64_t kNoBadRow = -1;

@@ -41,7 +41,7 @@ class Flat {
 
   // rows [first, first + n) of one tile
   template <Terms kTerms>
-  void backward(const Backward& out, int64_t first, int n) {
+  void backward(const Backward& out, int64_t first, int n, bool /*streamed*/) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);

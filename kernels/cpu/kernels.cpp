@@ -114,19 +114,19 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int6
 
 template <class S, Terms kTerms>
 void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
-                       int64_t end) {
+                       int64_t end, bool streamed) {
   const auto over_rows = [&](auto& rows) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
-      rows.template backward<kTerms>(out, r.begin, r.end);
+      rows.template backward<kTerms>(out, r.begin, r.end, streamed);
     }
   };
   const auto over_tiles = [&](auto& tiles) {
     for (int64_t task = begin; task < end; ++task) {
       const Range r = rows_of_task(cut, task);
       for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-        tiles.template backward<kTerms>(out, row,
-                                        static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)));
+        tiles.template backward<kTerms>(
+            out, row, static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)), streamed);
       }
     }
   };
@@ -179,10 +179,11 @@ int64_t backward_tasks(const Problem& p, const Backward& out) {
   return cut(p, out.grad_strides, kFlatClasses).tasks;
 }
 
-void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end) {
+void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end, bool streamed) {
   const Cut c = cut(p, out.grad_strides, kFlatClasses);
-  with_types(p,
-             [&]<class S, Terms kTerms>() { backward_tasks_of<S, kTerms>(p, out, c, begin, end); });
+  with_types(p, [&]<class S, Terms kTerms>() {
+    backward_tasks_of<S, kTerms>(p, out, c, begin, end, streamed);
+  });
 }
 
 }  // namespace

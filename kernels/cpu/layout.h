@@ -5,13 +5,6 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-inline int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
-
-template <class S>
-inline bool streams(const Problem& p, const Backward& out) {
-  return rows_of(p) * p.classes * static_cast<int64_t>(sizeof(S)) >= out.streamed_bytes;
-}
-
 inline int64_t row_offset(const Problem& p, const Strides& s, int64_t row) {
   if (p.inner == 1) return row * s.outer;  // a division costs as much as a short row
   return row / p.inner * s.outer + row % p.inner * s.inner;
@@ -20,10 +13,6 @@ inline int64_t row_offset(const Problem& p, const Strides& s, int64_t row) {
 inline int64_t class_index(const Problem& p, int64_t row) {
   return p.target_kind == TargetKind::kUInt8 ? static_cast<const uint8_t*>(p.target)[row]
                                              : static_cast<const int64_t*>(p.target)[row];
-}
-
-inline int64_t size_of(DType dtype) {
-  return dtype == DType::kDouble ? 8 : dtype == DType::kFloat ? 4 : 2;
 }
 
 template <class S, class A>
@@ -150,7 +139,7 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Backward& from, int64_t first, int n,
   }
   const A* reference = static_cast<const A*>(from.saved.reference) + first;
   const A* sum = static_cast<const A*>(from.saved.sum) + first;
-  const A* target = static_cast<const A*>(from.saved.target) + first;
+  const A* target = static_cast<const A*>(from.saved.target_or_mass) + first;
   for (int i = 0; i < n; ++i) {
     group.reference[i] = reference[i];
     group.sum[i] = static_cast<double>(sum[i]);

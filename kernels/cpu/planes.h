@@ -50,12 +50,12 @@ class Planes {
   }
 
   template <Terms kTerms>
-  void backward(const Backward& out, int64_t first, int n) {
+  void backward(const Backward& out, int64_t first, int n, bool streamed) {
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     open<kTerms>(first, n);
     read_saved<A, kIndices>(out, first, n, padded(n), group_, grad_);
     finish_backward<S, kIndices>(group_, padded(n), smoothing_, grad_, factors_);
-    write<kTerms>(out);
+    write<kTerms>(out, streamed);
   }
 
  private:
@@ -237,7 +237,7 @@ class Planes {
   }
 
   template <Terms kTerms>
-  void write(const Backward& out) {
+  void write(const Backward& out, bool streamed) {
     for (int i = 0; i < n_; i += kW) {
       references_[i / kW] =
           Reference<S>(load(factors_.shift + i), load(factors_.c + i), factors_.shifted);
@@ -245,15 +245,15 @@ class Planes {
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
       const int64_t left = p_.classes - first;
       if (left >= kPlanes) {
-        write_planes<kTerms, true>(out, first, kPlanes);
+        write_planes<kTerms, true>(out, first, kPlanes, streamed);
       } else {
-        write_planes<kTerms, false>(out, first, static_cast<int>(left));
+        write_planes<kTerms, false>(out, first, static_cast<int>(left), streamed);
       }
     }
   }
 
   template <Terms kTerms, bool kAll>
-  void write_planes(const Backward& out, int64_t first, int planes) {
+  void write_planes(const Backward& out, int64_t first, int planes, bool streamed) {
     constexpr bool kProbabilities = kTerms == Terms::kProbabilities;
     S* grad = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, first_) +
               first * out.grad_strides.classes;
@@ -261,7 +261,7 @@ class Planes {
     const S* x[kPlanes];
     // Half types are converted in a loop of their own, as in row_gradients.h, and planes are
     // streamed one by one: lines of several at once leave the processor half filled.
-    const bool streamed = streams<S>(p_, out), direct = sizeof(S) == sizeof(A) && !streamed;
+    const bool direct = sizeof(S) == sizeof(A) && !streamed;
     A* g[kPlanes];
     for (int k = 0; k < planes; ++k) {
       x[k] = logits_at(first + k);

@@ -23,10 +23,10 @@ inline void put_saved(const Forward& out, const Group& group, int64_t first, int
                    static_cast<size_t>(n) * sizeof(A));
   put_as<A>(out.saved.sum, group.sum, first, n);
   if constexpr (kIndices) {
-    __builtin_memcpy(static_cast<A*>(out.saved.target) + first, group.pivot_logit,
+    __builtin_memcpy(static_cast<A*>(out.saved.target_or_mass) + first, group.pivot_logit,
                      static_cast<size_t>(n) * sizeof(A));
   } else {
-    put_as<A>(out.saved.target, group.mass, first, n);
+    put_as<A>(out.saved.target_or_mass, group.mass, first, n);
   }
 }
 

@@ -21,7 +21,8 @@ class RowGradients : Blocks<S> {
   explicit RowGradients(const Problem& problem) : Base(problem) {}
 
   template <Terms kTerms>
-  void backward(const Backward& out, int64_t begin, int64_t end) {
+  void backward(const Backward& out, int64_t begin, int64_t end, bool streamed) {
+    streamed_ = streamed && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
     constexpr bool kIndices = kTerms != Terms::kProbabilities;
     for (int64_t first = begin; first < end; first += kRowGroup) {
       const int n = static_cast<int>(end - first < kRowGroup ? end - first : kRowGroup);
@@ -40,14 +41,12 @@ class RowGradients : Blocks<S> {
     S* g_row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
     const int64_t stride = out.grad_strides.classes;
     const bool ignored = kTerms != Terms::kProbabilities && group_.pivot[i] < 0;
-    const bool streamed =
-        streams<S>(p_, out) && p_.classes * static_cast<int64_t>(sizeof(S)) >= kStreamedRowBytes;
     const Reference<S> ref(splat(factors_.shift[i]), splat(factors_.c[i]), factors_.shifted);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       if (ignored) {
         __builtin_memset(gradient_, 0, static_cast<size_t>(n) * sizeof(A));
-        put_block(gradient_, g_row + b * stride, stride, n, streamed);
+        put_block(gradient_, g_row + b * stride, stride, n, streamed_);
         continue;
       }
       const S* x = block(x_row, b, n);
@@ -56,7 +55,7 @@ class RowGradients : Blocks<S> {
       if constexpr (sizeof(S) == sizeof(A)) {
         if (stride == 1) {
           A* g = g_row + b;
-          if (streamed) {
+          if (streamed_) {
             write_block<kTerms, kSecondCache>(x, w, t, n, i, ref, g, lanes_to_alignment(g),
                                               [](A* p, V v) { stream(p, v); });
           } else {
@@ -70,7 +69,7 @@ class RowGradients : Blocks<S> {
       // processor's window to hold.
       write_block<kTerms, kFirstCache>(x, w, t, n, i, ref, gradient_, 0,
                                        [](A* p, V v) { store(p, v); });
-      put_block(gradient_, g_row + b * stride, stride, n, streamed);
+      put_block(gradient_, g_row + b * stride, stride, n, streamed_);
     }
     if constexpr (kTerms != Terms::kProbabilities) {
       if (!ignored) put(g_row + group_.pivot[i] * stride, factors_.at_target[i]);
@@ -117,6 +116,7 @@ class RowGradients : Blocks<S> {
     for (int j = 0; j < n; ++j) put(to + j * stride, from[j]);
   }
 
+  bool streamed_ = false;
   Group<A, kRowGroup> group_;
   Factors<A, kRowGroup> factors_;
   alignas(64) double grad_[kRowGroup];

@@ -45,7 +45,7 @@ class Single {
   }
 
   template <Terms kTerms>
-  void backward(const Backward& out, int64_t begin, int64_t end) {
+  void backward(const Backward& out, int64_t begin, int64_t end, bool /*streamed*/) {
     for (int64_t first = begin; first < end; first += kTile) {
       const int n = static_cast<int>(smaller<int64_t>(end - first, kTile));
       open<kTerms>(first, n);

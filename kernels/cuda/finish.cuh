@@ -78,7 +78,7 @@ __device__ inline void put_row(const Forward& out, int64_t i, const Row<A>& row,
   if (out.saved.reference) {
     static_cast<A*>(out.saved.reference)[i] = row.reference;
     static_cast<A*>(out.saved.sum)[i] = row.sum.total() + row.pivot_exp;
-    static_cast<A*>(out.saved.target)[i] = indices ? row.target_logit : row.mass;
+    static_cast<A*>(out.saved.target_or_mass)[i] = indices ? row.target_logit : row.mass;
   }
   if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
 }
@@ -117,7 +117,7 @@ __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backw
   constexpr bool indices = kTerms != Terms::kProbabilities;
   const A m = static_cast<const A*>(from.saved.reference)[i];
   const A sum = static_cast<const A*>(from.saved.sum)[i];
-  const A third = static_cast<const A*>(from.saved.target)[i];
+  const A third = static_cast<const A*>(from.saved.target_or_mass)[i];
   const A g = read_grad<A>(from, i);
   const int64_t y = target_of(p, i);
   const A w = y >= 0 ? weight_of<A>(p, y) : A(0);

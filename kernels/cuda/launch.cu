@@ -16,7 +16,7 @@ int64_t partials_bytes(const Plan& plan) {
 
 int64_t workspace_bytes(const Problem& p) {
   const Plan plan = forward_plan(p);
-  const int64_t slices = plan.loop == Loop::kSlices ? p.outer * p.inner * plan.slices : 0;
+  const int64_t slices = plan.loop == Loop::kSlices ? rows_of(p) * plan.slices : 0;
   return partials_bytes(plan) + slices * slice_sums_bytes(p.dtype);
 }
 
@@ -44,7 +44,7 @@ void forward(const Problem& p, const Forward& out, const Totals& totals, void* w
   if (!totals.loss && !totals.total_weight) return;
   // torch counts the rows as logits / classes, which is no number where there are no classes.
   const double classes = static_cast<double>(p.classes);
-  const double rows = static_cast<double>(p.outer * p.inner) * classes / classes;
+  const double rows = static_cast<double>(rows_of(p)) * classes / classes;
   FUSED_CE_LAUNCH(total, dim3(1), dim3(kTotalBlock), 0, stream, partials, plan.blocks,
                   p.target_kind != TargetKind::kProbabilities, rows, totals);
 }

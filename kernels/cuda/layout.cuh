@@ -5,8 +5,6 @@
 
 namespace fused_ce::cuda {
 
-__host__ __device__ inline int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
-
 __device__ inline int64_t row_offset(const Problem& p, const Strides& s, int64_t row) {
   if (p.inner == 1) return row * s.outer;
   return row / p.inner * s.outer + row % p.inner * s.inner;

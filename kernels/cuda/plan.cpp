@@ -23,8 +23,6 @@ constexpr int64_t kShortestSlice = 8192;
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t size_of(DType type) { return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2; }
-
 // Whether vectors of n neighbouring rows are aligned wherever they begin.
 bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
   return reinterpret_cast<uintptr_t>(base) % static_cast<uintptr_t>(n * size) == 0 &&
@@ -33,7 +31,7 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
 
 Plan plan(const Problem& p, const void* grad, const Strides& grad_strides) {
   const Strides& s = p.logits_strides;
-  const int64_t rows = p.outer * p.inner, size = size_of(p.dtype);
+  const int64_t rows = rows_of(p), size = size_of(p.dtype);
   Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
   int64_t rows_per_block = kFewRows;
   if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "reference.h"
+#include "formula.h"
 
 namespace fused_ce::testing {
 
@@ -55,7 +55,7 @@ struct ProblemFixture {
   std::vector<uint8_t> bytes;
   std::vector<double> weights, row_grads;
   double weight_sum = 0;
-  Array reference, sum, mass, loss;
+  Array reference, sum, target_or_mass, loss;
 
   ProblemFixture(DType dtype, Layout layout, Option option, const Shape& s, double scale = 3)
       : logits(dtype, strides_of(layout, s).second),
@@ -68,7 +68,7 @@ struct ProblemFixture {
         row_grads(target.size()),
         reference(accumulate_type(dtype), rows(s)),
         sum(accumulate_type(dtype), rows(s)),
-        mass(accumulate_type(dtype), rows(s)),
+        target_or_mass(accumulate_type(dtype), rows(s)),
         loss(accumulate_type(dtype), rows(s)) {
     std::mt19937 random(static_cast<unsigned>(s.classes));
     std::normal_distribution<double> normal;
@@ -123,10 +123,10 @@ struct ProblemFixture {
   int64_t rows() const { return static_cast<int64_t>(target.size()); }
 
   Forward forward_out() {
-    return {{reference.data(), sum.data(), mass.data()}, loss.data(), loss.type()};
+    return {{reference.data(), sum.data(), target_or_mass.data()}, loss.data(), loss.type()};
   }
   Backward backward_out() {
-    return {{reference.data(), sum.data(), mass.data()},
+    return {{reference.data(), sum.data(), target_or_mass.data()},
             row_grads.data(),
             DType::kDouble,
             1,

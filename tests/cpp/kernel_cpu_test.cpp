@@ -28,7 +28,7 @@ struct Fixture : ProblemFixture {
   void backward(Capability capability) {
     const cpu::Kernels& kernels = cpu::kernels(capability);
     const Backward out = backward_out();
-    kernels.backward(p, out, 0, kernels.backward_tasks(p, out));
+    kernels.backward(p, out, 0, kernels.backward_tasks(p, out), /*streamed=*/false);
   }
 };
 
@@ -209,7 +209,7 @@ TEST_P(Kernel, GradientHasItsOwnStrides) {
       Array apart(dtype(), s.outer * out.grad_strides.outer, 77);
       out.grad_logits = apart.data();
       const cpu::Kernels& kernels = cpu::kernels(capability());
-      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
+      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/false);
       f.check_gradient_apart(apart, out.grad_strides);
       if (HasFatalFailure()) return;
     }
@@ -228,9 +228,8 @@ TEST_P(Kernel, StreamedGradientsAreTheSame) {
       Array streamed(dtype(), f.grad.size(), 77, start);
       Backward out = f.backward_out();
       out.grad_logits = streamed.data();
-      out.streamed_bytes = 0;
       const cpu::Kernels& kernels = cpu::kernels(capability());
-      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
+      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/true);
       ASSERT_EQ(std::memcmp(streamed.data(), f.grad.data(), f.grad.size() * size_of(dtype())), 0);
     }
   }
@@ -255,7 +254,7 @@ TEST_P(Kernel, TasksAreIndependent) {
       kernels.forward(apart.p, apart.forward_out(), task, task + 1, others.data());
     const Backward out = apart.backward_out();
     for (int64_t task = kernels.backward_tasks(apart.p, out); task-- > 0;)
-      kernels.backward(apart.p, out, task, task + 1);
+      kernels.backward(apart.p, out, task, task + 1, /*streamed=*/false);
 
     for (size_t i = 0; i < others.size(); ++i) {
       EXPECT_EQ(partials[i].loss, others[i].loss);
@@ -294,8 +293,9 @@ TEST_P(Kernel, ThreadsShareAProblem) {
       share(kernels.forward_tasks(f.p),
             [&](int64_t task) { kernels.forward(f.p, forward, task, task + 1, shared.data()); });
       const Backward backward = f.backward_out();
-      share(kernels.backward_tasks(f.p, backward),
-            [&](int64_t task) { kernels.backward(f.p, backward, task, task + 1); });
+      share(kernels.backward_tasks(f.p, backward), [&](int64_t task) {
+        kernels.backward(f.p, backward, task, task + 1, /*streamed=*/false);
+      });
       for (size_t i = 0; i < partials.size(); ++i) EXPECT_EQ(shared[i].loss, partials[i].loss);
       EXPECT_TRUE(f.loss.same_bits(loss) && f.grad.same_bits(grad)) << classes << " classes";
     }

@@ -107,8 +107,9 @@ TEST_P(KernelStack, IsShallow) {
           kernels.forward(f.p, f.forward_out(), 0, static_cast<int64_t>(partials.size()),
                           partials.data());
         });
-        measure("backward" + what,
-                [&] { kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out)); });
+        measure("backward" + what, [&] {
+          kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/false);
+        });
       }
     }
   }

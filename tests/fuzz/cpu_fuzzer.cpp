@@ -15,7 +15,7 @@ void run(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
          std::vector<Partial>& partials) {
   kernels.forward(f.p, r.forward(f), 0, static_cast<int64_t>(partials.size()), partials.data());
   const Backward out = r.backward(f);
-  kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out));
+  kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), f.streamed);
 }
 
 // The last task first, each by itself.
@@ -25,7 +25,7 @@ void run_apart(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
     kernels.forward(f.p, r.forward(f), task, task + 1, partials.data());
   const Backward out = r.backward(f);
   for (int64_t task = kernels.backward_tasks(f.p, out); task-- > 0;)
-    kernels.backward(f.p, out, task, task + 1);
+    kernels.backward(f.p, out, task, task + 1, f.streamed);
 }
 
 void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials,

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "bytes.h"
-#include "tests/cpp/reference.h"
+#include "tests/cpp/formula.h"
 
 namespace fused_ce::testing {
 

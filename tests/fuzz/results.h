@@ -10,16 +10,16 @@
 namespace fused_ce::testing {
 
 struct Results {
-  Array reference, sum, target, loss, grad;
+  Array reference, sum, target_or_mass, loss, grad;
 
   explicit Results(const FuzzedProblem& f)
       : reference(accumulate_type(f.p.dtype), f.rows()),
         sum(accumulate_type(f.p.dtype), f.rows()),
-        target(accumulate_type(f.p.dtype), f.rows()),
+        target_or_mass(accumulate_type(f.p.dtype), f.rows()),
         loss(f.loss_dtype, f.rows()),
         grad(f.p.dtype, span_of(f.grad_strides, f.p), kUntouched, f.grad_start) {}
 
-  Saved saved() { return {reference.data(), sum.data(), target.data()}; }
+  Saved saved() { return {reference.data(), sum.data(), target_or_mass.data()}; }
   Forward forward(const FuzzedProblem& f) {
     return {saved(), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type()};
   }
@@ -30,13 +30,12 @@ struct Results {
             f.one_grad ? 0 : 1,
             f.divided ? &f.total_weight : nullptr,
             grad.data(),
-            f.grad_strides,
-            f.streamed ? 0 : Backward{}.streamed_bytes};
+            f.grad_strides};
   }
 
   bool same_bits(const Results& other) const {
     return reference.same_bits(other.reference) && sum.same_bits(other.sum) &&
-           target.same_bits(other.target) && loss.same_bits(other.loss) &&
+           target_or_mass.same_bits(other.target_or_mass) && loss.same_bits(other.loss) &&
            grad.same_bits(other.grad);
   }
 

@@ -6,7 +6,7 @@ import fused_ce
 import pytest
 import torch
 from conftest import DTYPES, LAYOUTS, index_target, make_logits
-from reference import check
+from formula import check
 
 OPTIONS = {
     "plain": {},

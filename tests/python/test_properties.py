@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import DEVICE, DTYPES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import check
+from formula import check
 
 
 def seeded(seed: int) -> torch.Generator:

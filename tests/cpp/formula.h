@@ -13,10 +13,6 @@
 
 namespace fused_ce::testing {
 
-inline size_t size_of(DType type) {
-  return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2;
-}
-
 inline double epsilon(DType type) {
   switch (type) {
     case DType::kDouble:

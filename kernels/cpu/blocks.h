@@ -2,8 +2,8 @@
 // whose classes are not neighbours in memory are gathered into a buffer in the cache.
 #pragma once
 
-#include "layout.h"
-#include "terms.h"
+#include "objective.h"
+#include "targets.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -16,9 +16,9 @@ inline constexpr int kPrefetchBytes = 8192;
 // prefetching, which the ends of short rows throw off.
 inline constexpr int kFirstCache = 1, kSecondCache = 2;
 // Rows finished together: their numbers stay in the first cache.
-inline constexpr int kRowGroup = 256;
+inline constexpr int kRowTile = 256;
 
-template <class S>
+template <class S, Terms kTerms>
 class Blocks {
  protected:
   using A = Accumulate<S>;
@@ -27,11 +27,7 @@ class Blocks {
   static constexpr int kBlock = 16 * kUnroll * kW;  // classes, which the first cache holds
   static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
 
-  explicit Blocks(const Problem& problem)
-      : p_(problem),
-        smoothing_(problem),
-        mixing_(smoothing_),
-        weight_(static_cast<const A*>(problem.weight)) {}
+  explicit Blocks(const Problem& problem) : p_(problem), objective_(problem) {}
 
   const S* row(int64_t r) const {
     return static_cast<const S*>(p_.logits) + row_offset(p_, p_.logits_strides, r);
@@ -45,7 +41,9 @@ class Blocks {
     return gathered_;
   }
 
+  // Their target probabilities, if the row has any.
   const A* probabilities(int64_t row, int64_t b, int n) {
+    if constexpr (!kHasMass<kTerms>) return nullptr;
     const Strides& s = p_.target_strides;
     return gather<A>(p_.target, p_.target_dtype, row_offset(p_, s, row) + b * s.classes, s.classes,
                      n, target_);
@@ -61,8 +59,8 @@ class Blocks {
       const int size = block_size(n - b);
       const S* x = block(row, b, size);
       int j = 0;
-      for (; j + kW <= size; j += kW) m = larger(m, load(x + j));
-      if (j < size) m = larger(m, load_partial(x + j, size - j, kNone));
+      for (; j + kW <= size; j += kW) m = larger(m, objective_.logits(x + j));
+      if (j < size) m = larger(m, objective_.logits(x + j, size - j, kNone));
     }
     return m;
   }
@@ -73,7 +71,8 @@ class Blocks {
       const int n = block_size(p_.classes - b);
       const S* x = block(row, b, n);
       for (int j = 0; j < n; j += kW) {
-        const V v = j + kW <= n ? load(x + j) : load_partial(x + j, n - j, A(__builtin_nanf("")));
+        const V v = j + kW <= n ? objective_.logits(x + j)
+                                : objective_.logits(x + j, n - j, A(__builtin_nanf("")));
         if (all_lanes(v != logit)) continue;
         int lane = 0;
         while (v[lane] != logit) ++lane;
@@ -84,9 +83,7 @@ class Blocks {
   }
 
   const Problem& p_;
-  const Smoothing smoothing_;
-  const Mixing<A> mixing_;
-  const A* const weight_;
+  const Objective<S, kTerms> objective_;
 
  private:
   alignas(64) S gathered_[kBlock];
@@ -99,24 +96,6 @@ FUSED_CE_INLINE void prefetch(const S* x, int j) {
   constexpr int kLine = 64 / static_cast<int>(sizeof(S));
   if (kLine <= kLanes<Accumulate<S>> || j % kLine == 0)
     __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kPrefetchBytes, 0, 4 - kCache);
-}
-
-// The weights of the linear sum, of a vector of classes from class j of a block on.
-template <Terms kTerms, class A>
-FUSED_CE_INLINE Vec<A> weights(const Mixing<A>& mixing, const A* w, const A* t, int j) {
-  if constexpr (kTerms == Terms::kIndices) return Vec<A>{};
-  const Vec<A> weight = w ? load(w + j) : splat(A(1));
-  if constexpr (kTerms == Terms::kSmoothed) return weight;
-  return mixing(weight, load(t + j));
-}
-// Of a block of n classes, fewer than a vector has lanes.
-template <Terms kTerms, class A>
-FUSED_CE_INLINE Vec<A> weights_partial(const Mixing<A>& mixing, const A* w, const A* t, int n) {
-  if constexpr (kTerms == Terms::kIndices) return Vec<A>{};
-  const Vec<A> weight = w ? load_partial(w, n, A(0))
-                          : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : Vec<A>{});
-  if constexpr (kTerms == Terms::kSmoothed) return weight;
-  return mixing(weight, load_partial(t, n, A(0)));
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

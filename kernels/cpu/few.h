@@ -3,10 +3,8 @@
 // lanes would have to be added up for every row; here a lane is a row's sum.
 #pragma once
 
-#include "layout.h"
 #include "results.h"
-#include "terms.h"
-#include "transpose.h"
+#include "targets.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -23,11 +21,12 @@ int few_lane_terms(int classes) {
   return sizeof(S) == sizeof(float) ? larger(classes / 16, 1) : kLaneTerms<S>;
 }
 
-template <class S>
+template <class S, Terms kTerms>
 class Few {
   using A = Accumulate<S>;
   using V = Vec<A>;
   using I = Vec<Int<A>>;
+  static constexpr bool kIndices = Objective<S, kTerms>::kIndices;
   static constexpr int kW = kLanes<A>;
   static constexpr int kSide = kSquare<A>;  // classes that are transposed together
   static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
@@ -40,24 +39,18 @@ class Few {
       : p_(problem),
         classes_(static_cast<int>(problem.classes)),
         lane_terms_(few_lane_terms<S>(classes_)),
-        smoothing_(problem),
-        mixing_(smoothing_),
-        weight_(static_cast<const A*>(problem.weight)) {}
+        objective_(problem) {}
 
   // rows [first, first + n) of one tile
-  template <Terms kTerms>
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
-    constexpr bool kIndices = kTerms != Terms::kProbabilities;
-    const int64_t bad = open<kIndices>(first, n);
-    if (sums.bad_row < 0) sums.bad_row = bad;
-    sum<kTerms>(/*from_target=*/kTerms == Terms::kIndices);
-    if (kTerms == Terms::kIndices && !all_in_range()) sum<kTerms>(/*from_target=*/false);
-    put_group<S, kIndices>(p_, smoothing_, group_, first, n, out, loss_, sums);
+    sums.note(open(first, n));
+    sum(/*from_target=*/!kHasLinear<kTerms>);
+    if (!kHasLinear<kTerms> && !all_in_range()) sum(/*from_target=*/false);
+    put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
   }
 
  private:
   // Finds the tile's logits and targets. Returns the first bad row.
-  template <bool kIndices>
   int64_t open(int64_t first, int n) {
     first_ = first;
     n_ = n;
@@ -69,7 +62,7 @@ class Few {
                                                int64_t{2} * kFewTile * kFewClasses));
     if constexpr (!kIndices) return kNoBadRow;
     const int padded = (n + kW - 1) / kW * kW;
-    return read_targets<A>(p_, first, n, padded, group_);
+    return read_targets(p_, first, n, padded, rows_);
   }
 
   // kW rows from row i of the tile on, as the accumulate type, readable to the end of their last
@@ -81,13 +74,13 @@ class Few {
       if (size + kSide <= left) return reinterpret_cast<const A*>(x);
     }
     int k = 0;
-    for (; k + kW <= smaller(size, left); k += kW) store(rows_ + k, load(x + k));
+    for (; k + kW <= smaller(size, left); k += kW) store(converted_ + k, load(x + k));
     if (k < smaller(size, left)) {
-      store(rows_ + k, load_partial(x + k, smaller(size, left) - k, A(0)));
+      store(converted_ + k, load_partial(x + k, smaller(size, left) - k, A(0)));
       k += kW;
     }
-    for (; k < size + kSide; ++k) rows_[k] = 0;  // computed with
-    return rows_;
+    for (; k < size + kSide; ++k) converted_[k] = 0;  // computed with
+    return converted_;
   }
 
   // The target probabilities of the same rows.
@@ -114,7 +107,6 @@ class Few {
   //
   // Transposition and exponentials are loops of their own: with a transposition before each
   // exponential, the processor's window holds too few of them to hide what they wait for.
-  template <Terms kTerms>
   void sum(bool from_target) {
     const int step =
         larger((classes_ + kSide - 1) / kSide * kSide, kSide);  // of no classes as well
@@ -124,11 +116,11 @@ class Few {
       V* kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
-        V m = from_target ? V{} : largest<kTerms>(x, i);
-        const V pivot_logit = transpose<kTerms>(x, i, m, kept);
+        V m = from_target ? V{} : largest(x, i);
+        const V pivot_logit = transpose(x, i, m, kept);
         if (from_target) m = pivot_logit;
-        store(group_.reference + i, m);
-        store(group_.pivot_logit + i, pivot_logit);
+        store(rows_.reference + i, m);
+        store(rows_.pivot_logit + i, pivot_logit);
       }
       kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) add_up(i, kept);
@@ -136,91 +128,82 @@ class Few {
   }
 
   // The largest logit of each row from row i on; beside probabilities its class is the pivot.
-  template <Terms kTerms>
   V largest(const A* x, int i) {
     V m = splat(kNone);
     I pivot{};
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide];
-      load_transposed(x + c, classes_, square);
+      objective_.transposed_logits(x + c, classes_, square);
 #pragma GCC unroll 4
       for (int k = 0; k < kSide; ++k) {
         if (c + k >= classes_) break;
-        if constexpr (kTerms == Terms::kProbabilities)
-          pivot = square[k] > m ? I{} + static_cast<Int<A>>(c + k) : pivot;
+        if constexpr (!kIndices) pivot = square[k] > m ? I{} + static_cast<Int<A>>(c + k) : pivot;
         m = larger(m, square[k]);
       }
     }
-    if constexpr (kTerms == Terms::kProbabilities) store(group_.pivot + i, pivot);
+    if constexpr (!kIndices) store(rows_.pivot + i, pivot);
     return m;
   }
 
   // Puts into `kept`, class by class, the logits whose exponentials enter the rows' sums, and
   // returns the pivots' (0 for ignored rows). The linear sums are done on the way.
-  template <Terms kTerms>
   V transpose(const A* x, int i, V m, V* kept) {
-    constexpr bool kIndices = kTerms != Terms::kProbabilities;
     const A* t = kIndices ? nullptr : probabilities(i);
-    const I pivot = load(group_.pivot + i);
+    const I pivot = load(rows_.pivot + i);
     V pivot_logit{};
-    LaneSum<A> linear, mass;
+    LaneSums<A, kTerms> sums;
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide], q[kSide] = {};
-      load_transposed(x + c, classes_, square);
+      objective_.transposed_logits(x + c, classes_, square);
       if constexpr (!kIndices) load_transposed(t + c, classes_, q);
       const I to_pivot = pivot - static_cast<Int<A>>(c);
-      V square_linear{}, square_mass{};
+      Sums<V, kTerms> of_square;
 #pragma GCC unroll 4
       for (int k = 0; k < kSide; ++k) {
-        if constexpr (kTerms != Terms::kIndices) {
+        if constexpr (kHasLinear<kTerms>) {
           if (c + k >= classes_) break;
-          const V weight = splat(weight_ ? weight_[c + k] : A(1));
-          q[k] = kIndices ? weight : mixing_(weight, q[k]);
-          square_linear += q[k] * (m - square[k]);
-          square_mass += q[k];
+          objective_.add_linear(of_square, m, square[k], objective_.weight_of(c + k, q[k]));
         }
         const auto is_pivot = to_pivot == static_cast<Int<A>>(k);
         pivot_logit = is_pivot ? square[k] : pivot_logit;
         kept[c + k] = is_pivot ? splat(kNone) : square[k];
       }
-      if constexpr (kTerms != Terms::kIndices) linear.add(square_linear);
-      if constexpr (!kIndices) mass.add(square_mass);
+      sums.add_linear(of_square);
     }
-    if constexpr (kTerms != Terms::kIndices) linear.put(group_.linear + i);
-    if constexpr (!kIndices) mass.put(group_.mass + i);
+    rows_.put_linear(i, sums);
     return pivot_logit;
   }
 
   void add_up(int i, const V* kept) {
-    const Reference<S> ref(Offset<A>::template of<S>(load(group_.reference + i)));
+    const Reference<S> ref(Offset<A>::template of<S>(load(rows_.reference + i)));
     // The next tile's logits are fetched meanwhile, a line now and then: all at once, they would
     // keep the processor waiting.
     const S* next = logits_ + (n_ + i) * classes_;
-    LaneSum<A> total;
+    LaneSums<A, kTerms> total;
     for (int c = 0; c < classes_; c += 2 * lane_terms_) {
-      Pair<V> sums;
+      Sums<Pair<V>, kTerms> sums;
       const int end = smaller(classes_, c + 2 * lane_terms_);
       int k = c;
       for (; k + 2 <= end; k += 2) {
         constexpr int kLine = 64 / static_cast<int>(sizeof(S));
         if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
         if (kW >= kLine) __builtin_prefetch(next + (k + 1) * kW, 0, 2);
-        sums += ref.exp(Pair<V>{kept[k], kept[k + 1]});
+        objective_.add_exponential(sums, ref, Pair<V>{kept[k], kept[k + 1]});
       }
-      if (k < end) sums.a += ref.exp(kept[k]);
-      total.add(sums.a + sums.b);
+      if (k < end) sums.exponentials.a += ref.exp(kept[k]);
+      total.add_exponentials(folded(sums));
     }
-    total.put(group_.sum + i);
+    rows_.put_exponentials(i, total);
   }
 
   // Of class indices.
   bool all_in_range() const {
     bool all = true;
     for (int i = 0; i < n_; i += kLanes<double>) {
-      const Vec<double> sum = lanes(group_.sum, i);
+      const Vec<double> sum = lanes(rows_.sum, i);
       all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
-                        (lanes(group_.reference, i) != static_cast<double>(kNone))) |
-                       ignored_lanes(group_, i));
+                        (lanes(rows_.reference, i) != static_cast<double>(kNone))) |
+                       ~rows_.counting_lanes(i));
     }
     return all;
   }
@@ -228,16 +211,14 @@ class Few {
   const Problem& p_;
   const int classes_;
   const int lane_terms_;
-  const Smoothing smoothing_;
-  const Mixing<A> mixing_;
-  const A* const weight_;
+  const Objective<S, kTerms> objective_;
   const S* logits_ = nullptr;
   int64_t first_ = 0;
   int n_ = 0, readable_ = 0;
-  Group<A, kFewTile> group_;
+  RowStates<A, kTerms, kFewTile> rows_;
   alignas(64) double loss_[kFewTile];
   alignas(64) S gathered_[kFewClasses * kFewTile];
-  alignas(64) A rows_[kFewClasses * kW + kSide + kW];
+  alignas(64) A converted_[kFewClasses * kW + kSide + kW];
   alignas(64) A probabilities_[kFewClasses * kW + kSide];
   V kept_[kKept];
 };

@@ -4,8 +4,8 @@
 // a permutation brings every lane its row's.
 #pragma once
 
-#include "layout.h"
-#include "terms.h"
+#include "objective.h"
+#include "targets.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -15,11 +15,12 @@ inline constexpr int64_t kFlatClasses = kLanes<float> > 8 ? 128 : 48;
 // Rows finished together.
 inline constexpr int kFlatTile = 128;
 
-template <class S>
+template <class S, Terms kTerms>
 class Flat {
   using A = Accumulate<S>;
   using V = Vec<A>;
   using I = Vec<Int<A>>;
+  static constexpr bool kIndices = Objective<S, kTerms>::kIndices;
   static constexpr int kW = kLanes<A>;
 
  public:
@@ -28,80 +29,70 @@ class Flat {
         classes_(static_cast<int>(problem.classes)),
         rows_step_(classes_ > 0 ? kW / classes_ : 0),
         class_step_(classes_ > 0 ? kW % classes_ : 0),
-        smoothing_(problem),
-        mixing_(smoothing_) {
-    const A* weight = static_cast<const A*>(p_.weight);
+        objective_(problem) {
     if (classes_ == 0) return;
     for (int k = 0, row = 0, c = 0; k < classes_ + kW; ++k) {
       row_of_[k] = static_cast<Int<A>>(row);
-      weight_of_[k] = weight ? weight[c] : A(1);
+      weight_of_[k] = objective_.class_weight(c);
       if (++c == classes_) c = 0, ++row;
     }
   }
 
   // rows [first, first + n) of one tile
-  template <Terms kTerms>
-  void backward(const Backward& out, int64_t first, int n, bool /*streamed*/) {
-    constexpr bool kIndices = kTerms != Terms::kProbabilities;
+  void backward(const Backward& back, int64_t first, int n, bool /*streamed*/) {
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);
-    if constexpr (kIndices) read_targets<A>(p_, first, n, padded, group_);
-    read_saved<A, kIndices>(out, first, n, padded, group_, grad_);
-    finish_backward<S, kIndices>(group_, padded, smoothing_, grad_, factors_);
+    if constexpr (kIndices) read_targets(p_, first, n, padded, rows_);
+    read_saved(back, first, n, padded, rows_, grad_);
+    objective_.differentiate(rows_, padded, grad_, factors_);
 
-    const Strides& to = out.grad_strides;
+    const Strides& to = back.grad_strides;
     const bool in_place = p_.inner == 1 && to.classes == 1 && to.outer == classes_;
-    S* g = in_place ? static_cast<S*>(out.grad_logits) + first * classes_ : gathered_;
+    S* g = in_place ? static_cast<S*>(back.grad_logits) + first * classes_ : gathered_;
     const A* t = kIndices ? nullptr : probabilities(first, n);
     for (int i = 0; i < n; i += kW) {
       const int at = i * classes_, size = smaller(n - i, kW) * classes_;
       if constexpr (sizeof(S) == sizeof(A)) {
-        write<kTerms>(x + at, t + at, i, size, g + at);
+        write(x + at, t + at, i, size, g + at);
       } else {  // conversion is a loop of its own, as in row_gradients.h
-        write<kTerms>(x + at, t + at, i, size, gradient_);
+        write(x + at, t + at, i, size, gradient_);
         convert(gradient_, g + at, size, /*streamed=*/false);
       }
     }
     if constexpr (kIndices) put_targets(g, n);
-    if (!in_place) scatter(out, first, n);
+    if (!in_place) scatter(back, first, n);
   }
 
  private:
-  // The `size` gradients of the group of rows that begins with row i of the tile.
-  template <Terms kTerms>
+  // The `size` gradients of the vector of rows that begins with row i of the tile.
   void write(const S* x, const A* t, int i, int size, A* g) {
-    const V shifts = load(factors_.shift + i), cs = load(factors_.c + i);
-    const V factors = load(factors_.factor + i), grads = load(factors_.grad + i);
-    int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row in the group
+    const auto factors = factors_.lanes(i);
+    int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row of the kW
     const auto at = [&](V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
-      const Reference<S> ref(permute(shifts, row), permute(cs, row), factors_.shifted);
-      V q{};
-      if constexpr (kTerms == Terms::kSmoothed) q = load(weight_of_ + c);
-      if constexpr (kTerms == Terms::kProbabilities) q = mixing_(load(weight_of_ + c), target);
-      return gradient<kTerms>(ref, permute(factors, row), permute(grads, row), logits, q);
+      const V q = kHasLinear<kTerms> ? objective_.weight(load(weight_of_ + c), target) : V{};
+      return objective_.gradient(factors.permuted(row), logits, q);
     };
-    constexpr bool kTargets = kTerms == Terms::kProbabilities;
     int k = 0;
     for (; k + kW <= size; k += kW) {
-      store(g + k, at(load(x + k), kTargets ? load(t + k) : V{}));
+      store(g + k, at(objective_.logits(x + k), kHasMass<kTerms> ? load(t + k) : V{}));
       c += class_step_;
       first_row += rows_step_;
       if (c >= classes_) c -= classes_, ++first_row;
     }
     if (k < size) {
-      const V target = kTargets ? load_partial(t + k, size - k, A(0)) : V{};
-      store_partial(g + k, size - k, at(load_partial(x + k, size - k, A(0)), target));
+      const V target = kHasMass<kTerms> ? load_partial(t + k, size - k, A(0)) : V{};
+      store_partial(g + k, size - k, at(objective_.logits(x + k, size - k, A(0)), target));
     }
   }
 
   void put_targets(S* g, int n) const {
     for (int i = 0; i < n; ++i) {
       S* row = g + i * classes_;
-      if (group_.pivot[i] < 0) {
+      if (!rows_.counts(i)) {
         __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
       } else {
-        put(row + group_.pivot[i], factors_.at_target[i]);
+        put(row + rows_.pivot[i], factors_.at_target[i]);
       }
     }
   }
@@ -120,21 +111,20 @@ class Flat {
     return targets_;
   }
 
-  void scatter(const Backward& out, int64_t first, int n) const {
+  void scatter(const Backward& back, int64_t first, int n) const {
     for (int i = 0; i < n; ++i) {
-      S* row = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, first + i);
+      S* row = static_cast<S*>(back.grad_logits) + row_offset(p_, back.grad_strides, first + i);
       for (int c = 0; c < classes_; ++c)
-        row[c * out.grad_strides.classes] = gathered_[i * classes_ + c];
+        row[c * back.grad_strides.classes] = gathered_[i * classes_ + c];
     }
   }
 
   const Problem& p_;
   const int classes_;
   const int rows_step_, class_step_;  // from one vector of values to the next
-  const Smoothing smoothing_;
-  const Mixing<A> mixing_;
-  Group<A, kFlatTile> group_;
-  Factors<A, kFlatTile> factors_;
+  const Objective<S, kTerms> objective_;
+  RowStates<A, kTerms, kFlatTile> rows_;
+  Factors<S, kFlatTile> factors_;
   alignas(64) double grad_[kFlatTile];
   // Of a row's values and those that follow: how many rows further each is, and its class's weight.
   alignas(64) Int<A> row_of_[kFlatClasses + kW];

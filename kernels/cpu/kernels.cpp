@@ -1,9 +1,6 @@
-// Compiled once for each instruction set: cuts a problem into tasks and chooses the loop for its
-// shape.
+// Compiled once for each instruction set: runs a problem's tasks with the loop that its plan names.
 #include "cpu.h"
-#include "few.h"
-#include "flat.h"
-#include "planes.h"
+#include "plan.h"
 #include "row_gradients.h"
 #include "rows.h"
 #include "scratch.h"
@@ -11,62 +8,6 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 namespace {
-
-// Elements a task has at least: enough to be worth handing to a thread, few enough to share out
-// evenly.
-constexpr int64_t kTaskElements = 32768;
-// Fewer neighbouring rows than this would leave the lanes of a tile mostly empty.
-constexpr int64_t kNarrowestPlane = 8;
-
-enum class Loop { kRows, kPlanes, kFew, kSingle };
-
-// How rows are dealt out: `rows` at a time, never across the end of a span of neighbouring rows.
-struct Cut {
-  Loop loop;
-  int tile;           // rows a tile, unless the loop is over rows
-  int64_t span;       // rows that lie in one piece
-  int64_t task_rows;  // rows a task
-  int64_t tasks_per_span;
-  int64_t tasks;
-};
-
-// `few`: rows of so many classes have a loop of their own.
-Cut cut(const Problem& p, const Strides& grad, int64_t few) {
-  Cut cut{};
-  const Strides& s = p.logits_strides;
-  if (p.classes == 1) {
-    cut.loop = Loop::kSingle;
-  } else if (p.classes <= few && (s.inner != 1 || p.classes == 0)) {
-    cut.loop = Loop::kFew;
-  } else if (s.inner == 1 && grad.inner == 1 && s.classes != 1 && p.inner >= kNarrowestPlane) {
-    cut.loop = Loop::kPlanes;
-  } else {
-    cut.loop = p.classes <= few ? Loop::kFew : Loop::kRows;
-  }
-  cut.span = cut.loop == Loop::kPlanes ? p.inner : rows_of(p);
-  cut.tile = cut.loop == Loop::kPlanes ? kPlaneTile : kFewTile;
-  static_assert(kFlatTile == kFewTile);
-  int64_t rows = kTaskElements / (p.classes > 0 ? p.classes : 1);
-  if (cut.loop == Loop::kRows) {
-    rows = rows > 1 ? rows : 1;
-  } else {  // whole tiles
-    rows = (rows / cut.tile > 1 ? rows / cut.tile : 1) * cut.tile;
-  }
-  cut.task_rows = rows;
-  cut.tasks_per_span = (cut.span + rows - 1) / rows;
-  cut.tasks = cut.span > 0 ? cut.tasks_per_span * (rows_of(p) / cut.span) : 0;
-  return cut;
-}
-
-struct Range {
-  int64_t begin, end;
-};
-Range rows_of_task(const Cut& cut, int64_t task) {
-  const int64_t start = task / cut.tasks_per_span * cut.span;
-  const int64_t begin = start + task % cut.tasks_per_span * cut.task_rows;
-  const int64_t end = begin + cut.task_rows;
-  return {begin, end < start + cut.span ? end : start + cut.span};
-}
 
 // A loop in scratch memory, which `new` gives out: with its buffers it is larger than a caller's
 // stack may be. Nothing is to be destroyed.
@@ -80,67 +21,68 @@ Loop& in_scratch(const Problem& p) {
   return (new InScratch<Loop>{Loop(p)})->loop;
 }
 
+// f(row, n) for each tile: the n rows from `row` on.
+template <class F>
+void for_tiles(const Plan& plan, Range rows, F f) {
+  for (int64_t row = rows.begin; row < rows.end; row += plan.tile)
+    f(row, static_cast<int>(smaller<int64_t>(rows.end - row, plan.tile)));
+}
+
 template <class S, Terms kTerms>
-void forward_tasks_of(const Problem& p, const Forward& out, const Cut& cut, int64_t begin,
+void forward_tasks_of(const Problem& p, const Forward& out, const Plan& plan, int64_t begin,
                       int64_t end, Partial* partials) {
-  const auto over_rows = [&](auto& rows) {
+  const auto over_rows = [&](auto& loop) {
     for (int64_t task = begin; task < end; ++task) {
-      const Range r = rows_of_task(cut, task);
-      partials[task] = rows.template forward<kTerms>(out, r.begin, r.end);
+      const Range rows = plan.rows_of_task(task);
+      partials[task] = loop.forward(out, rows.begin, rows.end);
     }
   };
-  const auto over_tiles = [&](auto& tiles) {
+  const auto over_tiles = [&](auto& loop) {
     for (int64_t task = begin; task < end; ++task) {
-      const Range r = rows_of_task(cut, task);
       TaskSums sums;
-      for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-        tiles.template forward<kTerms>(
-            out, row, static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)), sums);
-      }
+      for_tiles(plan, plan.rows_of_task(task),
+                [&](int64_t row, int n) { loop.forward(out, row, n, sums); });
       partials[task] = sums.partial();
     }
   };
-  switch (cut.loop) {
+  switch (plan.loop) {
     case Loop::kRows:
-      return over_rows(in_scratch<Rows<S>>(p));
+      return over_rows(in_scratch<Rows<S, kTerms>>(p));
     case Loop::kPlanes:
-      return over_tiles(in_scratch<Planes<S>>(p));
+      return over_tiles(in_scratch<Planes<S, kTerms>>(p));
     case Loop::kFew:
-      return over_tiles(in_scratch<Few<S>>(p));
+      return over_tiles(in_scratch<Few<S, kTerms>>(p));
     case Loop::kSingle:
-      return over_rows(in_scratch<Single<S>>(p));
+      return over_rows(in_scratch<Single<S, kTerms>>(p));
   }
 }
 
 template <class S, Terms kTerms>
-void backward_tasks_of(const Problem& p, const Backward& out, const Cut& cut, int64_t begin,
+void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan, int64_t begin,
                        int64_t end, bool streamed) {
-  const auto over_rows = [&](auto& rows) {
+  const auto over_rows = [&](auto& loop) {
     for (int64_t task = begin; task < end; ++task) {
-      const Range r = rows_of_task(cut, task);
-      rows.template backward<kTerms>(out, r.begin, r.end, streamed);
+      const Range rows = plan.rows_of_task(task);
+      loop.backward(back, rows.begin, rows.end, streamed);
     }
   };
-  const auto over_tiles = [&](auto& tiles) {
+  const auto over_tiles = [&](auto& loop) {
     for (int64_t task = begin; task < end; ++task) {
-      const Range r = rows_of_task(cut, task);
-      for (int64_t row = r.begin; row < r.end; row += cut.tile) {
-        tiles.template backward<kTerms>(
-            out, row, static_cast<int>(smaller<int64_t>(r.end - row, cut.tile)), streamed);
-      }
+      for_tiles(plan, plan.rows_of_task(task),
+                [&](int64_t row, int n) { loop.backward(back, row, n, streamed); });
     }
   };
-  switch (cut.loop) {
+  switch (plan.loop) {
     case Loop::kRows:
-      over_rows(in_scratch<RowGradients<S>>(p));
+      over_rows(in_scratch<RowGradients<S, kTerms>>(p));
       return fence();
     case Loop::kPlanes:
-      over_tiles(in_scratch<Planes<S>>(p));
+      over_tiles(in_scratch<Planes<S, kTerms>>(p));
       return fence();
     case Loop::kFew:
-      return over_tiles(in_scratch<Flat<S>>(p));
+      return over_tiles(in_scratch<Flat<S, kTerms>>(p));
     case Loop::kSingle:
-      return over_rows(in_scratch<Single<S>>(p));
+      return over_rows(in_scratch<Single<S, kTerms>>(p));
   }
 }
 
@@ -166,23 +108,23 @@ void with_types(const Problem& p, F f) {
   }
 }
 
-int64_t forward_tasks(const Problem& p) { return cut(p, p.logits_strides, kFewClasses).tasks; }
+int64_t forward_tasks(const Problem& p) { return forward_plan(p).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Cut c = cut(p, p.logits_strides, kFewClasses);
+  const Plan plan = forward_plan(p);
   with_types(p, [&]<class S, Terms kTerms>() {
-    forward_tasks_of<S, kTerms>(p, out, c, begin, end, partials);
+    forward_tasks_of<S, kTerms>(p, out, plan, begin, end, partials);
   });
 }
 
-int64_t backward_tasks(const Problem& p, const Backward& out) {
-  return cut(p, out.grad_strides, kFlatClasses).tasks;
+int64_t backward_tasks(const Problem& p, const Backward& back) {
+  return backward_plan(p, back).tasks;
 }
 
-void backward(const Problem& p, const Backward& out, int64_t begin, int64_t end, bool streamed) {
-  const Cut c = cut(p, out.grad_strides, kFlatClasses);
+void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end, bool streamed) {
+  const Plan plan = backward_plan(p, back);
   with_types(p, [&]<class S, Terms kTerms>() {
-    backward_tasks_of<S, kTerms>(p, out, c, begin, end, streamed);
+    backward_tasks_of<S, kTerms>(p, back, plan, begin, end, streamed);
   });
 }
 

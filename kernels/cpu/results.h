@@ -1,10 +1,20 @@
-// What forward leaves behind for a group of rows: losses, their sums, and the numbers for backward.
+// What forward leaves behind for rows: losses, their sums, and the numbers for backward.
 #pragma once
 
-#include "group.h"
-#include "sum.h"
+#include "compensated_sum.h"
+#include "objective.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// What a task adds up on the way.
+struct TaskSums {
+  CompensatedSum loss, weight;
+  int64_t bad_row = kNoBadRow;
+  void note(int64_t bad) {
+    if (bad_row == kNoBadRow) bad_row = bad;
+  }
+  Partial partial() const { return {loss.total(), weight.total(), bad_row}; }
+};
 
 template <class T>
 inline void put_as(void* out, const double* values, int64_t first, int n) {
@@ -16,17 +26,19 @@ inline void put_rounded(void* out, const double* values, int64_t first, int n) {
   for (int i = 0; i < n; ++i) put(static_cast<S*>(out) + first + i, static_cast<float>(values[i]));
 }
 
-// What backward will need of a group of rows.
-template <class A, bool kIndices, class Group>
-inline void put_saved(const Forward& out, const Group& group, int64_t first, int n) {
-  __builtin_memcpy(static_cast<A*>(out.saved.reference) + first, group.reference,
-                   static_cast<size_t>(n) * sizeof(A));
-  put_as<A>(out.saved.sum, group.sum, first, n);
-  if constexpr (kIndices) {
-    __builtin_memcpy(static_cast<A*>(out.saved.target_or_mass) + first, group.pivot_logit,
-                     static_cast<size_t>(n) * sizeof(A));
+// What backward will need of rows.
+template <class A, Terms kTerms, int kRows>
+inline void put_saved(const Forward& out, const RowStates<A, kTerms, kRows>& rows, int64_t first,
+                      int n) {
+  const auto put_all = [&](void* to, const A* values) {
+    __builtin_memcpy(static_cast<A*>(to) + first, values, static_cast<size_t>(n) * sizeof(A));
+  };
+  put_all(out.saved.reference, rows.reference);
+  put_as<A>(out.saved.sum, rows.sum, first, n);
+  if constexpr (kHasMass<kTerms>) {
+    put_as<A>(out.saved.target_or_mass, rows.mass, first, n);
   } else {
-    put_as<A>(out.saved.target_or_mass, group.mass, first, n);
+    put_all(out.saved.target_or_mass, rows.pivot_logit);
   }
 }
 
@@ -52,15 +64,15 @@ inline void add_weights(const Problem& p, const double* weights, int n, TaskSums
   }
 }
 
-// Finishes rows [first, first + n), whose sums are in the group. `loss` is a buffer.
-template <class S, bool kIndices, int kRows>
-inline void put_group(const Problem& p, const Smoothing& smoothing,
-                      Group<Accumulate<S>, kRows>& group, int64_t first, int n, const Forward& out,
-                      double* loss, TaskSums& sums) {
-  finish_forward<S, kIndices>(group, n, smoothing, loss);
+// Finishes rows [first, first + n), whose states these are. `loss` is a buffer.
+template <class S, Terms kTerms, int kRows>
+inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
+                     RowStates<Accumulate<S>, kTerms, kRows>& rows, int64_t first, int n,
+                     const Forward& out, double* loss, TaskSums& sums) {
+  objective.finish(rows, n, loss);
   sums.loss.add(loss, n);
-  if constexpr (kIndices) add_weights(p, group.target_weight, n, sums);
-  if (out.saved.reference) put_saved<Accumulate<S>, kIndices>(out, group, first, n);
+  if constexpr (!kHasMass<kTerms>) add_weights(p, rows.target_weight, n, sums);
+  if (out.saved.reference) put_saved(out, rows, first, n);
   if (out.loss) put_losses(out, loss, first, n);
 }
 

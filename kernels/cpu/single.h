@@ -3,40 +3,34 @@
 // nothing that backward would need of forward.
 #pragma once
 
-#include "layout.h"
 #include "results.h"
-#include "terms.h"
+#include "targets.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-template <class S>
+template <class S, Terms kTerms>
 class Single {
   using A = Accumulate<S>;
   using V = Vec<A>;
+  static constexpr bool kIndices = Objective<S, kTerms>::kIndices;
   static constexpr int kW = kLanes<A>;
   static constexpr int kTile = 512;  // rows
 
  public:
-  explicit Single(const Problem& problem)
-      : p_(problem),
-        weight_(problem.weight ? *static_cast<const A*>(problem.weight) : A(1)),
-        mixing_(Smoothing(problem)) {}
+  explicit Single(const Problem& problem) : p_(problem), objective_(problem) {}
 
-  template <Terms kTerms>
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
-    constexpr bool kIndices = kTerms != Terms::kProbabilities;
     TaskSums sums;
     for (int64_t first = begin; first < end; first += kTile) {
       const int n = static_cast<int>(smaller<int64_t>(end - first, kTile));
-      const int64_t bad = open<kTerms>(first, n);
-      if (sums.bad_row < 0) sums.bad_row = bad;
+      sums.note(open(first, n));
       for (int i = 0; i < n; i += kLanes<double>) {
         const Vec<double> x = lanes(logits_, i);
-        store(loss_ + i, lanes(targets_.target_weight, i) * (x - x));
+        store(loss_ + i, lanes(rows_.target_weight, i) * (x - x));
       }
       if constexpr (kIndices) {
-        for (int i = 0; i < n; ++i) loss_[i] = targets_.pivot[i] < 0 ? 0 : loss_[i];
-        add_weights(p_, targets_.target_weight, n, sums);
+        for (int i = 0; i < n; ++i) loss_[i] = rows_.counts(i) ? loss_[i] : 0;
+        add_weights(p_, rows_.target_weight, n, sums);
       }
       sums.loss.add(loss_, n);
       if (out.loss) put_losses(out, loss_, first, n);
@@ -44,36 +38,33 @@ class Single {
     return sums.partial();
   }
 
-  template <Terms kTerms>
-  void backward(const Backward& out, int64_t begin, int64_t end, bool /*streamed*/) {
+  void backward(const Backward& back, int64_t begin, int64_t end, bool /*streamed*/) {
     for (int64_t first = begin; first < end; first += kTile) {
       const int n = static_cast<int>(smaller<int64_t>(end - first, kTile));
-      open<kTerms>(first, n);
+      open(first, n);
       for (int i = 0; i < n; i += kW) {
         const V x = load(logits_ + i);
         V g = x - x;
-        if constexpr (kTerms == Terms::kProbabilities) {
+        if constexpr (!kIndices) {
           g -= load(weights_ + i) * A(0);
         } else {
-          g = load(targets_.pivot + i) < 0 ? V{} : g;
+          g = load(rows_.pivot + i) < 0 ? V{} : g;
         }
         store(logits_ + i, g);
       }
-      put_gradient(out, first, n);
+      put_gradient(back, first, n);
     }
   }
 
  private:
   // Reads the logits of n rows, and what each weighs. Returns the first bad row.
-  template <Terms kTerms>
   int64_t open(int64_t first, int n) {
     gather_rows(p_.logits, p_.dtype, p_.logits_strides, first, n, logits_);
-    if constexpr (kTerms != Terms::kProbabilities)
-      return read_targets<A>(p_, first, n, kTile, targets_);
+    if constexpr (kIndices) return read_targets(p_, first, n, kTile, rows_);
     gather_rows(p_.target, p_.target_dtype, p_.target_strides, first, n, weights_);
     for (int i = 0; i < n; i += kW)
-      store(weights_ + i, mixing_(splat(weight_), load(weights_ + i)));
-    for (int i = 0; i < n; ++i) targets_.target_weight[i] = static_cast<double>(weights_[i]);
+      store(weights_ + i, objective_.weight_of(0, load(weights_ + i)));
+    for (int i = 0; i < n; ++i) rows_.target_weight[i] = static_cast<double>(weights_[i]);
     return kNoBadRow;
   }
 
@@ -97,22 +88,18 @@ class Single {
     });
   }
 
-  void put_gradient(const Backward& out, int64_t first, int n) const {
-    const int64_t stride = step(out.grad_strides);
+  void put_gradient(const Backward& back, int64_t first, int n) const {
+    const int64_t stride = step(back.grad_strides);
     for_runs(first, n, [&](int i, int run, int64_t row) {
-      S* to = static_cast<S*>(out.grad_logits) + row_offset(p_, out.grad_strides, row);
+      S* to = static_cast<S*>(back.grad_logits) + row_offset(p_, back.grad_strides, row);
       if (stride == 1) return convert(logits_ + i, to, run, /*streamed=*/false);
       for (int k = 0; k < run; ++k) put(to + k * stride, logits_[i + k]);
     });
   }
 
   const Problem& p_;
-  const A weight_;
-  const Mixing<A> mixing_;
-  struct {
-    PerRow<Int<A>, kTile> pivot;
-    PerRow<double, kTile> target_weight;  // probabilities: q
-  } targets_;
+  const Objective<S, kTerms> objective_;
+  Pivots<A, kTile> rows_;             // probabilities: the weight is q
   alignas(64) A logits_[kTile] = {};  // backward: their gradients
   alignas(64) A weights_[kTile] = {};
   alignas(64) double loss_[kTile];

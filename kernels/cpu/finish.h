@@ -1,5 +1,5 @@
-// The finish of rows: from a row's sums to its loss, and from its saved numbers to the factors of
-// its gradient. Rows are finished a group at a time, in double, one row a lane: one logarithm a row
+// The finish of rows: from a row's state to its loss, and from its saved numbers to the factors of
+// its gradient. Rows are finished many at a time, in double, one row a lane: one logarithm a row
 // would otherwise cost more than the exponentials of a short row.
 //
 // With p = softmax(x), weights w, smoothing s over C classes, target y (Szegedy et al.,
@@ -11,38 +11,10 @@
 // the loss of a confident row cancels nowhere.
 #pragma once
 
-#include "convert.h"
 #include "reference.h"
+#include "state.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
-
-// A number a row. The numbers of one row are used together, in arrays that would all begin at the
-// same offset into a page, and crowd each other out of the first cache, were it not for the odd
-// length.
-template <class T, int kRows>
-struct alignas(64) PerRow {
-  T values[kRows + 192 / sizeof(T)];
-  operator T*() { return values; }
-  operator const T*() const { return values; }
-};
-
-// kRows: the rows finished together, at most. Where an array of the group is said to be "of
-// indices" or "of probabilities", it is unused for the other kind.
-template <class A, int kRows>
-struct Group {
-  PerRow<A, kRows> reference;
-  PerRow<double, kRows> sum;            // of exponentials, without the pivot's
-  PerRow<double, kRows> linear;         // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
-  PerRow<double, kRows> mass;           // probabilities: sum of q_j
-  PerRow<A, kRows> pivot_logit;         // probabilities: the reference
-  PerRow<double, kRows> pivot_exp;      // relative to the reference; forward: its inverse
-  PerRow<Int<A>, kRows> pivot;          // its class, -1 for ignored rows
-  PerRow<double, kRows> target_weight;  // indices: w_y, 0 for ignored rows
-};
-
-// Double lanes [i, i + kLanes<double>) of an array.
-inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
-inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
 
 // Rows of float and half types are finished in double as well, but with the short forms of exp and
 // log1p: results are rounded to float. (A log cancels against the reference: there is no short
@@ -51,9 +23,9 @@ template <class S>
 inline constexpr bool kShort = sizeof(S) < sizeof(double);
 
 // The references of rows [i, i + kLanes<double>).
-template <class S, int kRows>
-inline Offset<double> offset_of(const Group<Accumulate<S>, kRows>& group, int i) {
-  return Offset<double>::of<S>(lanes(group.reference, i));
+template <class S, class States>
+inline Offset<double> offset_of(const States& rows, int i) {
+  return Offset<double>::of<S>(lanes(rows.reference, i));
 }
 
 // e^x relative to a reference
@@ -80,18 +52,13 @@ struct Smoothing {
         no_class(p.classes == 0) {}
 };
 
-template <class A, int kRows>
-inline auto ignored_lanes(const Group<A, kRows>& group, int i) {
-  return __builtin_convertvector(load_narrow(group.pivot + i), Vec<int64_t>) < int64_t{0};
-}
-
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
 // runs several at a time; in one loop each vector would wait for the one before.
 
-// loss[0, n): ignored rows give 0. Arrays are read up to the next multiple of a vector.
-template <class S, bool kIndices, int kRows>
-inline void finish_forward(Group<Accumulate<S>, kRows>& group, int n, const Smoothing& smoothing,
-                           double* loss) {
+// loss[0, n): rows that do not count give 0. Arrays are read up to the next multiple of a vector.
+template <class S, Terms kTerms, int kRows>
+inline void losses_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
+                      const Smoothing& smoothing, double* loss) {
   using K = ExpConstants<double>;
   if (smoothing.no_class) {
     for (int i = 0; i < n; ++i) loss[i] = 0;
@@ -100,69 +67,96 @@ inline void finish_forward(Group<Accumulate<S>, kRows>& group, int n, const Smoo
   // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
   // while the products are still exact.
   const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
-    const Offset<double> ref = offset_of<S>(group, i);
-    return ((ref.shift - lanes(group.reference, i)) + ref.c * K::kLn2High) +
+    const Offset<double> ref = offset_of<S>(rows, i);
+    return ((ref.shift - lanes(rows.reference, i)) + ref.c * K::kLn2High) +
            (ref.c * K::kLn2Low + log(total));
   };
   for (int i = 0; i < n; i += kLanes<double>) {
-    store(group.pivot_exp + i,
-          inverse_exp_of<S>(lanes(group.pivot_logit, i), offset_of<S>(group, i)));
+    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i), offset_of<S>(rows, i)));
   }
   for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> others = lanes(group.sum, i), inverse = lanes(group.pivot_exp, i);
+    const Vec<double> others = lanes(rows.sum, i), inverse = lanes(rows.pivot_exp, i);
     // The product is exact to the last bits however small the loss is; it fails only where e^(x_y)
     // is nothing beside the others.
     const Vec<double> odds = others * inverse;
     Vec<double> nll = log1p<kShort<S>>(odds);
-    if constexpr (!kIndices) {
-      store(loss + i, lanes(group.linear, i) + lanes(group.mass, i) * nll);
+    if constexpr (kHasMass<kTerms>) {
+      store(loss + i, lanes(rows.linear, i) + lanes(rows.mass, i) * nll);
       continue;
     }
     const auto nothing = odds >= 1e290;
-    const Vec<double> lead = lanes(group.pivot_logit, i) - lanes(group.reference, i);
+    const Vec<double> lead = lanes(rows.pivot_logit, i) - lanes(rows.reference, i);
     Vec<double> lse = nll + lead;  // less the reference
     if (!all_lanes(~nothing)) {
       const Vec<double> far = above(i, others);
       nll = nothing ? far - lead : nll;
       lse = nothing ? far : lse;
     }
-    Vec<double> result = smoothing.keep * lanes(group.target_weight, i) * nll;
-    if (smoothing.spread > 0) {
+    Vec<double> result = smoothing.keep * lanes(rows.target_weight, i) * nll;
+    if constexpr (kTerms == Terms::kSmoothed) {
       // Of double, nll has no digits to spare where it cancels against a target far behind.
       if constexpr (!kShort<S>) lse = odds > 1.0 ? above(i, others + 1.0 / inverse) : lse;
-      result += smoothing.spread * (lanes(group.linear, i) + smoothing.weight_sum * lse);
+      result += smoothing.spread * (lanes(rows.linear, i) + smoothing.weight_sum * lse);
     }
-    store(loss + i, ignored_lanes(group, i) ? Vec<double>{} : result);
+    store(loss + i, rows.counting_lanes(i) ? result : Vec<double>{});
   }
 }
 
+// A row's in a vector: of one row, or of a row a lane.
+template <class S>
+struct Factor {
+  Reference<S> reference;
+  Vec<Accumulate<S>> factor, grad;
+};
+
 // The gradient of a row's loss times g is g (mass p_j - q_j), where for indices
 //   mass = (1 - s) w_y + s / C sum(w),  q_j = (1 - s) w_y [j = y] + s / C w_j.
-template <class A, int kRows>
+template <class S, int kRows>
 struct Factors {
+  using A = Accumulate<S>;
   PerRow<A, kRows> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
   bool shifted;                // whether any shift differs from 0
   PerRow<A, kRows> factor;     // in [1/2, 1), its exponent is in c: no step can over- or underflow
   PerRow<A, kRows> grad;       // probabilities: g. indices: g * s / C
   PerRow<A, kRows> at_target;  // indices: the gradient at the target's class
+
+  // Row i's in all lanes.
+  FUSED_CE_INLINE Factor<S> of_row(int i) const {
+    return {{splat(shift[i]), splat(c[i]), shifted}, splat(factor[i]), splat(grad[i])};
+  }
+  // Those of rows [i, i + kLanes<A>), in that order or in another.
+  struct Lanes {
+    Vec<A> shift, c, factor, grad;
+    bool shifted;
+    FUSED_CE_INLINE Factor<S> in_order() const { return {{shift, c, shifted}, factor, grad}; }
+    FUSED_CE_INLINE Factor<S> permuted(Vec<Int<A>> row) const {
+      return {{permute(shift, row), permute(c, row), shifted},
+              permute(factor, row),
+              permute(grad, row)};
+    }
+  };
+  FUSED_CE_INLINE Lanes lanes(int i) const {
+    return {load(shift + i), load(c + i), load(factor + i), load(grad + i), shifted};
+  }
 };
 
 // grad[i] is g of row i.
-template <class S, bool kIndices, int kRows>
-inline void finish_backward(Group<Accumulate<S>, kRows>& group, int n, const Smoothing& smoothing,
-                            const double* grad, Factors<Accumulate<S>, kRows>& out) {
+template <class S, Terms kTerms, int kRows>
+inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
+                       const Smoothing& smoothing, const double* grad, Factors<S, kRows>& out) {
+  constexpr bool kIndices = !kHasMass<kTerms>;
   for (int i = 0; i < n; i += kLanes<double>) {
-    store(group.pivot_exp + i, exp_of<S>(lanes(group.pivot_logit, i), offset_of<S>(group, i)));
+    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i), offset_of<S>(rows, i)));
   }
   out.shifted = false;
   for (int i = 0; i < n; i += kLanes<double>) {
-    const Vec<double> pivot_exp = lanes(group.pivot_exp, i);
-    const Vec<double> others = lanes(group.sum, i), total = others + pivot_exp;
-    const Offset<double> ref = offset_of<S>(group, i);
+    const Vec<double> pivot_exp = lanes(rows.pivot_exp, i);
+    const Vec<double> others = lanes(rows.sum, i), total = others + pivot_exp;
+    const Offset<double> ref = offset_of<S>(rows, i);
     const Vec<double> g = load(grad + i);
-    const Vec<double> w = kIndices ? lanes(group.target_weight, i) : Vec<double>{};
+    const Vec<double> w = kIndices ? lanes(rows.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
-                                      : lanes(group.mass, i);
+                                      : lanes(rows.mass, i);
     const Vec<double> share = 1.0 / total;
     const Vec<double> scale_by = g * mass * share;
 
@@ -183,7 +177,7 @@ inline void finish_backward(Group<Accumulate<S>, kRows>& group, int n, const Smo
       spread_grad = g * smoothing.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
       at_target = -g * smoothing.keep * w * (others * share);
-      if (smoothing.spread > 0) {
+      if constexpr (kTerms == Terms::kSmoothed) {
         at_target += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
       }
     }

@@ -3,7 +3,6 @@
 // Comput. 26, 2005). A million equal losses would otherwise drift by a million half-ulps.
 #pragma once
 
-#include "../problem.h"
 #include "vec.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -54,13 +53,6 @@ class CompensatedSum {
   }
 
   V sum_{}, lost_{};
-};
-
-// What a task adds up on the way.
-struct TaskSums {
-  CompensatedSum loss, weight;
-  int64_t bad_row = kNoBadRow;
-  Partial partial() const { return {loss.total(), weight.total(), bad_row}; }
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

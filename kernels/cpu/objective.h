@@ -1,0 +1,112 @@
+// What is computed of a row, the one thing that every loop holds: what a logit is, what a class
+// adds to the row's sums, how the row ends, and what a class gets back. Loops know where logits lie
+// and in which order to take them, and nothing else. The mirror of cuda/objective.cuh.
+#pragma once
+
+#include "finish.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+template <class S, Terms kTerms>
+class Objective {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+
+ public:
+  // Whether rows have a class for a target, or probabilities.
+  static constexpr bool kIndices = kTerms != Terms::kProbabilities;
+
+  explicit Objective(const Problem& p)
+      : smoothing_(p),
+        keep_(static_cast<A>(smoothing_.keep)),
+        spread_(static_cast<A>(smoothing_.spread)),
+        weight_(static_cast<const A*>(p.weight)) {}
+
+  // ---- A logit: what becomes of the numbers in memory before anything is computed with them.
+
+  FUSED_CE_INLINE A logit(const S* x) const { return get(x); }
+  FUSED_CE_INLINE V logits(const S* x) const { return load(x); }
+  // The first n lanes' logits, and `rest` in the others.
+  FUSED_CE_INLINE V logits(const S* x, int n, A rest) const { return load_partial(x, n, rest); }
+  // As load_transposed, of numbers that are converted already.
+  FUSED_CE_INLINE void transposed_logits(const A* x, int64_t stride,
+                                         V (&square)[kSquare<A>]) const {
+    load_transposed(x, stride, square);
+  }
+
+  // ---- What a logit weighs in the linear sum: of smoothed class indices w_j, of probabilities
+  // q_j.
+
+  FUSED_CE_INLINE A class_weight(int64_t c) const { return weight_ ? weight_[c] : A(1); }
+  // q of classes of these weights and target probabilities.
+  FUSED_CE_INLINE V weight(V of_class, V target) const {
+    if constexpr (!kHasLinear<kTerms>) return V{};
+    if constexpr (!kHasMass<kTerms>) return of_class;
+    return of_class * (target * keep_ + spread_);
+  }
+  // q of one class, a row a lane.
+  FUSED_CE_INLINE V weight_of(int64_t c, V target) const {
+    return kHasLinear<kTerms> ? weight(splat(class_weight(c)), target) : V{};
+  }
+  // q of the classes from c on of one row, whose target probabilities are at t.
+  FUSED_CE_INLINE V weights(int64_t c, const A* t) const {
+    if constexpr (!kHasLinear<kTerms>) return V{};
+    return weight(weight_ ? load(weight_ + c) : splat(A(1)), kHasMass<kTerms> ? load(t) : V{});
+  }
+  // The same of n classes, fewer than a vector has lanes, and 0 in the lanes after them.
+  FUSED_CE_INLINE V weights(int64_t c, const A* t, int n) const {
+    if constexpr (!kHasLinear<kTerms>) return V{};
+    const V of_class = weight_ ? load_partial(weight_ + c, n, A(0))
+                               : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
+    return weight(of_class, kHasMass<kTerms> ? load_partial(t, n, A(0)) : V{});
+  }
+
+  // ---- What a class adds. X: a vector, or a pair of them.
+
+  // x: the logit, or -inf in the lanes whose exponential stays out of the sum, as the pivot's does.
+  template <class X>
+  static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, X x) {
+    sums.exponentials += ref.exp(x);
+  }
+  // x: the logit, m: the reference.
+  template <class X>
+  static FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) {
+    if constexpr (kHasLinear<kTerms>) sums.linear += q * (m - x);
+    if constexpr (kHasMass<kTerms>) sums.mass += q;
+  }
+  // Both, where they are done at once. `kept`: x of add_exponential.
+  template <class X>
+  static FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
+                                       X kept, X q) {
+    add_exponential(sums, ref, kept);
+    add_linear(sums, m, x, q);
+  }
+
+  // ---- How rows end.
+
+  template <int kRows>
+  void finish(RowStates<A, kTerms, kRows>& rows, int n, double* loss) const {
+    losses_of<S>(rows, n, smoothing_, loss);
+  }
+  template <int kRows>
+  void differentiate(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
+                     Factors<S, kRows>& factors) const {
+    factors_of<S>(rows, n, smoothing_, grad, factors);
+  }
+
+  // ---- What a class gets back. X: a vector, or a pair of them.
+
+  template <class X>
+  static FUSED_CE_INLINE X gradient(const Factor<S>& row, X x, X q) {
+    const X softmax = row.reference.exp(x, row.factor);
+    if constexpr (!kHasLinear<kTerms>) return softmax;
+    return softmax - row.grad * q;
+  }
+
+ private:
+  const Smoothing smoothing_;
+  const A keep_, spread_;
+  const A* const weight_;
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

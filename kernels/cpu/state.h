@@ -1,0 +1,110 @@
+// The states of rows: what a loop makes of a row's classes, what is left for backward, and what a
+// loss is finished from. A row is a lane.
+#pragma once
+
+#include "sums.h"
+#include "transpose.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// A number a row. The numbers of one row are used together, in arrays that would all begin at the
+// same offset into a page, and crowd each other out of the first cache, were it not for the odd
+// length.
+template <class T, int kRows>
+struct alignas(64) PerRow {
+  T values[kRows + 192 / sizeof(T)];
+  operator T*() { return values; }
+  operator const T*() const { return values; }
+};
+
+// Double lanes [i, i + kLanes<double>) of an array.
+inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
+inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
+
+// Which class of each row stays out of the sum of exponentials (see finish.h), or why there is
+// none.
+template <class A, int kRows>
+struct Pivots {
+  PerRow<Int<A>, kRows> pivot;          // the target, or beside probabilities the largest logit's
+                                        // class: or one of NoClass
+  PerRow<double, kRows> target_weight;  // indices: w_y, 0 for rows that do not count
+
+  bool counts(int i) const { return pivot[i] >= 0; }
+  auto counting_lanes(int i) const {  // as many as double has
+    return __builtin_convertvector(load_narrow(pivot + i), Vec<int64_t>) >= int64_t{0};
+  }
+  void leave_out(int i, NoClass why) {
+    pivot[i] = why;
+    target_weight[i] = 0;
+  }
+};
+
+// kRows: the rows finished together, at most. What is said to be "of indices" or "of probabilities"
+// is unused for the other kind.
+template <class A, Terms kTerms, int kRows>
+struct RowStates : Pivots<A, kRows> {
+  PerRow<A, kRows> reference;
+  PerRow<double, kRows> sum;        // of exponentials, without the pivot's
+  PerRow<double, kRows> linear;     // sum of w_j (m - x_j) (indices) or q_j (m - x_j)
+  PerRow<double, kRows> mass;       // probabilities: sum of q_j
+  PerRow<A, kRows> pivot_logit;     // probabilities: the reference
+  PerRow<double, kRows> pivot_exp;  // relative to the reference; forward: its inverse
+
+  // A row that does not count, and is harmless to compute with.
+  void blank(int i) {
+    reference[i] = 0;
+    sum[i] = 1;
+    linear[i] = mass[i] = 0;
+    pivot_logit[i] = 0;
+  }
+
+  // A row's sums.
+  void put(int i, const RowSums<A, kTerms>& sums) {
+    sum[i] = sums.exponentials.total();
+    if constexpr (kHasLinear<kTerms>) linear[i] = sums.linear.total();
+    if constexpr (kHasMass<kTerms>) mass[i] = sums.mass.total();
+  }
+
+  // Those of a vector of rows, each of which has lanes to be added up.
+  void put_batch(int i, const RowSums<A, kTerms> (&rows)[kLanes<A>]) {
+    put_folded(sum + i, rows, [](const auto& row) { return row.exponentials.lanes; });
+    if constexpr (kHasLinear<kTerms>)
+      put_folded(linear + i, rows, [](const auto& row) { return row.linear.lanes; });
+    if constexpr (kHasMass<kTerms>)
+      put_folded(mass + i, rows, [](const auto& row) { return row.mass.lanes; });
+  }
+
+  // Those of a vector of rows, a row a lane.
+  void put_exponentials(int i, const LaneSums<A, kTerms>& sums) { sums.exponentials.put(sum + i); }
+  void put_linear(int i, const LaneSums<A, kTerms>& sums) {
+    if constexpr (kHasLinear<kTerms>) sums.linear.put(linear + i);
+    if constexpr (kHasMass<kTerms>) sums.mass.put(mass + i);
+  }
+
+  // Adds some classes' to those of a vector of rows; `fresh`: they are the first.
+  FUSED_CE_INLINE void add_lanes(int i, const Sums<Vec<A>, kTerms>& sums, bool fresh) {
+    add_to(sum + i, sums.exponentials, fresh);
+    if constexpr (kHasLinear<kTerms>) add_to(linear + i, sums.linear, fresh);
+    if constexpr (kHasMass<kTerms>) add_to(mass + i, sums.mass, fresh);
+  }
+
+ private:
+  template <class F>
+  static void put_folded(double* out, const RowSums<A, kTerms> (&rows)[kLanes<A>], F lanes_of) {
+    for (int first = 0; first < kLanes<A>; first += kLanes<double>) {
+      Vec<double> v[kLanes<double>];
+      for (int r = 0; r < kLanes<double>; ++r) v[r] = lanes_of(rows[first + r]);
+      store(out + first, fold_each<double>(v, [](auto a, auto b) { return a + b; }));
+    }
+  }
+  static FUSED_CE_INLINE void add_to(double* p, Vec<double> v, bool fresh) {
+    store(p, fresh ? v : load(p) + v);
+  }
+  static FUSED_CE_INLINE void add_to(double* p, Vec<float> v, bool fresh) {
+    const Widened w = widen(v);
+    add_to(p, w.low, fresh);
+    add_to(p + kLanes<double>, w.high, fresh);
+  }
+};
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

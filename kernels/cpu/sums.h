@@ -1,0 +1,60 @@
+// What classes add up to: the plain sums of a few, and a row's. They are the same whether the lanes
+// of a vector are classes of one row (rows.h) or rows of one class (few.h, planes.h).
+#pragma once
+
+#include "convert.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// kIndices adds up exponentials alone; smoothing adds a linear sum; probabilities add their mass.
+enum class Terms { kIndices, kSmoothed, kProbabilities };
+template <Terms kTerms>
+inline constexpr bool kHasLinear = kTerms != Terms::kIndices;
+template <Terms kTerms>
+inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
+
+// What a lane adds up before it goes into double: few enough that a float sum keeps its digits,
+// even where all of a row's mass lies in one lane. Half types do not notice.
+template <class S>
+inline constexpr int kLaneTerms = sizeof(S) != sizeof(float) ? 16
+                                  : kLanes<float> > 8        ? 4
+                                                             : 8;
+
+// V: a vector, or a pair of them.
+template <class V, Terms kTerms>
+struct Sums {
+  V exponentials{}, linear{}, mass{};
+};
+
+template <class V, Terms kTerms>
+FUSED_CE_INLINE Sums<V, kTerms> operator+(const Sums<V, kTerms>& x, const Sums<V, kTerms>& y) {
+  return {x.exponentials + y.exponentials, x.linear + y.linear, x.mass + y.mass};
+}
+template <class V, Terms kTerms>
+FUSED_CE_INLINE Sums<V, kTerms> folded(const Sums<Pair<V>, kTerms>& s) {
+  return {s.exponentials.a + s.exponentials.b, s.linear.a + s.linear.b, s.mass.a + s.mass.b};
+}
+
+// In double: `Sum` is DoubleSum, of one row, or LaneSum, of a row a lane.
+template <class A, Terms kTerms, template <class> class Sum>
+struct SumsInDouble {
+  Sum<A> exponentials, linear, mass;
+
+  FUSED_CE_INLINE void add(const Sums<Vec<A>, kTerms>& s) {
+    add_exponentials(s);
+    add_linear(s);
+  }
+  FUSED_CE_INLINE void add_exponentials(const Sums<Vec<A>, kTerms>& s) {
+    exponentials.add(s.exponentials);
+  }
+  FUSED_CE_INLINE void add_linear(const Sums<Vec<A>, kTerms>& s) {
+    if constexpr (kHasLinear<kTerms>) linear.add(s.linear);
+    if constexpr (kHasMass<kTerms>) mass.add(s.mass);
+  }
+};
+template <class A, Terms kTerms>
+using RowSums = SumsInDouble<A, kTerms, DoubleSum>;
+template <class A, Terms kTerms>
+using LaneSums = SumsInDouble<A, kTerms, LaneSum>;
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

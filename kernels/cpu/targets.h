@@ -1,0 +1,91 @@
+// Reading what rows are held against, and what backward is given of them: class indices, the
+// numbers that forward left, the gradients of losses.
+#pragma once
+
+#include "layout.h"
+#include "state.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// f(p) with the class indices as the type that they have.
+template <class F>
+inline auto with_index(const Problem& p, F f) {
+  if (p.target_kind == TargetKind::kUInt8) return f(static_cast<const uint8_t*>(p.target));
+  return f(static_cast<const int64_t*>(p.target));
+}
+
+// Reads the targets of rows [first, first + n), and fills up to `padded` rows with ignored ones.
+// Returns the first row whose index is out of range, or kNoBadRow; such a row does not count, so
+// that nothing is read outside of it.
+template <class A, int kRows>
+FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n, int padded,
+                                          Pivots<A, kRows>& rows) {
+  using V = Vec<int64_t>;
+  constexpr int kW = kLanes<int64_t>;
+  for (int i = (n + kW - 1) / kW * kW; i < padded; ++i) rows.leave_out(i, kIgnored);
+  const bool all_in_range = with_index(p, [&]<class T>(const T* target) {
+    const T* y = target + first;
+    V bad{};
+    for (int i = 0; i < n; i += kW) {
+      T some[kW] = {};
+      const bool all = i + kW <= n;
+      if (!all) __builtin_memcpy(some, y + i, static_cast<size_t>(n - i) * sizeof(T));
+      const V c = __builtin_convertvector(load_narrow(all ? y + i : some), V);
+      const V in_range = (c >= 0) & (c < p.classes);
+      const V asked = all ? c != p.ignore_index
+                          : (c != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
+      const V used = in_range & asked, out_of_range = asked & ~in_range;
+      bad |= out_of_range;
+      store_narrow(
+          rows.pivot + i,
+          used ? c : (out_of_range ? V{} + int64_t{kOutOfRange} : V{} + int64_t{kIgnored}));
+      store(rows.target_weight + i, used ? splat(1.0) : Vec<double>{});
+    }
+    return all_lanes(bad == 0);
+  });
+  if (const A* weight = static_cast<const A*>(p.weight)) {
+    for (int i = 0; i < n; ++i) {
+      if (rows.counts(i)) rows.target_weight[i] = static_cast<double>(weight[rows.pivot[i]]);
+    }
+  }
+  if (all_in_range) return kNoBadRow;
+  int i = 0;
+  while (rows.pivot[i] != kOutOfRange) ++i;
+  return first + i;
+}
+
+inline void read_grad(const Backward& back, int64_t first, int n, double* grad) {
+  const bool shared = back.grad_stride == 0;
+  const double* g =
+      gather<double>(back.grad, back.grad_dtype, shared ? 0 : first, 1, shared ? 1 : n, grad);
+  const double divisor = back.total_weight ? *back.total_weight : 1;
+  if (shared) {
+    const double value = g[0] / divisor;
+    for (int i = 0; i < n; ++i) grad[i] = value;
+  } else {
+    for (int i = 0; i < n; ++i) grad[i] = g[i] / divisor;
+  }
+}
+
+// Reads back what forward left for n rows, and the gradients of their losses. Up to `padded` rows
+// follow that are harmless to compute with.
+template <class A, Terms kTerms, int kRows>
+FUSED_CE_OUT_OF_LINE void read_saved(const Backward& back, int64_t first, int n, int padded,
+                                     RowStates<A, kTerms, kRows>& rows, double* grad) {
+  read_grad(back, first, n, grad);
+  for (int i = n; i < padded; ++i) {
+    rows.blank(i);
+    grad[i] = 0;
+  }
+  const A* reference = static_cast<const A*>(back.saved.reference) + first;
+  const A* sum = static_cast<const A*>(back.saved.sum) + first;
+  const A* target_or_mass = static_cast<const A*>(back.saved.target_or_mass) + first;
+  for (int i = 0; i < n; ++i) {
+    rows.reference[i] = reference[i];
+    rows.sum[i] = static_cast<double>(sum[i]);
+    rows.pivot_logit[i] = kHasMass<kTerms> ? reference[i] : target_or_mass[i];
+    if constexpr (kHasMass<kTerms>) rows.mass[i] = static_cast<double>(target_or_mass[i]);
+  }
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -44,7 +44,7 @@ inline Vec<double> inverse_exp_of(Vec<double> x, const Offset<double>& ref) {
 struct Smoothing {
   double keep, spread;  // 1 - s and s / C
   double weight_sum;
-  bool no_class;  // an empty sum
+  bool no_class;
   explicit Smoothing(const Problem& p)
       : keep(1 - p.label_smoothing),
         spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
@@ -60,8 +60,8 @@ template <class S, Terms kTerms, int kRows>
 inline void losses_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
                       const Smoothing& smoothing, double* loss) {
   using K = ExpConstants<double>;
-  if (smoothing.no_class) {
-    for (int i = 0; i < n; ++i) loss[i] = 0;
+  if (smoothing.no_class) {  // an empty sum, of which torch spreads s / 0 over class indices
+    for (int i = 0; i < n; ++i) loss[i] = kTerms == Terms::kSmoothed ? __builtin_nan("") : 0;
     return;
   }
   // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
@@ -102,28 +102,53 @@ inline void losses_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
   }
 }
 
-// A row's in a vector: of one row, or of a row a lane.
+// What the gradient of one row's classes is made of, in all lanes; or of a row a lane.
 template <class S>
 struct Factor {
   Reference<S> reference;
   Vec<Accumulate<S>> factor, grad;
 };
 
+// What it is made of at the pivots of probabilities that lead (see Factors).
+template <class A>
+struct PivotFactor {
+  Vec<A> logit, mass, grad, others;
+
+  FUSED_CE_INLINE PivotFactor permuted(Vec<Int<A>> row) const {
+    return {permute(logit, row), permute(mass, row), permute(grad, row), permute(others, row)};
+  }
+  // g ((mass - q) p - q (1 - p))
+  FUSED_CE_INLINE Vec<A> gradient(Vec<A> q) const {
+    return (mass - q) * (grad - others) - q * others;
+  }
+};
+
 // The gradient of a row's loss times g is g (mass p_j - q_j), where for indices
 //   mass = (1 - s) w_y + s / C sum(w),  q_j = (1 - s) w_y [j = y] + s / C w_j.
-template <class S, int kRows>
+// That is a difference of two numbers that are nearly the same where q_j has most of the mass and
+// p_j is near 1. So it is found from the others' share 1 - p there: at the target, and beside
+// probabilities at a pivot that leads, which is to say has more than all the others together.
+template <class S, Terms kTerms, int kRows>
 struct Factors {
   using A = Accumulate<S>;
-  PerRow<A, kRows> shift, c;   // g * mass * p_j = factor * e^(x_j - shift) 2^-c
-  bool shifted;                // whether any shift differs from 0
-  PerRow<A, kRows> factor;     // in [1/2, 1), its exponent is in c: no step can over- or underflow
-  PerRow<A, kRows> grad;       // probabilities: g. indices: g * s / C
-  PerRow<A, kRows> at_target;  // indices: the gradient at the target's class
+  PerRow<A, kRows> shift, c;  // g * mass * p_j = factor * e^(x_j - shift) 2^-c
+  bool shifted;               // whether any shift differs from 0
+  PerRow<A, kRows> factor;    // in [1/2, 1), its exponent is in c: no step can over- or underflow
+  PerRow<A, kRows> grad;      // probabilities: g. indices: g * s / C
+  // Indices: the gradient at the target. Probabilities: where a loop keeps that of a leading pivot.
+  PerRow<A, kRows> at_pivot;
+  // Probabilities: the logit of a pivot that leads, or else NaN; g (1 - p); whether any leads.
+  PerRow<A, kRows> leader, mass, others;
+  bool some_lead;
 
   // Row i's in all lanes.
   FUSED_CE_INLINE Factor<S> of_row(int i) const {
     return {{splat(shift[i]), splat(c[i]), shifted}, splat(factor[i]), splat(grad[i])};
   }
+  FUSED_CE_INLINE PivotFactor<A> pivot_of_row(int i) const {
+    return {splat(leader[i]), splat(mass[i]), splat(grad[i]), splat(others[i])};
+  }
+
   // Those of rows [i, i + kLanes<A>), in that order or in another.
   struct Lanes {
     Vec<A> shift, c, factor, grad;
@@ -138,17 +163,48 @@ struct Factors {
   FUSED_CE_INLINE Lanes lanes(int i) const {
     return {load(shift + i), load(c + i), load(factor + i), load(grad + i), shifted};
   }
+  FUSED_CE_INLINE PivotFactor<A> pivot_lanes(int i) const {
+    return {load(leader + i), load(mass + i), load(grad + i), load(others + i)};
+  }
+};
+
+// v = mantissa * 2^exponent with a mantissa in [1/2, 1). 0, subnormal, infinite and NaN numbers
+// stay whole.
+struct Split {
+  Vec<double> mantissa, exponent;
+  Vec<int64_t> whole;
+
+  explicit FUSED_CE_INLINE Split(Vec<double> v) {
+    using K = ExpConstants<double>;
+    const Vec<int64_t> bits = bits_as<Vec<int64_t>>(v);
+    const Vec<int64_t> field = (bits >> 52) & 0x7ff;
+    whole = field == 0 || field == 0x7ff;
+    const Vec<int64_t> cut = (bits & ~(int64_t{0x7ff} << 52)) | (int64_t{1022} << 52);
+    const Vec<double> power =
+        bits_as<Vec<double>>((field - 1022) + bits_as<int64_t>(K::kRound)) - K::kRound;
+    mantissa = whole ? v : bits_as<Vec<double>>(cut);
+    exponent = whole ? Vec<double>{} : power;
+  }
+
+  // Of a product that would be too small or too large on the way.
+  static Split product(Vec<double> a, Vec<double> b, Vec<double> c) {
+    const Split x(a), y(b), z(c);
+    Split result(x.mantissa * y.mantissa * z.mantissa);
+    result.exponent += x.exponent + y.exponent + z.exponent;
+    return result;
+  }
 };
 
 // grad[i] is g of row i.
 template <class S, Terms kTerms, int kRows>
 inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
-                       const Smoothing& smoothing, const double* grad, Factors<S, kRows>& out) {
+                       const Smoothing& smoothing, const double* grad,
+                       Factors<S, kTerms, kRows>& out) {
   constexpr bool kIndices = !kHasMass<kTerms>;
   for (int i = 0; i < n; i += kLanes<double>) {
     store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i), offset_of<S>(rows, i)));
   }
-  out.shifted = false;
+  out.shifted = out.some_lead = false;
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> pivot_exp = lanes(rows.pivot_exp, i);
     const Vec<double> others = lanes(rows.sum, i), total = others + pivot_exp;
@@ -158,35 +214,34 @@ inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
                                       : lanes(rows.mass, i);
     const Vec<double> share = 1.0 / total;
-    const Vec<double> scale_by = g * mass * share;
+    Split scale(g * mass * share);
+    if constexpr (!kShort<S>) {  // what was a number of float has exponents to spare in double
+      if (!all_lanes(~scale.whole)) scale = Split::product(g, mass, share);
+    }
 
-    // Split into a mantissa in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN factors
-    // stay whole.
-    const Vec<int64_t> bits = bits_as<Vec<int64_t>>(scale_by);
-    const Vec<int64_t> field = (bits >> 52) & 0x7ff;
-    const auto whole = field == 0 || field == 0x7ff;
-    const Vec<int64_t> mantissa = (bits & ~(int64_t{0x7ff} << 52)) | (int64_t{1022} << 52);
-    const Vec<double> exponent =
-        bits_as<Vec<double>>((field - 1022) + bits_as<int64_t>(ExpConstants<double>::kRound)) -
-        ExpConstants<double>::kRound;
-    Vec<double> factor = whole ? scale_by : bits_as<Vec<double>>(mantissa);
-    const Vec<double> c = whole ? ref.c : ref.c - exponent;
-
-    Vec<double> at_target{}, spread_grad = g;
+    Vec<double> at_pivot{}, spread_grad = g;
     if constexpr (kIndices) {
       spread_grad = g * smoothing.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
-      at_target = -g * smoothing.keep * w * (others * share);
+      at_pivot = -g * smoothing.keep * w * (others * share);
       if constexpr (kTerms == Terms::kSmoothed) {
-        at_target += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
+        at_pivot += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
       }
     }
     out.shifted |= !all_lanes(ref.shift == 0.0);
     store_narrow(out.shift + i, ref.shift);
-    store_narrow(out.c + i, c);
-    store_narrow(out.factor + i, factor);
+    store_narrow(out.c + i, ref.c - scale.exponent);
+    store_narrow(out.factor + i, scale.mantissa);
     store_narrow(out.grad + i, spread_grad);
-    store_narrow(out.at_target + i, at_target);
+    if constexpr (kIndices) {
+      store_narrow(out.at_pivot + i, at_pivot);
+    } else {
+      const auto leads = others < pivot_exp;
+      out.some_lead |= !all_lanes(~leads);
+      store_narrow(out.leader + i, leads ? lanes(rows.pivot_logit, i) : splat(__builtin_nan("")));
+      store_narrow(out.mass + i, mass);
+      store_narrow(out.others + i, g * (others * share));
+    }
   }
 }
 

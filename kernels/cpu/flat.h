@@ -67,11 +67,15 @@ class Flat {
   // The `size` gradients of the vector of rows that begins with row i of the tile.
   void write(const S* x, const A* t, int i, int size, A* g) {
     const auto factors = factors_.lanes(i);
+    const bool some_lead = !kIndices && factors_.some_lead;
+    PivotFactor<A> pivots;
+    if constexpr (!kIndices) pivots = factors_.pivot_lanes(i);
     int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row of the kW
     const auto at = [&](V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
       const V q = kHasLinear<kTerms> ? objective_.weight(load(weight_of_ + c), target) : V{};
-      return objective_.gradient(factors.permuted(row), logits, q);
+      return some_lead ? objective_.gradient(factors.permuted(row), pivots.permuted(row), logits, q)
+                       : objective_.gradient(factors.permuted(row), logits, q);
     };
     int k = 0;
     for (; k + kW <= size; k += kW) {
@@ -89,10 +93,10 @@ class Flat {
   void put_targets(S* g, int n) const {
     for (int i = 0; i < n; ++i) {
       S* row = g + i * classes_;
-      if (!rows_.counts(i)) {
-        __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
+      if (rows_.counts(i)) {
+        put(row + rows_.pivot[i], factors_.at_pivot[i]);
       } else {
-        put(row + rows_.pivot[i], factors_.at_target[i]);
+        __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
       }
     }
   }
@@ -124,7 +128,7 @@ class Flat {
   const int rows_step_, class_step_;  // from one vector of values to the next
   const Objective<S, kTerms> objective_;
   RowStates<A, kTerms, kFlatTile> rows_;
-  Factors<S, kFlatTile> factors_;
+  Factors<S, kTerms, kFlatTile> factors_;
   alignas(64) double grad_[kFlatTile];
   // Of a row's values and those that follow: how many rows further each is, and its class's weight.
   alignas(64) Int<A> row_of_[kFlatClasses + kW];

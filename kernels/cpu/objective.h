@@ -90,7 +90,7 @@ class Objective {
   }
   template <int kRows>
   void differentiate(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
-                     Factors<S, kRows>& factors) const {
+                     Factors<S, kTerms, kRows>& factors) const {
     factors_of<S>(rows, n, smoothing_, grad, factors);
   }
 
@@ -101,6 +101,10 @@ class Objective {
     const X softmax = row.reference.exp(x, row.factor);
     if constexpr (!kHasLinear<kTerms>) return softmax;
     return softmax - row.grad * q;
+  }
+  // The same of probabilities, of rows whose pivots may lead.
+  static FUSED_CE_INLINE V gradient(const Factor<S>& row, const PivotFactor<A>& pivot, V x, V q) {
+    return x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);
   }
 
  private:

@@ -132,6 +132,7 @@ class Planes {
         sum_planes<false>(first, static_cast<int>(left));
       }
     }
+    for (int i = 0; i < n_; i += kW) rows_.settle_lanes(i);
     // A NaN of an ignored row must not send the tile to the slow path.
     for (int i = 0; kIndices && i < padded(n_); ++i) {
       if (!rows_.counts(i)) rows_.reference[i] = 0, rows_.sum[i] = 1;
@@ -232,17 +233,22 @@ class Planes {
       if constexpr (!kIndices) t[k] = probabilities(first + k, targets_[k]);
     }
     const S* next = logits_after(first);
+    const bool some_lead = !kIndices && factors_.some_lead;
     const auto gradients = [&](int i, auto load_logits, auto put) __attribute__((always_inline)) {
       prefetch(next, i);
       const Factor<S> factor = factor_[i / kW];
       const I y = !kIndices ? I{} : load(rows_.pivot + i) - static_cast<Int<A>>(first);
+      PivotFactor<A> pivot;
+      if constexpr (!kIndices) pivot = factors_.pivot_lanes(i);
       const I counted = !kIndices ? ~I{} : load(rows_.pivot + i) >= 0;
 #pragma GCC unroll 4
       for (int k = 0; k < kPlanes; ++k) {
         if (!kAll && k >= planes) break;
-        V v = objective_.gradient(factor, load_logits(x[k] + i), weights(first + k, i, t[k]));
+        const V logits = load_logits(x[k] + i), q = weights(first + k, i, t[k]);
+        V v = some_lead ? objective_.gradient(factor, pivot, logits, q)
+                        : objective_.gradient(factor, logits, q);
         if constexpr (kIndices) {
-          v = y == static_cast<Int<A>>(k) ? load(factors_.at_target + i) : v;
+          v = y == static_cast<Int<A>>(k) ? load(factors_.at_pivot + i) : v;
           v = bits_as<V>(bits_as<I>(v) & counted);
         }
         put(g[k] + i, v);
@@ -267,7 +273,7 @@ class Planes {
   int64_t first_ = 0, base_ = 0;
   int n_ = 0;
   RowStates<A, kTerms, kPlaneTile> rows_;
-  Factors<S, kPlaneTile> factors_;
+  Factors<S, kTerms, kPlaneTile> factors_;
   alignas(64) double grad_[kPlaneTile], loss_[kPlaneTile];
   // A vector of rows': forward's, and backward's.
   Reference<S> references_[kPlaneTile / kW];

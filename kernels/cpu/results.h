@@ -1,7 +1,6 @@
 // What forward leaves behind for rows: losses, their sums, and the numbers for backward.
 #pragma once
 
-#include "compensated_sum.h"
 #include "objective.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {

@@ -12,7 +12,7 @@ inline constexpr int64_t kStreamedRowBytes = 16384;
 template <class S, Terms kTerms>
 class RowGradients : Blocks<S, kTerms> {
   using Base = Blocks<S, kTerms>;
-  using Base::block, Base::block_size, Base::probabilities, Base::row;
+  using Base::block, Base::block_size, Base::first_of, Base::probabilities, Base::row;
   using Base::kBlock, Base::kW;
   using Base::p_, Base::objective_;
   using typename Base::A, typename Base::V;
@@ -39,6 +39,7 @@ class RowGradients : Blocks<S, kTerms> {
     S* g_row = static_cast<S*>(back.grad_logits) + row_offset(p_, back.grad_strides, row);
     const int64_t stride = back.grad_strides.classes;
     const bool counts = !kIndices || rows_.counts(i);
+    if constexpr (!kIndices) find_pivot(x_row, row, i);
     const Factor<S> factor = factors_.of_row(i);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
@@ -66,9 +67,19 @@ class RowGradients : Blocks<S, kTerms> {
       write_block<kFirstCache>(x, b, t, n, factor, gradient_, 0, [](A* p, V v) { store(p, v); });
       put_block(gradient_, g_row + b * stride, stride, n, streamed_);
     }
-    if constexpr (kIndices) {
-      if (counts) put(g_row + rows_.pivot[i] * stride, factors_.at_target[i]);
-    }
+    if (rows_.counts(i)) put(g_row + rows_.pivot[i] * stride, factors_.at_pivot[i]);
+  }
+
+  // Beside probabilities: the pivot, if it leads and needs a gradient of its own.
+  void find_pivot(const S* x_row, int64_t row, int i) {
+    const PivotFactor<A> pivot = factors_.pivot_of_row(i);
+    const A logit = pivot.logit[0];
+    rows_.pivot[i] = kMixed;
+    if (logit != logit) return;
+    const int c = first_of(x_row, logit);
+    rows_.pivot[i] = c;
+    const A target = *probabilities(row, c, 1);
+    factors_.at_pivot[i] = pivot.gradient(objective_.weight_of(c, splat(target)))[0];
   }
 
   // The gradient of n neighbouring logits. Whole vectors from g + head on go through put_whole; the
@@ -114,7 +125,7 @@ class RowGradients : Blocks<S, kTerms> {
 
   bool streamed_ = false;
   RowStates<A, kTerms, kRowTile> rows_;
-  Factors<S, kRowTile> factors_;
+  Factors<S, kTerms, kRowTile> factors_;
   alignas(64) double grad_[kRowTile];
   alignas(64) A gradient_[kBlock];
 };

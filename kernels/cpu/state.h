@@ -60,18 +60,18 @@ struct RowStates : Pivots<A, kRows> {
 
   // A row's sums.
   void put(int i, const RowSums<A, kTerms>& sums) {
-    sum[i] = sums.exponentials.total();
-    if constexpr (kHasLinear<kTerms>) linear[i] = sums.linear.total();
-    if constexpr (kHasMass<kTerms>) mass[i] = sums.mass.total();
+    sum[i] = sum_of_lanes(sums.exponentials.lanes());
+    if constexpr (kHasLinear<kTerms>) linear[i] = sum_of_lanes(sums.linear.lanes());
+    if constexpr (kHasMass<kTerms>) mass[i] = sum_of_lanes(sums.mass.lanes());
   }
 
   // Those of a vector of rows, each of which has lanes to be added up.
   void put_batch(int i, const RowSums<A, kTerms> (&rows)[kLanes<A>]) {
-    put_folded(sum + i, rows, [](const auto& row) { return row.exponentials.lanes; });
+    put_folded(sum + i, rows, [](const auto& row) { return row.exponentials.lanes(); });
     if constexpr (kHasLinear<kTerms>)
-      put_folded(linear + i, rows, [](const auto& row) { return row.linear.lanes; });
+      put_folded(linear + i, rows, [](const auto& row) { return row.linear.lanes(); });
     if constexpr (kHasMass<kTerms>)
-      put_folded(mass + i, rows, [](const auto& row) { return row.mass.lanes; });
+      put_folded(mass + i, rows, [](const auto& row) { return row.mass.lanes(); });
   }
 
   // Those of a vector of rows, a row a lane.
@@ -81,11 +81,17 @@ struct RowStates : Pivots<A, kRows> {
     if constexpr (kHasMass<kTerms>) sums.mass.put(mass + i);
   }
 
-  // Adds some classes' to those of a vector of rows; `fresh`: they are the first.
+  // Adds some classes' to those of a vector of rows; `fresh`: they are the first. settle_lanes
+  // follows after the last.
   FUSED_CE_INLINE void add_lanes(int i, const Sums<Vec<A>, kTerms>& sums, bool fresh) {
-    add_to(sum + i, sums.exponentials, fresh);
-    if constexpr (kHasLinear<kTerms>) add_to(linear + i, sums.linear, fresh);
-    if constexpr (kHasMass<kTerms>) add_to(mass + i, sums.mass, fresh);
+    add_to(sum, sum_lost, i, sums.exponentials, fresh);
+    if constexpr (kHasLinear<kTerms>) add_to(linear, linear_lost, i, sums.linear, fresh);
+    if constexpr (kHasMass<kTerms>) add_to(mass, mass_lost, i, sums.mass, fresh);
+  }
+  void settle_lanes(int i) {
+    settle(sum, sum_lost, i);
+    if constexpr (kHasLinear<kTerms>) settle(linear, linear_lost, i);
+    if constexpr (kHasMass<kTerms>) settle(mass, mass_lost, i);
   }
 
  private:
@@ -97,13 +103,26 @@ struct RowStates : Pivots<A, kRows> {
       store(out + first, fold_each<double>(v, [](auto a, auto b) { return a + b; }));
     }
   }
-  static FUSED_CE_INLINE void add_to(double* p, Vec<double> v, bool fresh) {
-    store(p, fresh ? v : load(p) + v);
+
+  // The lanes of sums that are in memory, and what they have lost: nothing of float terms.
+  using Lost = PerRow<double, sizeof(A) == sizeof(double) ? kRows : 0>;
+  Lost sum_lost, linear_lost, mass_lost;
+
+  static FUSED_CE_INLINE void add_to(double* p, double* lost, int i, Vec<double> v, bool fresh) {
+    CompensatedLanes s;
+    if (!fresh) s = {load(p + i), load(lost + i)};
+    s.add(v);
+    store(p + i, s.sum);
+    store(lost + i, s.lost);
   }
-  static FUSED_CE_INLINE void add_to(double* p, Vec<float> v, bool fresh) {
+  static FUSED_CE_INLINE void add_to(double* p, double*, int i, Vec<float> v, bool fresh) {
     const Widened w = widen(v);
-    add_to(p, w.low, fresh);
-    add_to(p + kLanes<double>, w.high, fresh);
+    store(p + i, fresh ? w.low : load(p + i) + w.low);
+    store(p + i + kLanes<double>, fresh ? w.high : load(p + i + kLanes<double>) + w.high);
+  }
+  static void settle(double* p, const double* lost, int i) {
+    if constexpr (sizeof(A) == sizeof(double))
+      store(p + i, CompensatedLanes{load(p + i), load(lost + i)}.total());
   }
 };
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "convert.h"
+#include "double_sum.h"
+#include "pair.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -35,7 +37,7 @@ FUSED_CE_INLINE Sums<V, kTerms> folded(const Sums<Pair<V>, kTerms>& s) {
   return {s.exponentials.a + s.exponentials.b, s.linear.a + s.linear.b, s.mass.a + s.mass.b};
 }
 
-// In double: `Sum` is DoubleSum, of one row, or LaneSum, of a row a lane.
+// In double: `Sum` is RowSum, of one row, or LaneSum, of a row a lane.
 template <class A, Terms kTerms, template <class> class Sum>
 struct SumsInDouble {
   Sum<A> exponentials, linear, mass;
@@ -53,7 +55,7 @@ struct SumsInDouble {
   }
 };
 template <class A, Terms kTerms>
-using RowSums = SumsInDouble<A, kTerms, DoubleSum>;
+using RowSums = SumsInDouble<A, kTerms, RowSum>;
 template <class A, Terms kTerms>
 using LaneSums = SumsInDouble<A, kTerms, LaneSum>;
 

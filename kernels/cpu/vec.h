@@ -216,19 +216,6 @@ inline T max_lane(Vec<T> v) {
   return fold_lanes<T>(v, [](auto a, auto b) { return larger(a, b); });
 }
 
-// Lanes that collect sums in double, whatever the lanes of the terms.
-template <class T>
-struct DoubleSum;
-
-template <>
-struct DoubleSum<double> {
-  Vec<double> lanes{};
-  void add(Vec<double> v) { lanes += v; }
-  double total() const {
-    return fold_lanes<double>(lanes, [](auto a, auto b) { return a + b; });
-  }
-};
-
 // Half a vector of floats, and the two halves of a whole one, widened. (gcc 12 takes a conversion
 // to 64 bytes apart.)
 typedef float HalfOfFloats __attribute__((vector_size(kVectorBytes / 2)));
@@ -247,32 +234,5 @@ inline Widened widen(Vec<float> v) {
   __builtin_memcpy(halves, &v, sizeof(v));
   return {widen_half(halves[0]), widen_half(halves[1])};
 }
-
-// The sums of each lane, in double.
-template <class T>
-struct LaneSum;
-template <>
-struct LaneSum<double> {
-  Vec<double> sum{};
-  void add(Vec<double> v) { sum += v; }
-  void put(double* p) const { store(p, sum); }
-};
-template <>
-struct LaneSum<float> {
-  Widened sum{};
-  void add(Vec<float> v) {
-    const Widened w = widen(v);
-    sum.low += w.low, sum.high += w.high;
-  }
-  void put(double* p) const { store(p, sum.low), store(p + kLanes<double>, sum.high); }
-};
-
-template <>
-struct DoubleSum<float> : DoubleSum<double> {
-  void add(Vec<float> v) {
-    const Widened w = widen(v);
-    lanes += w.low + w.high;
-  }
-};
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

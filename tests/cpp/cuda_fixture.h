@@ -24,8 +24,9 @@ struct CudaFixture : ProblemFixture {
     EXPECT_EQ(simt::error(), "");
     return sum;
   }
-  void backward() {
-    cuda::backward(p, backward_out(), nullptr);
+  void backward() { backward(backward_out()); }
+  void backward(const Backward& out) {
+    cuda::backward(p, out, nullptr);
     EXPECT_EQ(simt::error(), "");
   }
   void run_and_check() {

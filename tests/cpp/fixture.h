@@ -5,122 +5,44 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <string>
+#include <limits>
+#include <random>
 #include <utility>
+#include <vector>
 
 #include "formula.h"
+#include "layouts.h"
+#include "options.h"
 
 namespace fused_ce::testing {
 
-enum class Layout { kRows, kPadded, kTransposed, kPlanes, kStridedPlanes };
-enum class Option { kPlain, kWeights, kSmoothed, kUInt8, kProbabilities };
-
-struct Shape {
-  int64_t outer, classes, inner;
-};
-
-// Strides of a layout, and the elements they span.
-inline std::pair<Strides, int64_t> strides_of(Layout layout, const Shape& s) {
-  switch (layout) {
-    case Layout::kPadded:  // every second class of a longer row
-      return {{2 * s.classes + 3, 2, 1}, s.outer * (2 * s.classes + 3)};
-    case Layout::kTransposed:
-      return {{0, s.inner, 1}, s.classes * s.inner};
-    case Layout::kPlanes:
-      return {{s.classes * s.inner, s.inner, 1}, s.outer * s.classes * s.inner};
-    case Layout::kStridedPlanes:
-      return {{s.classes * s.inner * 2, s.inner * 2, 2}, s.outer * s.classes * s.inner * 2};
-    default:
-      return {{s.classes, 1, 0}, s.outer * s.classes};
-  }
-}
-
-inline Shape shape_of(Layout layout, int64_t classes) {
-  switch (layout) {
-    case Layout::kTransposed:
-      return {1, classes, 300};
-    case Layout::kPlanes:
-    case Layout::kStridedPlanes:
-      return {3, classes, 37};
-    default:
-      return {classes > 100 ? 5 : 261, classes, 1};
-  }
-}
-
 // A problem with random contents and all that it points into.
-struct ProblemFixture {
-  Problem p{};
-  Array logits, probabilities, weight, grad;
-  std::vector<int64_t> target;
-  std::vector<uint8_t> bytes;
-  std::vector<double> weights, row_grads;
-  double weight_sum = 0;
-  Array reference, sum, target_or_mass, loss;
+struct ProblemFixture : ProblemData {
+  std::vector<uint8_t> bytes;  // targets of kUInt8
+  std::vector<double> row_grads;
+  Array grad, reference, sum, target_or_mass, loss;
 
-  ProblemFixture(DType dtype, Layout layout, Option option, const Shape& s, double scale = 3)
-      : logits(dtype, strides_of(layout, s).second),
-        probabilities(dtype, s.outer * s.classes * s.inner),
-        weight(accumulate_type(dtype), s.classes),
-        grad(dtype, logits.size(), 77),
-        target(s.outer * s.inner),
-        bytes(target.size()),
-        weights(s.classes, 1.0),
-        row_grads(target.size()),
-        reference(accumulate_type(dtype), rows(s)),
-        sum(accumulate_type(dtype), rows(s)),
-        target_or_mass(accumulate_type(dtype), rows(s)),
-        loss(accumulate_type(dtype), rows(s)) {
-    std::mt19937 random(static_cast<unsigned>(s.classes));
-    std::normal_distribution<double> normal;
-    std::uniform_real_distribution<double> uniform;
-    const double nan = std::numeric_limits<double>::quiet_NaN();
+  ProblemFixture(DType dtype, Layout layout, const Options& options, const Shape& s,
+                 double scale = 3)
+      : row_grads(s.outer * s.inner),
+        grad(dtype, strides_of(layout, s).second, kUntouched),
+        reference(accumulate_type(dtype), s.outer * s.inner),
+        sum(reference),
+        target_or_mass(reference),
+        loss(reference) {
     p.outer = s.outer;
     p.classes = s.classes;
     p.inner = s.inner;
     p.dtype = dtype;
-    p.logits_strides = strides_of(layout, s).first;
-    // What lies between the logits must never matter.
-    for (int64_t i = 0; i < logits.size(); ++i) logits.set(i, nan);
-    for (int64_t row = 0; row < rows(s); ++row) {
-      for (int64_t c = 0; c < s.classes; ++c)
-        logits.set(at(p, p.logits_strides, row, c), scale * normal(random));
-      const int64_t limit =
-          option == Option::kUInt8 ? std::min<int64_t>(s.classes, 256) : s.classes;
-      if (limit > 0) target[row] = static_cast<int64_t>(random() % static_cast<uint64_t>(limit));
-      bytes[row] = static_cast<uint8_t>(target[row]);
-      row_grads[row] = normal(random);
-    }
-    p.logits = logits.data();
-    p.target_kind = TargetKind::kInt64;
-    p.target = target.data();
-    p.ignore_index = s.classes > 1 ? 1 : -100;
-    if (option == Option::kWeights || option == Option::kProbabilities) {
-      p.weight_sum = &weight_sum;
-      for (int64_t c = 0; c < s.classes; ++c) {
-        weight.set(c, 0.5 + uniform(random));
-        weights[c] = weight.get(c);
-        weight_sum += weights[c];
-      }
-      p.weight = weight.data();
-    }
-    if (option != Option::kPlain && option != Option::kUInt8) p.label_smoothing = 0.2;
-    if (option == Option::kWeights) p.label_smoothing = 0;
-    if (option == Option::kUInt8) {
-      p.target_kind = TargetKind::kUInt8;
-      p.target = bytes.data();
-    }
-    if (option == Option::kProbabilities) {
-      for (int64_t i = 0; i < probabilities.size(); ++i) probabilities.set(i, uniform(random));
-      p.target_kind = TargetKind::kProbabilities;
-      p.target = probabilities.data();
-      p.target_dtype = dtype;
-      p.target_strides = {s.classes * s.inner, s.inner, 1};
-      if (layout == Layout::kTransposed) p.target_strides.outer = 0;
-    }
+    p.target_kind = options.targets;
+    p.label_smoothing = options.smoothing;
+    std::mt19937 random(static_cast<unsigned>(s.classes));
+    fill_logits(random, strides_of(layout, s), scale);
+    fill_targets(random);
+    if (options.targets == TargetKind::kProbabilities) fill_probabilities(random, layout);
+    fill_weights(random, options.weights);
+    fill_row_grads(random);
   }
-
-  static int64_t rows(const Shape& s) { return s.outer * s.inner; }
-  int64_t rows() const { return static_cast<int64_t>(target.size()); }
 
   Forward forward_out() {
     return {{reference.data(), sum.data(), target_or_mass.data()}, loss.data(), loss.type()};
@@ -138,9 +60,6 @@ struct ProblemFixture {
   // Each row's target is its last class, whose logit is far above those that a first guess sees.
   // One near it keeps the roundings of a far guess from cancelling.
   void set_late_maximum_of_probabilities() {
-    p.weight = nullptr;
-    p.label_smoothing = 0;
-    weights.assign(p.classes, 1.0);
     for (int64_t row = 0; row < rows(); ++row) {
       logits.set(at(p, p.logits_strides, row, p.classes - 1), 40);
       logits.set(at(p, p.logits_strides, row, p.classes - 2), 39.3);
@@ -152,16 +71,8 @@ struct ProblemFixture {
   // The same of smoothed class indices, with weights that leave little but that class's linear
   // term.
   void set_late_maximum_of_smoothed() {
-    p.label_smoothing = 0.2;
     p.ignore_index = -100;
-    p.weight = weight.data();
-    p.weight_sum = &weight_sum;
-    weight_sum = 0;
-    for (int64_t c = 0; c < p.classes; ++c) {
-      weight.set(c, c == p.classes - 1 ? 1 : 1e-6);
-      weights[c] = weight.get(c);
-      weight_sum += weights[c];
-    }
+    set_weights([&](int64_t c) { return c == p.classes - 1 ? 1 : 1e-6; });
     for (int64_t row = 0; row < rows(); ++row) {
       logits.set(at(p, p.logits_strides, row, p.classes - 1), 40);
       logits.set(at(p, p.logits_strides, row, p.classes - 2), 39.3);
@@ -172,8 +83,6 @@ struct ProblemFixture {
   // One class of each row leads by 0 in the first up to `most` in the last. Its probability is
   // 1 - rest; the next class has the rest. Returns the losses.
   std::vector<long double> set_confident_probabilities(double most, double rest) {
-    p.weight = nullptr;
-    p.label_smoothing = 0;
     std::vector<long double> losses(rows());
     for (int64_t row = 0; row < rows(); ++row) {
       const int64_t pivot = row * 7 % p.classes, next = (pivot + 1) % p.classes;
@@ -224,7 +133,7 @@ struct ProblemFixture {
         ASSERT_EQ(apart.get(at(p, strides, row, c)), grad.get(at(p, p.logits_strides, row, c)))
             << "row " << row << ", class " << c;
       }
-      ASSERT_EQ(apart.get(at(p, strides, row, p.classes)), Array(p.dtype, 1, 77).get(0));
+      ASSERT_EQ(apart.get(at(p, strides, row, p.classes)), untouched());
     }
   }
 
@@ -234,8 +143,7 @@ struct ProblemFixture {
     double total_terms = 0, total_weight = 0;
     std::vector<bool> written(grad.size());
     for (int64_t row = 0; row < rows(); ++row) {
-      const Expected e =
-          expected_row(p, logits, target, probabilities, weights, row, row_grads[row]);
+      const Expected e = expected_row(*this, row, row_grads[row]);
       ASSERT_NEAR(loss.get(row), e.loss, work * e.loss_terms) << "row " << row;
       for (int64_t c = 0; c < p.classes; ++c) {
         const int64_t i = at(p, p.logits_strides, row, c);
@@ -249,7 +157,7 @@ struct ProblemFixture {
     }
     for (int64_t i = 0; i < grad.size(); ++i) {
       if (!written[i]) {
-        ASSERT_EQ(grad.get(i), Array(p.dtype, 1, 77).get(0)) << "element " << i;
+        ASSERT_EQ(grad.get(i), untouched()) << "element " << i;
       }
     }
     double sum_of_losses = 0, sum_of_weights = 0;
@@ -263,13 +171,58 @@ struct ProblemFixture {
       ASSERT_NEAR(sum_of_weights, total_weight, 1e-12 * total_weight);
     }
   }
-};
 
-inline std::string name_of(DType type) {
-  return type == DType::kFloat      ? "float"
-         : type == DType::kDouble   ? "double"
-         : type == DType::kBFloat16 ? "bfloat16"
-                                    : "half";
-}
+ private:
+  static constexpr double kUntouched = 77;
+
+  double untouched() const { return Array(p.dtype, 1, kUntouched).get(0); }
+
+  // What lies between the logits must never matter: it is NaN.
+  void fill_logits(std::mt19937& random, const std::pair<Strides, int64_t>& strides, double scale) {
+    std::normal_distribution<double> normal;
+    p.logits_strides = strides.first;
+    logits = Array(p.dtype, strides.second, std::numeric_limits<double>::quiet_NaN());
+    p.logits = logits.data();
+    for (int64_t row = 0; row < rows(); ++row) {
+      for (int64_t c = 0; c < p.classes; ++c)
+        logits.set(at(p, p.logits_strides, row, c), scale * normal(random));
+    }
+  }
+
+  void fill_targets(std::mt19937& random) {
+    const bool small = p.target_kind == TargetKind::kUInt8;
+    const auto limit = static_cast<uint64_t>(small ? std::min<int64_t>(p.classes, 256) : p.classes);
+    target.resize(rows());
+    if (limit > 0) {
+      for (int64_t& y : target) y = static_cast<int64_t>(random() % limit);
+    }
+    p.ignore_index = p.classes > 1 ? 1 : -100;
+    p.target = target.data();
+    if (!small) return;
+    bytes.assign(target.begin(), target.end());
+    p.target = bytes.data();
+  }
+
+  void fill_probabilities(std::mt19937& random, Layout layout) {
+    std::uniform_real_distribution<double> uniform;
+    probabilities = Array(p.dtype, rows() * p.classes);
+    for (int64_t i = 0; i < probabilities.size(); ++i) probabilities.set(i, uniform(random));
+    p.target = probabilities.data();
+    p.target_dtype = p.dtype;
+    p.target_strides = {p.classes * p.inner, p.inner, 1};
+    if (layout == Layout::kTransposed) p.target_strides.outer = 0;
+  }
+
+  void fill_weights(std::mt19937& random, bool weighted) {
+    std::uniform_real_distribution<double> uniform;
+    weights.assign(p.classes, 1.0);
+    if (weighted) set_weights([&](int64_t) { return 0.5 + uniform(random); });
+  }
+
+  void fill_row_grads(std::mt19937& random) {
+    std::normal_distribution<double> normal;
+    for (double& g : row_grads) g = normal(random);
+  }
+};
 
 }  // namespace fused_ce::testing

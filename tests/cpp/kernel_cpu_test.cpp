@@ -2,70 +2,29 @@
 // float64.
 #include <gtest/gtest.h>
 
-#include <string>
+#include <cstring>
 #include <thread>
-#include <tuple>
 #include <utility>
 
-#include "fixture.h"
-#include "kernels/cpu/cpu.h"
+#include "cpu_fixture.h"
 
 namespace fused_ce {
 namespace {
 
 using namespace testing;  // fused_ce::testing
-using cpu::Capability;
 
-struct Fixture : ProblemFixture {
-  using ProblemFixture::ProblemFixture;
-
-  std::vector<Partial> forward(Capability capability) {
-    const cpu::Kernels& kernels = cpu::kernels(capability);
-    std::vector<Partial> partials(kernels.forward_tasks(p));
-    kernels.forward(p, forward_out(), 0, static_cast<int64_t>(partials.size()), partials.data());
-    return partials;
-  }
-  void backward(Capability capability) {
-    const cpu::Kernels& kernels = cpu::kernels(capability);
-    const Backward out = backward_out();
-    kernels.backward(p, out, 0, kernels.backward_tasks(p, out), /*streamed=*/false);
-  }
-};
-
-class Kernel : public ::testing::TestWithParam<std::tuple<Capability, DType>> {
- protected:
-  Capability capability() const { return std::get<0>(GetParam()); }
-  DType dtype() const { return std::get<1>(GetParam()); }
-  void SetUp() override {
-    if (!cpu::supported(capability())) GTEST_SKIP() << "this machine lacks the instruction set";
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Kernel,
-                         ::testing::Combine(::testing::ValuesIn(cpu::kCapabilities),
-                                            ::testing::Values(DType::kFloat, DType::kDouble,
-                                                              DType::kBFloat16, DType::kHalf)),
-                         [](const ::testing::TestParamInfo<Kernel::ParamType>& info) {
-                           return std::string(cpu::capability_name(std::get<0>(info.param))) + "_" +
-                                  name_of(std::get<1>(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(, Kernel, kEveryKernel, kernel_name);
 
 TEST_P(Kernel, EqualsTheFormula) {
-  for (Layout layout : {Layout::kRows, Layout::kPadded, Layout::kTransposed, Layout::kPlanes,
-                        Layout::kStridedPlanes}) {
-    for (Option option : {Option::kPlain, Option::kWeights, Option::kSmoothed, Option::kUInt8,
-                          Option::kProbabilities}) {
+  for (Layout layout : kLayouts) {
+    for (const Options& options : kEveryOption) {
       for (int64_t classes :
            {2, 3, 7, 8, 16, 17, 33, 63, 64, 65, 127, 129, 255, 257, 1023, 1025, 5003}) {
         if (classes > 300 && shape_of(layout, classes).inner > 100) continue;  // slow, nothing new
-        SCOPED_TRACE(std::to_string(classes) + " classes, layout " +
-                     std::to_string(static_cast<int>(layout)) + ", option " +
-                     std::to_string(static_cast<int>(option)));
-        Fixture f(dtype(), layout, option, shape_of(layout, classes));
-        const std::vector<Partial> partials = f.forward(capability());
-        f.backward(capability());
-        f.check(partials);
-        if (HasFatalFailure()) return;
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
+        CpuFixture f(capability(), dtype(), layout, options, shape_of(layout, classes));
+        f.run_and_check();
+        if (HasFailure()) return;
       }
     }
   }
@@ -78,15 +37,13 @@ TEST_P(Kernel, FindsALateMaximum) {
     for (int64_t classes : {2, 5, 8, 11, 40, 300, 5003}) {
       for (double peak : {95.0, 500.0, 3e4}) {
         SCOPED_TRACE(std::to_string(classes) + " classes, peak " + std::to_string(peak));
-        Fixture f(dtype(), layout, Option::kPlain, shape_of(layout, classes), 1);
+        CpuFixture f(capability(), dtype(), layout, kPlain, shape_of(layout, classes), 1);
         for (int64_t row = 0; row < f.rows(); ++row) {
           f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), peak);
           f.target[row] = 0;
         }
-        const std::vector<Partial> partials = f.forward(capability());
-        f.backward(capability());
-        f.check(partials);
-        if (HasFatalFailure()) return;
+        f.run_and_check();
+        if (HasFailure()) return;
       }
     }
   }
@@ -98,7 +55,7 @@ TEST_P(Kernel, ReferencesHalfwayBetweenPowersOfTwo) {
   for (Layout layout : {Layout::kRows, Layout::kTransposed}) {
     for (int64_t classes : {5, 90}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      Fixture f(dtype(), layout, Option::kPlain, shape_of(layout, classes));
+      CpuFixture f(capability(), dtype(), layout, kPlain, shape_of(layout, classes));
       f.p.ignore_index = -100;
       for (int64_t row = 0; row < f.rows(); ++row) {
         const double m = (static_cast<double>(row - f.rows() / 2) + 0.5) * 0.6931471805599453;
@@ -106,25 +63,21 @@ TEST_P(Kernel, ReferencesHalfwayBetweenPowersOfTwo) {
           f.logits.set(at(f.p, f.p.logits_strides, row, c), c == 0 ? m : m - 1);
         f.target[row] = 0;
       }
-      const std::vector<Partial> partials = f.forward(capability());
-      f.backward(capability());
-      f.check(partials);
-      if (HasFatalFailure()) return;
+      f.run_and_check();
+      if (HasFailure()) return;
     }
   }
 }
 
-// The same where the target is the late maximum: the linear sum of a far guess would lose digits.
+// A late maximum that is the target: the linear sum of a far guess would lose digits.
 TEST_P(Kernel, FindsALateMaximumOfProbabilities) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {9, 40, 300, 5003}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      Fixture f(dtype(), layout, Option::kProbabilities, shape_of(layout, classes), 1);
+      CpuFixture f(capability(), dtype(), layout, kProbabilities, shape_of(layout, classes), 1);
       f.set_late_maximum_of_probabilities();
-      const std::vector<Partial> partials = f.forward(capability());
-      f.backward(capability());
-      f.check(partials);
-      if (HasFatalFailure()) return;
+      f.run_and_check();
+      if (HasFailure()) return;
     }
   }
 }
@@ -133,12 +86,10 @@ TEST_P(Kernel, FindsALateMaximumOfSmoothed) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {9, 40, 300, 5003}) {
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      Fixture f(dtype(), layout, Option::kSmoothed, shape_of(layout, classes), 1);
+      CpuFixture f(capability(), dtype(), layout, kWeightedSmoothed, shape_of(layout, classes), 1);
       f.set_late_maximum_of_smoothed();
-      const std::vector<Partial> partials = f.forward(capability());
-      f.backward(capability());
-      f.check(partials);
-      if (HasFatalFailure()) return;
+      f.run_and_check();
+      if (HasFailure()) return;
     }
   }
 }
@@ -146,16 +97,14 @@ TEST_P(Kernel, FindsALateMaximumOfSmoothed) {
 // The target's own exponential is in no sum, and must fit beside it.
 TEST_P(Kernel, FindsAFarTarget) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    for (Option option : {Option::kPlain, Option::kSmoothed}) {
+    for (const Options& options : {kPlain, kSmoothed}) {
       for (int64_t classes : {9, 40, 300}) {
         for (double lead : {70.0, 800.0}) {
           SCOPED_TRACE(std::to_string(classes) + " classes, lead " + std::to_string(lead));
-          Fixture f(dtype(), layout, option, shape_of(layout, classes), 1);
+          CpuFixture f(capability(), dtype(), layout, options, shape_of(layout, classes), 1);
           f.set_far_target(lead);
-          const std::vector<Partial> partials = f.forward(capability());
-          f.backward(capability());
-          f.check(partials);
-          if (HasFatalFailure()) return;
+          f.run_and_check();
+          if (HasFailure()) return;
         }
       }
     }
@@ -165,17 +114,19 @@ TEST_P(Kernel, FindsAFarTarget) {
 // Last vectors overlap the ones before: no class may enter a sum twice, or as 0 * infinity.
 TEST_P(Kernel, InfiniteLogitAnywhere) {
   const double infinity = std::numeric_limits<double>::infinity();
-  for (Option option : {Option::kPlain, Option::kSmoothed}) {
+  for (const Options& options : {kPlain, kSmoothed}) {
     for (int64_t classes : {3, 9, 13, 129, 131, 515, 1001}) {
-      SCOPED_TRACE(std::to_string(classes) + " classes");
-      Fixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      SCOPED_TRACE(::testing::Message() << classes << " classes, " << options);
+      CpuFixture f(capability(), dtype(), Layout::kRows, options, {classes, classes, 1});
       f.set_infinite_logits();
-      const std::vector<Partial> partials = f.forward(capability());
-      f.backward(capability());
-      if (option == Option::kPlain) f.check(partials);
-      if (HasFatalFailure()) return;
-      if (option == Option::kPlain) continue;
-      for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.loss.get(row), infinity) << row;
+      if (options.smoothing == 0) {
+        f.run_and_check();
+      } else {
+        f.forward();
+        f.backward();
+        for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.loss.get(row), infinity) << row;
+      }
+      if (HasFailure()) return;
     }
   }
 }
@@ -184,10 +135,10 @@ TEST_P(Kernel, ReportsTheFirstBadTargetAndReadsNothingOutside) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes, Layout::kTransposed}) {
     for (int64_t classes : {5, 100}) {
       for (int64_t bad : {int64_t{-1}, classes, INT64_MAX, INT64_MIN, int64_t{1} << 32}) {
-        Fixture f(dtype(), layout, Option::kPlain, shape_of(layout, classes));
+        CpuFixture f(capability(), dtype(), layout, kPlain, shape_of(layout, classes));
         f.target[7] = f.target[11] = bad;
         int64_t first = kNoBadRow;
-        for (const Partial& partial : f.forward(capability()))
+        for (const Partial& partial : f.forward())
           if (first < 0) first = partial.bad_row;
         EXPECT_EQ(first, 7);
       }
@@ -200,16 +151,15 @@ TEST_P(Kernel, GradientHasItsOwnStrides) {
   for (Layout layout : {Layout::kPadded, Layout::kPlanes}) {
     for (int64_t classes : {5, 40, 200}) {
       const Shape s = shape_of(layout, classes);
-      Fixture f(dtype(), layout, Option::kPlain, s);
-      f.forward(capability());
-      f.backward(capability());
+      CpuFixture f(capability(), dtype(), layout, kPlain, s);
+      f.forward();
+      f.backward();
       // As if each outer index had one class more.
       Backward out = f.backward_out();
       out.grad_strides = {s.inner * (classes + 1), s.inner, 1};
       Array apart(dtype(), s.outer * out.grad_strides.outer, 77);
       out.grad_logits = apart.data();
-      const cpu::Kernels& kernels = cpu::kernels(capability());
-      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/false);
+      f.backward(out, /*streamed=*/false);
       f.check_gradient_apart(apart, out.grad_strides);
       if (HasFatalFailure()) return;
     }
@@ -219,17 +169,16 @@ TEST_P(Kernel, GradientHasItsOwnStrides) {
 // Streaming changes how gradients are stored, and no bit of them, wherever they begin.
 TEST_P(Kernel, StreamedGradientsAreTheSame) {
   for (auto [layout, classes] : {std::pair{Layout::kRows, 8197}, {Layout::kPlanes, 40}}) {
-    Fixture f(dtype(), layout, Option::kSmoothed, shape_of(layout, classes));
+    CpuFixture f(capability(), dtype(), layout, kSmoothed, shape_of(layout, classes));
     f.target[1] = f.p.ignore_index;
-    f.forward(capability());
-    f.backward(capability());
+    f.forward();
+    f.backward();
     for (int64_t start : {0, 1, 7}) {
       SCOPED_TRACE(std::to_string(classes) + " classes, start " + std::to_string(start));
       Array streamed(dtype(), f.grad.size(), 77, start);
       Backward out = f.backward_out();
       out.grad_logits = streamed.data();
-      const cpu::Kernels& kernels = cpu::kernels(capability());
-      kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/true);
+      f.backward(out, /*streamed=*/true);
       ASSERT_EQ(std::memcmp(streamed.data(), f.grad.data(), f.grad.size() * size_of(dtype())), 0);
     }
   }
@@ -239,22 +188,19 @@ TEST_P(Kernel, StreamedGradientsAreTheSame) {
 TEST_P(Kernel, TasksAreIndependent) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     const int64_t classes = 3000;
-    Fixture together(dtype(), layout, Option::kSmoothed,
-                     {40, classes, layout == Layout::kRows ? 1 : 30});
-    Fixture apart = together;
-    apart.p.logits = apart.logits.data();
-    apart.p.target = apart.target.data();
-    const std::vector<Partial> partials = together.forward(capability());
-    together.backward(capability());
+    const Shape s{40, classes, layout == Layout::kRows ? 1 : 30};
+    CpuFixture together(capability(), dtype(), layout, kSmoothed, s);
+    CpuFixture apart(capability(), dtype(), layout, kSmoothed, s);
+    const std::vector<Partial> partials = together.forward();
+    together.backward();
 
-    const cpu::Kernels& kernels = cpu::kernels(capability());
     std::vector<Partial> others(partials.size());
     ASSERT_GT(others.size(), 1u);
     for (int64_t task = static_cast<int64_t>(others.size()); task-- > 0;)
-      kernels.forward(apart.p, apart.forward_out(), task, task + 1, others.data());
+      apart.kernels.forward(apart.p, apart.forward_out(), task, task + 1, others.data());
     const Backward out = apart.backward_out();
-    for (int64_t task = kernels.backward_tasks(apart.p, out); task-- > 0;)
-      kernels.backward(apart.p, out, task, task + 1, /*streamed=*/false);
+    for (int64_t task = apart.kernels.backward_tasks(apart.p, out); task-- > 0;)
+      apart.kernels.backward(apart.p, out, task, task + 1, /*streamed=*/false);
 
     for (size_t i = 0; i < others.size(); ++i) {
       EXPECT_EQ(partials[i].loss, others[i].loss);
@@ -272,9 +218,10 @@ TEST_P(Kernel, ThreadsShareAProblem) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {7, 100, 3000}) {
       const int64_t inner = layout == Layout::kRows ? 1 : 30;
-      Fixture f(dtype(), layout, Option::kWeights, {150000 / classes / inner + 4, classes, inner});
-      const std::vector<Partial> partials = f.forward(capability());
-      f.backward(capability());
+      CpuFixture f(capability(), dtype(), layout, kWeighted,
+                   {150000 / classes / inner + 4, classes, inner});
+      const std::vector<Partial> partials = f.forward();
+      f.backward();
       const Array loss = f.loss, grad = f.grad;
 
       const auto share = [](int64_t tasks, auto run) {
@@ -287,14 +234,13 @@ TEST_P(Kernel, ThreadsShareAProblem) {
         }
         for (std::thread& thread : threads) thread.join();
       };
-      const cpu::Kernels& kernels = cpu::kernels(capability());
       const Forward forward = f.forward_out();
       std::vector<Partial> shared(partials.size());
-      share(kernels.forward_tasks(f.p),
-            [&](int64_t task) { kernels.forward(f.p, forward, task, task + 1, shared.data()); });
+      share(f.kernels.forward_tasks(f.p),
+            [&](int64_t task) { f.kernels.forward(f.p, forward, task, task + 1, shared.data()); });
       const Backward backward = f.backward_out();
-      share(kernels.backward_tasks(f.p, backward), [&](int64_t task) {
-        kernels.backward(f.p, backward, task, task + 1, /*streamed=*/false);
+      share(f.kernels.backward_tasks(f.p, backward), [&](int64_t task) {
+        f.kernels.backward(f.p, backward, task, task + 1, /*streamed=*/false);
       });
       for (size_t i = 0; i < partials.size(); ++i) EXPECT_EQ(shared[i].loss, partials[i].loss);
       EXPECT_TRUE(f.loss.same_bits(loss) && f.grad.same_bits(grad)) << classes << " classes";
@@ -305,20 +251,20 @@ TEST_P(Kernel, ThreadsShareAProblem) {
 // Equal rows, where the roundings of a plain sum all go the same way.
 TEST_P(Kernel, AddsUpRowsAsIfExactly) {
   for (int64_t classes : {4, 40}) {
-    Fixture f(dtype(), Layout::kRows, Option::kWeights, {8000, classes, 1});
+    CpuFixture f(capability(), dtype(), Layout::kRows, kWeighted, {8000, classes, 1});
     for (int64_t row = 0; row < f.rows(); ++row) {
       for (int64_t c = 0; c < classes; ++c)
         f.logits.set(row * classes + c, 0.1 * static_cast<double>(c));
       f.target[row] = 2;
     }
-    std::vector<Partial> partials = f.forward(capability());
+    std::vector<Partial> partials = f.forward();
     // One task's sum, and the same rows one task at a time: the loss of a row in double.
-    Fixture one(dtype(), Layout::kRows, Option::kWeights, {1, classes, 1});
+    CpuFixture one(capability(), dtype(), Layout::kRows, kWeighted, {1, classes, 1});
     for (int64_t c = 0; c < classes; ++c) one.logits.set(c, 0.1 * static_cast<double>(c));
     one.target[0] = 2;
     one.weight = f.weight;
     one.p.weight = one.weight.data();
-    const Partial row = one.forward(capability())[0];
+    const Partial row = one.forward()[0];
     long double loss = 0, weight = 0;
     for (const Partial& partial : partials) {
       loss += partial.loss;
@@ -333,17 +279,18 @@ TEST_P(Kernel, AddsUpRowsAsIfExactly) {
 
 TEST_P(Kernel, EmptyProblemsHaveNoTasks) {
   for (const Shape& s : {Shape{0, 5, 1}, Shape{2, 5, 0}, Shape{0, 0, 1}}) {
-    Fixture f(dtype(), Layout::kPlanes, Option::kPlain, s);
-    EXPECT_EQ(cpu::kernels(capability()).forward_tasks(f.p), 0);
-    EXPECT_EQ(cpu::kernels(capability()).backward_tasks(f.p, f.backward_out()), 0);
+    CpuFixture f(capability(), dtype(), Layout::kPlanes, kPlain, s);
+    EXPECT_EQ(f.kernels.forward_tasks(f.p), 0);
+    EXPECT_EQ(f.kernels.backward_tasks(f.p, f.backward_out()), 0);
   }
 }
 
 TEST_P(Kernel, RowsWithoutClasses) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    Fixture f(dtype(), layout, Option::kProbabilities, {3, 0, layout == Layout::kRows ? 1 : 20});
-    f.forward(capability());
-    f.backward(capability());
+    CpuFixture f(capability(), dtype(), layout, kWeightedSmoothedProbabilities,
+                 {3, 0, layout == Layout::kRows ? 1 : 20});
+    f.forward();
+    f.backward();
     for (int64_t row = 0; row < f.rows(); ++row) EXPECT_EQ(f.loss.get(row), 0) << row;
   }
 }

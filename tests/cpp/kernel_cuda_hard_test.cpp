@@ -19,7 +19,7 @@ TEST_P(CudaKernel, FindsALateMaximum) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       for (double peak : {95.0, 500.0, 3e4}) {
         SCOPED_TRACE(std::to_string(classes) + " classes, peak " + std::to_string(peak));
-        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes), 1);
+        CudaFixture f(dtype(), layout, kPlain, small_shape(layout, classes), 1);
         for (int64_t row = 0; row < f.rows(); ++row) {
           // The last class, or one amid the others.
           const int64_t largest = row % 2 == 0 ? classes - 1 : classes - classes / 3 - 1;
@@ -35,10 +35,10 @@ TEST_P(CudaKernel, FindsALateMaximum) {
 
 TEST_P(CudaKernel, FindsAFarTarget) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    for (Option option : {Option::kPlain, Option::kSmoothed}) {
+    for (const Options& options : {kPlain, kSmoothed}) {
       for (double lead : {70.0, 95.0, 800.0}) {
         SCOPED_TRACE("lead " + std::to_string(lead));
-        CudaFixture f(dtype(), layout, option, small_shape(layout, 40), 1);
+        CudaFixture f(dtype(), layout, options, small_shape(layout, 40), 1);
         f.set_far_target(lead);
         f.run_and_check();
         if (HasFailure()) return;
@@ -52,7 +52,7 @@ TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
     for (int64_t classes : {9, 40, 300, 5003, 20000}) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      CudaFixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 1);
+      CudaFixture f(dtype(), layout, kProbabilities, small_shape(layout, classes), 1);
       f.set_late_maximum_of_probabilities();
       f.run_and_check();
       if (HasFailure()) return;
@@ -65,7 +65,7 @@ TEST_P(CudaKernel, FindsALateMaximumOfSmoothed) {
     for (int64_t classes : {9, 40, 300, 5003, 20000}) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       SCOPED_TRACE(std::to_string(classes) + " classes");
-      CudaFixture f(dtype(), layout, Option::kSmoothed, small_shape(layout, classes), 1);
+      CudaFixture f(dtype(), layout, kWeightedSmoothed, small_shape(layout, classes), 1);
       f.set_late_maximum_of_smoothed();
       f.run_and_check();
       if (HasFailure()) return;
@@ -78,7 +78,7 @@ TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
     for (int64_t classes : {5, 100, 20000}) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
       for (int64_t bad : {int64_t{-1}, classes, INT64_MAX, INT64_MIN, int64_t{1} << 32}) {
-        CudaFixture f(dtype(), layout, Option::kPlain, small_shape(layout, classes));
+        CudaFixture f(dtype(), layout, kPlain, small_shape(layout, classes));
         f.target[f.rows() - 1] = bad;
         f.workspace.resize(cuda::workspace_bytes(f.p));
         double total = 0;
@@ -94,12 +94,12 @@ TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
 
 TEST_P(CudaKernel, InfiniteLogitAnywhere) {
   const double infinity = std::numeric_limits<double>::infinity();
-  for (Option option : {Option::kPlain, Option::kSmoothed, Option::kProbabilities}) {
+  for (const Options& options : {kPlain, kSmoothed, kWeightedSmoothedProbabilities}) {
     for (int64_t classes : {3, 9, 33, 131}) {
-      SCOPED_TRACE(std::to_string(classes) + " classes");
-      CudaFixture f(dtype(), Layout::kRows, option, {classes, classes, 1});
+      SCOPED_TRACE(::testing::Message() << classes << " classes, " << options);
+      CudaFixture f(dtype(), Layout::kRows, options, {classes, classes, 1});
       f.set_infinite_logits();
-      if (option == Option::kPlain) {
+      if (options.smoothing == 0) {
         f.run_and_check();
       } else {
         f.forward();
@@ -117,9 +117,9 @@ TEST_P(CudaKernel, NotANumber) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {5, 40, 1000, 20000}) {
       if (classes > 300 && layout == Layout::kPlanes) continue;
-      for (Option option : {Option::kPlain, Option::kProbabilities}) {
+      for (const Options& options : {kPlain, kWeightedSmoothedProbabilities}) {
         for (double value : {nan, infinity}) {
-          CudaFixture f(dtype(), layout, option, small_shape(layout, classes));
+          CudaFixture f(dtype(), layout, options, small_shape(layout, classes));
           f.p.ignore_index = -100;
           const int64_t last = f.rows() - 1;
           f.logits.set(at(f.p, f.p.logits_strides, last, classes - 1), value);

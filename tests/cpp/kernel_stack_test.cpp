@@ -8,17 +8,14 @@
 #include <functional>
 #include <string>
 #include <thread>
-#include <tuple>
 
-#include "fixture.h"
-#include "kernels/cpu/cpu.h"
+#include "cpu_fixture.h"
 #include "kernels/cpu/scratch.h"
 
 namespace fused_ce {
 namespace {
 
 using namespace testing;  // fused_ce::testing
-using cpu::Capability;
 
 // A thread whose stack is painted before: what has another colour afterwards was in use.
 class PaintedThread {
@@ -64,16 +61,8 @@ class PaintedThread {
   const unsigned char* caller_ = nullptr;
 };
 
-class KernelStack : public ::testing::TestWithParam<std::tuple<Capability, DType>> {};
-
-INSTANTIATE_TEST_SUITE_P(, KernelStack,
-                         ::testing::Combine(::testing::ValuesIn(cpu::kCapabilities),
-                                            ::testing::Values(DType::kFloat, DType::kDouble,
-                                                              DType::kBFloat16, DType::kHalf)),
-                         [](const ::testing::TestParamInfo<KernelStack::ParamType>& info) {
-                           return std::string(cpu::capability_name(std::get<0>(info.param))) + "_" +
-                                  name_of(std::get<1>(info.param));
-                         });
+class KernelStack : public Kernel {};
+INSTANTIATE_TEST_SUITE_P(, KernelStack, kEveryKernel, kernel_name);
 
 // Every loop, at its first call on a thread: few and flat, rows in batches and one by one, planes;
 // as they lie in memory and gathered.
@@ -82,9 +71,6 @@ TEST_P(KernelStack, IsShallow) {
   GTEST_SKIP() << "a sanitizer's frames are larger";
 #endif
   constexpr size_t kMost = 16384;  // a quarter of a small thread
-  const auto [capability, dtype] = GetParam();
-  if (!cpu::supported(capability)) GTEST_SKIP() << "this machine lacks the instruction set";
-  const cpu::Kernels& kernels = cpu::kernels(capability);
   PaintedThread thread;
   size_t deepest = 0;
   std::string where;
@@ -93,22 +79,23 @@ TEST_P(KernelStack, IsShallow) {
     if (depth > deepest) deepest = depth, where = what;
   };
   for (Layout layout : {Layout::kRows, Layout::kPadded, Layout::kPlanes, Layout::kStridedPlanes}) {
-    for (Option option : {Option::kPlain, Option::kSmoothed, Option::kProbabilities}) {
+    for (const Options& options : {kPlain, kWeightedSmoothed, kWeightedSmoothedProbabilities}) {
       for (int64_t classes : {1, 10, 128, 200, 3000}) {
-        ProblemFixture f(dtype, layout, option, shape_of(layout, classes));
-        // Weights as well, and a maximum for which the sums are done again.
-        if (option == Option::kSmoothed && classes > 1) f.set_late_maximum_of_smoothed();
+        CpuFixture f(capability(), dtype(), layout, options, shape_of(layout, classes));
+        // A maximum for which the sums are done again.
+        if (options.targets == TargetKind::kInt64 && options.smoothing > 0 && classes > 1)
+          f.set_late_maximum_of_smoothed();
         const Backward out = f.backward_out();
-        std::vector<Partial> partials(kernels.forward_tasks(f.p));
-        const std::string what = " of layout " + std::to_string(static_cast<int>(layout)) +
-                                 ", option " + std::to_string(static_cast<int>(option)) + ", " +
-                                 std::to_string(classes) + " classes";
+        std::vector<Partial> partials(f.kernels.forward_tasks(f.p));
+        const ::testing::Message problem = ::testing::Message()
+                                           << classes << " classes, " << layout << ", " << options;
+        const std::string what = " of " + problem.GetString();
         measure("forward" + what, [&] {
-          kernels.forward(f.p, f.forward_out(), 0, static_cast<int64_t>(partials.size()),
-                          partials.data());
+          f.kernels.forward(f.p, f.forward_out(), 0, static_cast<int64_t>(partials.size()),
+                            partials.data());
         });
         measure("backward" + what, [&] {
-          kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), /*streamed=*/false);
+          f.kernels.backward(f.p, out, 0, f.kernels.backward_tasks(f.p, out), /*streamed=*/false);
         });
       }
     }

@@ -46,32 +46,19 @@ inline Strides fuzzed_strides(Bytes& bytes, const Problem& p, bool written) {
   return s;
 }
 
-struct FuzzedProblem {
-  Problem p{};
+// `target` of a row that is out of range is ignore_index: it counts for nothing.
+struct FuzzedProblem : ProblemData {
   Strides grad_strides;
-  Array logits, probabilities, weight, row_grads;
-  std::vector<int64_t> target;  // of rows that are ignored or out of range: ignore_index
-  std::vector<double> weights;
+  Array row_grads{DType::kFloat, 0};
   int64_t first_bad = kNoBadRow;
-  double weight_sum = 0, total_weight = 1;
+  double total_weight = 1;
   bool one_grad = false, divided = false, streamed;
   int64_t grad_start;
   DType loss_dtype;
   Reduction reduction;
 
-  explicit FuzzedProblem(Bytes bytes) : FuzzedProblem(bytes, static_cast<DType>(bytes.below(4))) {}
-
-  int64_t rows() const { return p.outer * p.inner; }
-  bool indices() const { return p.target_kind != TargetKind::kProbabilities; }
-  // What the gradient of a row's loss is multiplied by.
-  double g(int64_t row) const {
-    return row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);
-  }
-
- private:
-  FuzzedProblem(Bytes& bytes, DType dtype)
-      : logits(dtype, 0), probabilities(dtype, 0), weight(dtype, 0), row_grads(dtype, 0) {
-    p.dtype = dtype;
+  explicit FuzzedProblem(Bytes bytes) {
+    p.dtype = static_cast<DType>(bytes.below(4));
     p.target_kind = static_cast<TargetKind>(bytes.below(3));
     p.label_smoothing = bytes.one_of(kSmoothings);
     choose_shape(bytes);
@@ -88,6 +75,13 @@ struct FuzzedProblem {
     fill_row_grads(bytes);
   }
 
+  bool indices() const { return p.target_kind != TargetKind::kProbabilities; }
+  // What the gradient of a row's loss is multiplied by.
+  double g(int64_t row) const {
+    return row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);
+  }
+
+ private:
   void choose_shape(Bytes& bytes) {
     p.classes = bytes.one_in(2) ? bytes.one_of(kClassCounts) : bytes.below(700);
     p.inner = bytes.one_in(2) ? bytes.one_of(kInnerCounts) : 1 + bytes.below(60);
@@ -104,19 +98,16 @@ struct FuzzedProblem {
   void fill_weights(Bytes& bytes) {
     weights.assign(p.classes, 1.0);
     if (bytes.one_in(2)) return;
-    weight = Array(accumulate_type(p.dtype), p.classes, 0, bytes.below(4));
+    const int64_t start = bytes.below(4);
     Random random(bytes.below(256));
     const bool some_zero = bytes.one_in(4), some_negative = bytes.one_in(8);
-    for (int64_t c = 0; c < p.classes; ++c) {
+    const auto weight_of = [&](int64_t) {
       double w = 0.5 + random.uniform();
       if (some_zero && random.uniform() < 0.3) w = 0;
       if (some_negative && random.uniform() < 0.3) w = -w;
-      weight.set(c, w);
-      weights[c] = weight.get(c);
-      weight_sum += weights[c];
-    }
-    p.weight = weight.data();
-    p.weight_sum = &weight_sum;
+      return w;
+    };
+    set_weights(weight_of, start);
   }
 
   void fill_logits(Bytes& bytes) {

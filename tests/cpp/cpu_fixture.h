@@ -1,0 +1,53 @@
+// A problem that the CPU kernels solve at one instruction set.
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "fixture.h"
+#include "kernels/cpu/cpu.h"
+
+namespace fused_ce::testing {
+
+struct CpuFixture : ProblemFixture {
+  const cpu::Kernels& kernels;
+
+  CpuFixture(cpu::Capability capability, DType dtype, Layout layout, const Options& options,
+             const Shape& s, double scale = 3)
+      : ProblemFixture(dtype, layout, options, s, scale), kernels(cpu::kernels(capability)) {}
+
+  std::vector<Partial> forward() {
+    std::vector<Partial> partials(kernels.forward_tasks(p));
+    kernels.forward(p, forward_out(), 0, static_cast<int64_t>(partials.size()), partials.data());
+    return partials;
+  }
+  void backward() { backward(backward_out(), /*streamed=*/false); }
+  void backward(const Backward& out, bool streamed) {
+    kernels.backward(p, out, 0, kernels.backward_tasks(p, out), streamed);
+  }
+  void run_and_check() {
+    const std::vector<Partial> partials = forward();
+    backward();
+    check(partials);
+  }
+};
+
+class Kernel : public ::testing::TestWithParam<std::tuple<cpu::Capability, DType>> {
+ protected:
+  cpu::Capability capability() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+  void SetUp() override {
+    if (!cpu::supported(capability())) GTEST_SKIP() << "this machine lacks the instruction set";
+  }
+};
+
+// For INSTANTIATE_TEST_SUITE_P: all of them, and their names.
+inline const auto kEveryKernel =
+    ::testing::Combine(::testing::ValuesIn(cpu::kCapabilities), ::testing::ValuesIn(kDTypes));
+inline std::string kernel_name(const ::testing::TestParamInfo<Kernel::ParamType>& info) {
+  const auto [capability, dtype] = info.param;
+  return std::string(cpu::capability_name(capability)) + "_" + name_of(dtype);
+}
+
+}  // namespace fused_ce::testing

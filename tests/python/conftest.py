@@ -28,6 +28,19 @@ if DEVICE != "cpu":
     torch.set_default_device(DEVICE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On the CUDA launchers, which are slow, only tests that are marked simt(when=) for them."""
+    if SIMT:
+        items[:] = [item for item in items if _runs_on_launchers(item)]
+
+
+def _runs_on_launchers(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("simt")
+    if mark is None:
+        return False
+    return "when" not in mark.kwargs or mark.kwargs["when"](**item.callspec.params)
+
+
 def run_again(file: str, *options: str, **environment: str) -> None:
     """Run a file of tests once more, in a process with another environment."""
     result = subprocess.run(

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
+pytestmark = pytest.mark.simt
+
 W = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
 OPTIONS = {
     "plain": {},
@@ -25,6 +27,11 @@ def case(kind: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]
     return logits, torch.randint(0, 5, (shape[0], *shape[2:]))
 
 
+def _all_or_weight(kind: str, option: str, **_: object) -> bool:
+    return (kind, option) in (("indices", "all"), ("probabilities", "weight"))
+
+
+@pytest.mark.simt(when=_all_or_weight)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])

@@ -8,7 +8,9 @@ import fused_ce
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DTYPES, refusal
+from conftest import DTYPES, SIMT, refusal
+
+pytestmark = pytest.mark.simt
 
 INF = math.inf
 
@@ -111,6 +113,7 @@ def test_ignored_rows_with_nan_get_gradient_zero(shape: tuple[int, ...]) -> None
     assert loss.isfinite() and (x.grad[0] == 0).all() and x.grad.isfinite().all()
 
 
+@pytest.mark.skipif(bool(SIMT), reason="a million fibers")
 def test_a_million_half_precision_rows() -> None:
     x = torch.randn(1_000_000, 3)
     target = torch.randint(0, 3, (1_000_000,))

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from conftest import DEVICE, SIMT, refusal
 
+pytestmark = pytest.mark.simt
+
 X = torch.randn(4, 5)
 T = torch.tensor([0, 1, 2, 3])
 # torch's exception on the CPU, the call, and a pattern of our words.

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from conftest import DEVICE, DTYPES
 
+pytestmark = pytest.mark.simt
+
 # They need packages that torch itself does not.
 op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
 module_db = pytest.importorskip("torch.testing._internal.common_modules").module_db

@@ -18,6 +18,19 @@ OPTIONS = {
 CLASSES = [1, 3, 7, 8, 9, 15, 16, 18, 31, 33, 63, 64, 65, 127, 129, 1000, 1023, 1024, 1025, 5000]
 
 
+# What has every loop of the CUDA kernels.
+SIMT_LAYOUTS = [
+    (torch.float32, "rows"),
+    (torch.bfloat16, "planes"),
+    (torch.bfloat16, "planes_sliced_classes"),
+    (torch.bfloat16, "transposed"),
+    (torch.float16, "transposed"),
+    (torch.float64, "narrow_planes"),
+    (torch.float32, "not_collapsible"),
+]
+
+
+@pytest.mark.simt(when=lambda dtype, layout, **_: (dtype, layout) in SIMT_LAYOUTS)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", ["int64", "uint8", "probabilities"])
@@ -39,6 +52,7 @@ def test_layouts(dtype: torch.dtype, layout: str, kind: str, option: str, reduct
         check(logits, target, reduction, **options)
 
 
+@pytest.mark.simt(when=lambda classes, **_: classes in (18, 33, 129, 5000))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("classes", CLASSES)
 def test_every_tail(classes: int, dtype: torch.dtype) -> None:
@@ -50,6 +64,7 @@ def test_every_tail(classes: int, dtype: torch.dtype) -> None:
         check(x, torch.rand(x.shape).to(dtype), "none", label_smoothing=0.2)
 
 
+@pytest.mark.simt
 @pytest.mark.parametrize("shape", [(6, 4, 9), (7, 30)])
 def test_byte_targets_where_torch_refuses_them(shape: tuple[int, ...]) -> None:
     x, weight = torch.randn(shape), torch.rand(shape[1])
@@ -76,6 +91,7 @@ def test_large_gradients(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert (logits.grad.unflatten(0, (times, shape[0])) == small.grad).all()
 
 
+@pytest.mark.simt
 @pytest.mark.parametrize("target_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_probabilities_of_another_dtype(dtype: torch.dtype, target_dtype: torch.dtype) -> None:
@@ -83,6 +99,7 @@ def test_probabilities_of_another_dtype(dtype: torch.dtype, target_dtype: torch.
         check(torch.randn(shape).to(dtype), torch.rand(shape).to(target_dtype), "none")
 
 
+@pytest.mark.simt
 @pytest.mark.parametrize("shape", [(1, 4), (1, 40), (1, 4, 20)], ids=str)
 def test_confident_rows_keep_their_digits(shape: tuple[int, ...]) -> None:
     """torch subtracts two large numbers there, and has 0 beyond a gap of 17."""

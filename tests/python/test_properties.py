@@ -6,12 +6,15 @@ import math
 
 import fused_ce
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DEVICE, DTYPES
+from formula import check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from formula import check
+
+pytestmark = pytest.mark.simt
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -114,6 +114,7 @@ def test_meta() -> None:
         assert loss.shape == shape and loss.device.type == "meta"
 
 
+@pytest.mark.simt
 @pytest.mark.parametrize(
     "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str
 )
@@ -133,6 +134,7 @@ def test_autocast(dtype: torch.dtype, kind: str) -> None:
     assert grad.dtype == dtype
 
 
+@pytest.mark.simt
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["indices", "probabilities", "weight"])
 def test_opcheck(kind: str, reduction: int) -> None:

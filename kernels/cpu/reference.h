@@ -20,9 +20,9 @@ template <class S>
 struct ReferenceConstants {  // the half types
   // |m| beyond which m is subtracted: the short exponential is off by 2^-23 |d|.
   static constexpr float kLargest = 16;
-  // What e^m becomes: 2^8, so that a bfloat16 as small as there is (2^-133) is still a loss, at a
+  // What e^m becomes: 2^14, so that a bfloat16 as small as there is (2^-133) is still a loss, at a
   // few 2^-23 of the short exponential's digits.
-  static constexpr float kHeadroomBits = 8;
+  static constexpr float kHeadroomBits = 14;
   static constexpr double kLargestSum = 0x1p126;
 };
 

@@ -31,6 +31,8 @@ inline Expected expected_row(const ProblemData& data, int64_t row, double g) {
   std::vector<long double> log_p(classes);
   const bool indices = p.target_kind != TargetKind::kProbabilities;
   const double s = p.label_smoothing;
+  // As torch has it, an empty sum times s / 0.
+  if (indices && classes == 0 && s > 0) e.loss = std::numeric_limits<double>::quiet_NaN();
   if (indices && target[row] == p.ignore_index) return e;
   long double mass = 0, all_mass = 0, peak = -std::numeric_limits<long double>::infinity();
   for (int64_t c = 0; c < classes; ++c) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -65,3 +66,21 @@ def draw(name: str, rows: int, classes: int, dtype: torch.dtype, seed: int = 0) 
         scores = torch.randn(rows, classes, generator=random, dtype=torch.float64)
         target = scores.softmax(1).to(dtype)
     return Rows(x.to(dtype), target, options)
+
+
+def planes(tensor: torch.Tensor) -> torch.Tensor:
+    """(N, C) rows as (1, C, N), classes far apart."""
+    return tensor.t().contiguous()[None]
+
+
+def loss_and_gradient(
+    loss: Callable[..., torch.Tensor], case: Rows, transposed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of all rows, and the gradient of their sum."""
+    x = (planes(case.logits) if transposed else case.logits).detach().requires_grad_()
+    target = case.target
+    if transposed:
+        target = planes(target) if target.is_floating_point() else target[None]
+    losses = loss(x, target, reduction="none", **case.options)
+    (grad,) = torch.autograd.grad(losses.sum(), x)
+    return losses.detach().flatten(), grad[0].t() if transposed else grad

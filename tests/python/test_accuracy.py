@@ -8,29 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DTYPES
-from distributions import DISTRIBUTIONS, Rows, draw
+from distributions import DISTRIBUTIONS, draw, loss_and_gradient
 from exact import Array, errors, exact, goal
 
 # 64 bits of mantissa, or errors in float64 cannot be seen.
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).nmant < 63, reason="long double is no longer than double"
 )
-
-
-def planes(tensor: torch.Tensor) -> torch.Tensor:
-    """(N, C) rows as (1, C, N), classes far apart."""
-    return tensor.t().contiguous()[None]
-
-
-def of_rows(loss: object, case: Rows, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of all rows, and the gradient of their sum."""
-    x = (planes(case.logits) if transposed else case.logits).detach().requires_grad_()
-    target = case.target
-    if transposed:
-        target = planes(target) if target.is_floating_point() else target[None]
-    losses = loss(x, target, reduction="none", **case.options)
-    (grad,) = torch.autograd.grad(losses.sum(), x)
-    return losses.detach().flatten(), grad[0].t() if transposed else grad
 
 
 def worst(found: Array) -> float:
@@ -44,13 +28,13 @@ def test_rows(dtype: torch.dtype, distribution: str, transposed: bool) -> None:
     for classes in (2, 9, 64, 129, 3000):
         case = draw(distribution, max(16, 8192 // classes), classes, dtype)
         want, most = exact(*case), goal(dtype, classes)
-        loss, grad = of_rows(fused_ce.cross_entropy, case, transposed)
+        loss, grad = loss_and_gradient(fused_ce.cross_entropy, case, transposed)
         assert worst(errors(loss, want.loss)) <= most
         if not case.target.is_floating_point():
             assert not (loss < 0).any()
             at = (np.arange(len(grad)), case.target.numpy())
             assert worst(errors(grad[at], want.grad[at], want.terms[at])) <= most
-        _, theirs = of_rows(F.cross_entropy, case, transposed)
+        _, theirs = loss_and_gradient(F.cross_entropy, case, transposed)
         limit = max(worst(errors(theirs, want.grad, want.terms)), most)
         assert worst(errors(grad, want.grad, want.terms)) <= limit
 
@@ -61,7 +45,7 @@ def test_many_short_rows(transposed: bool) -> None:
     for classes in (3, 8, 24):
         case = draw("confident", 65536, classes, torch.float32)
         want = exact(*case)
-        loss, _ = of_rows(fused_ce.cross_entropy, case, transposed)
+        loss, _ = loss_and_gradient(fused_ce.cross_entropy, case, transposed)
         assert worst(errors(loss, want.loss)) <= goal(torch.float32, classes)
 
 
@@ -70,7 +54,7 @@ def test_many_short_rows(transposed: bool) -> None:
 def test_torch_misses_it(dtype: torch.dtype, distribution: str) -> None:
     """What is held above is no matter of course."""
     case = draw(distribution, 256, 9, dtype)
-    loss, _ = of_rows(F.cross_entropy, case, transposed=False)
+    loss, _ = loss_and_gradient(F.cross_entropy, case, transposed=False)
     assert worst(errors(loss, exact(*case).loss)) > 100 * goal(dtype, 9)
 
 

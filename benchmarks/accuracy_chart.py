@@ -1,4 +1,4 @@
-"""Draw a result file of accuracy.py: a dot for each C, how far off its worst row or element was."""
+"""Draw a result file of accuracy.py: how far off the worst row of each instruction set was."""
 
 from __future__ import annotations
 
@@ -12,33 +12,21 @@ import torch
 from cases import DTYPES
 from distributions import DISTRIBUTIONS
 from exact import goal
+from records import MEASURES, Record, of_ours, of_torch
 from style import COLOURS, OURS
-
-Record = dict[str, Any]
-MEASURES = {
-    "loss": "a row's loss",
-    "target": "gradient at the target",
-    "others": "gradient elsewhere",
-}
-
-
-def worst(records: list[Record], name: str, measure: str) -> float:
-    return max((r[name][measure]["worst"] for r in records if r[name].get(measure)), default=0.0)
 
 
 def panel(axes: Any, records: list[Record], measure: str, dtype: torch.dtype) -> None:
     names = list(DISTRIBUTIONS)
     nothing = 2 / torch.finfo(dtype).eps  # no digit is right
-    for name, colour, shift in (("torch", COLOURS[0], 0.15), ("fused_ce", OURS, -0.15)):
-        dots = [
-            (
-                min(max(worst([r], name, measure), 0.1), nothing),
-                names.index(r["distribution"]) + shift,
-            )
-            for r in records
-            if r[name].get(measure)
-        ]
-        axes.scatter(*zip(*dots, strict=True), s=16, color=colour, label=name)
+    for name, some, colour, shift in (
+        ("torch", of_torch(records), COLOURS[0], 0.15),
+        ("fused_ce", of_ours(records), OURS, -0.15),
+    ):
+        measured = [r for r in some if measure in r]
+        ulps = [min(max(r[measure]["ulp"], 0.1), nothing) for r in measured]
+        heights = [names.index(r["distribution"]) + shift for r in measured]
+        axes.scatter(ulps, heights, s=16, color=colour, label=name)
     if measure != "others":  # whose goal is torch's own error
         axes.axvline(goal(dtype, 1), color="#666666", linewidth=1, linestyle=":")
     axes.set_xscale("log")
@@ -61,11 +49,12 @@ def draw(results: Path) -> None:
     figure.legend(
         handles, labels, loc="lower center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 0.018)
     )
-    classes = sorted({r["C"] for r in records})
+    least, most = min(result["classes"]), max(result["classes"])
+    sets = ", ".join(machine["fused_ce"]["cpu_capabilities"])
     caption = (
-        f"a dot for each C from {classes[0]} to {classes[-1]:,}; torch {machine['torch']}, "
-        f"fused_ce on {machine['fused_ce']['cpu_capability']}; dotted: the goal; "
-        "left edge: 0.1 and less, right edge: no digit is right"
+        f"the worst of all C from {least} to {most:,}; torch {machine['torch']}, a dot of fused_ce "
+        f"for each of {sets}; dotted: the goal; left edge: 0.1 and less, right edge: no digit is "
+        "right"
     )
     figure.text(0.5, 0.008, caption, ha="center", color="#666666", fontsize=8)
     out = results.with_suffix(".png")

@@ -1,0 +1,89 @@
+"""The worst rows of one loss and dtype, as JSON: how far off they are, and the draws they are from.
+
+FUSED_CE_CPU_CAPABILITY=avx2 python benchmarks/worst_rows.py fused_ce float32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import fused_ce
+import numpy as np
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, Loss
+from distributions import DISTRIBUTIONS, Rows, draw, loss_and_gradient
+from exact import Array, Exact, errors, exact
+from records import Record
+
+LOSSES: dict[str, Loss] = {"fused_ce": fused_ce.cross_entropy, "torch": F.cross_entropy}
+# Sums of few terms, whose roundings do not average out, in every loop of the kernels: the worst of
+# millions of rows are far out.
+FEW = [2, 3, 4, 5, 8, 10, 16, 17, 24, 33, 48, 64, 100, 128, 300]
+CLASSES = [*FEW, 1000, 32000, 1_000_000]
+LOGITS = 2**18  # of a draw, at least two rows; few enough for the caches
+DRAWS = {"float32": 16, "bfloat16": 2, "float16": 2, "float64": 2}  # of few classes
+MANY_ROWS = 1_000_000
+
+
+def errors_of_rows(loss: Loss, case: Rows, want: Exact, layout: str) -> dict[str, Array]:
+    """Of each measure, the worst error of each row."""
+    losses, grad = loss_and_gradient(loss, case, transposed=layout == "planes")
+    others = errors(grad, want.grad, want.terms)
+    found = {"loss": errors(losses, want.loss)}
+    if not case.target.is_floating_point():
+        at = (np.arange(len(others)), case.target.numpy())
+        found["target"] = others[at]
+        others[at] = 0
+    return found | {"others": others.max(1)}
+
+
+def worst_of_draws(loss: Loss, dtype: str, distribution: str, classes: int) -> Record:
+    """Of each measure, how far off the worst row was, and what draws that row again."""
+    rows = max(2, LOGITS // classes)
+    record: Record = {"dtype": dtype, "distribution": distribution, "C": classes, "rows": 0}
+    for seed in range(DRAWS[dtype] if classes in FEW else 1):
+        case = draw(distribution, rows, classes, DTYPES[dtype], seed)
+        want = exact(*case)
+        record["rows"] += rows
+        for layout in ("rows", "planes"):
+            for measure, found in errors_of_rows(loss, case, want, layout).items():
+                row = int(found.argmax())
+                if measure not in record or found[row] > record[measure]["ulp"]:
+                    draws = {"C": classes, "rows": rows, "seed": seed, "layout": layout, "row": row}
+                    record[measure] = {"ulp": float(found[row]), **draws}
+    return record
+
+
+def reductions(loss: Loss, dtype: str) -> list[Record]:
+    case = draw("normal", MANY_ROWS, 10, DTYPES[dtype])
+    rows = exact(*case).loss
+    records = []
+    for reduction, want in (("mean", rows.mean()), ("sum", rows.sum())):
+        if want <= torch.finfo(DTYPES[dtype]).max:
+            actual = loss(case.logits, case.target, reduction=reduction)
+            ulp = float(errors(actual[None], np.array([want]))[0])
+            records.append({"dtype": dtype, "reduction": reduction, "ulp": ulp})
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("loss", choices=LOSSES)
+    parser.add_argument("dtype", choices=DTYPES)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    loss = LOSSES[args.loss]
+    rows = [worst_of_draws(loss, args.dtype, d, c) for d in DISTRIBUTIONS for c in CLASSES]
+    totals = reductions(loss, args.dtype)
+    by = "torch" if args.loss == "torch" else fused_ce.build_info()["cpu_capability"]
+    for record in rows + totals:
+        record["by"] = by
+    print(json.dumps({"rows": rows, "reductions": totals}))
+
+
+if __name__ == "__main__":
+    main()

@@ -80,13 +80,20 @@ class CompensatedSum {
     sums_ = sums;
   }
 
-  // Whole numbers, whose sums are exact.
-  void count(const double* values, int n) {
-    Vec<double> sum = sums_.sum;
+  // The same, and to another sum whole numbers, whose sums are exact: each addition waits for the
+  // one before, so that two sums together take no longer than one.
+  void add_and_count(const double* values, CompensatedSum& counts, const double* numbers, int n) {
+    CompensatedLanes sums = sums_;
+    Vec<double> count = counts.sums_.sum, rest{};
     int i = 0;
-    for (; i + kLanes<double> <= n; i += kLanes<double>) sum += load(values + i);
-    for (; i < n; ++i) sum[0] += values[i];
-    sums_.sum = sum;
+    for (; i + kLanes<double> <= n; i += kLanes<double>) {
+      sums.add(load(values + i));
+      count += load(numbers + i);
+    }
+    for (int k = 0; i + k < n; ++k) rest[k] = values[i + k], count[0] += numbers[i + k];
+    sums.add(rest);
+    sums_ = sums;
+    counts.sums_.sum = count;
   }
 
   double total() const {

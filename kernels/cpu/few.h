@@ -13,6 +13,10 @@ inline constexpr int64_t kFewClasses = 128;
 // Rows finished together.
 inline constexpr int kFewTile = 128;
 
+// Rows of as many classes find their targets' logits one by one: fewer instructions than to compare
+// every class with the target.
+inline constexpr int kSoughtClasses = 2 * kLanes<float>;
+
 // The exponentials of a row that are added up in their own type before they go into double. Sums of
 // float are rounded every time, which a row of few terms does not average out: up to 2.2 ulp of its
 // loss with so many, and 4.6 with 16, where half types do not notice.
@@ -117,7 +121,9 @@ class Few {
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
         V m = from_target ? V{} : largest(x, i);
-        const V pivot_logit = transpose(x, i, m, kept);
+        const V pivot_logit = !kHasLinear<kTerms> && classes_ >= kSoughtClasses
+                                  ? transpose_and_seek(x, i, kept)
+                                  : transpose(x, i, m, kept);
         if (from_target) m = pivot_logit;
         store(rows_.reference + i, m);
         store(rows_.pivot_logit + i, pivot_logit);
@@ -174,38 +180,62 @@ class Few {
     return pivot_logit;
   }
 
+  // The same for class indices. Nothing reads a vector with such a hole before it has left the
+  // processor's store queue: other rows' lie between.
+  V transpose_and_seek(const A* x, int i, V* kept) {
+    for (int c = 0; c < classes_; c += kSide) {
+      V square[kSide];
+      objective_.transposed_logits(x + c, classes_, square);
+#pragma GCC unroll 4
+      for (int k = 0; k < kSide; ++k) kept[c + k] = square[k];
+    }
+    alignas(64) A pivot_logit[kW] = {};
+    for (int r = 0; r < kW; ++r) {
+      if (!rows_.counts(i + r)) continue;
+      A* const at_pivot = reinterpret_cast<A*>(kept + rows_.pivot[i + r]) + r;
+      pivot_logit[r] = *at_pivot;
+      *at_pivot = kNone;
+    }
+    return load(pivot_logit);
+  }
+
   void add_up(int i, const V* kept) {
     const Reference<S> ref(Offset<A>::template of<S>(load(rows_.reference + i)));
     // The next tile's logits are fetched meanwhile, a line now and then: all at once, they would
     // keep the processor waiting.
     const S* next = logits_ + (n_ + i) * classes_;
+    const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int k) __attribute__((always_inline)) {
+      constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+      if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
+      if (kW >= kLine) __builtin_prefetch(next + (k + 1) * kW, 0, 2);
+      objective_.add_exponential(sums, ref, Pair<V>{kept[k], kept[k + 1]});
+    };
     LaneSums<A, kTerms> total;
-    for (int c = 0; c < classes_; c += 2 * lane_terms_) {
+    int c = 0;
+    while (c + 2 <= classes_) {
       Sums<Pair<V>, kTerms> sums;
       const int end = smaller(classes_, c + 2 * lane_terms_);
-      int k = c;
-      for (; k + 2 <= end; k += 2) {
-        constexpr int kLine = 64 / static_cast<int>(sizeof(S));
-        if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
-        if (kW >= kLine) __builtin_prefetch(next + (k + 1) * kW, 0, 2);
-        objective_.add_exponential(sums, ref, Pair<V>{kept[k], kept[k + 1]});
-      }
-      if (k < end) sums.exponentials.a += ref.exp(kept[k]);
+      for (; c + 2 <= end; c += 2) add_pair(sums, c);
       total.add_exponentials(folded(sums));
+    }
+    if (c < classes_) {
+      Sums<V, kTerms> last;
+      objective_.add_exponential(last, ref, kept[c]);
+      total.add_exponentials(last);
     }
     rows_.put_exponentials(i, total);
   }
 
   // Of class indices.
   bool all_in_range() const {
-    bool all = true;
+    Vec<int64_t> all = ~Vec<int64_t>{};
     for (int i = 0; i < n_; i += kLanes<double>) {
       const Vec<double> sum = lanes(rows_.sum, i);
-      all &= all_lanes(((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
-                        (lanes(rows_.reference, i) != static_cast<double>(kNone))) |
-                       ~rows_.counting_lanes(i));
+      all &= ((sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum) &
+              (lanes(rows_.reference, i) != static_cast<double>(kNone))) |
+             ~rows_.counting_lanes(i);
     }
-    return all;
+    return all_lanes(all);
   }
 
   const Problem& p_;

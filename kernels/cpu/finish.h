@@ -28,6 +28,23 @@ inline Offset<double> offset_of(const States& rows, int i) {
   return Offset<double>::of<S>(lanes(rows.reference, i));
 }
 
+// Calls f(i, offset) for the vectors of rows [0, n), whose references come down to the offset:
+// found in lanes of the accumulate type, which are twice as many.
+template <class S, class States, class F>
+FUSED_CE_INLINE void for_each_offset(const States& rows, int n, F f) {
+  using A = Accumulate<S>;
+  for (int i = 0; i < n; i += kLanes<A>) {
+    const Offset<A> offset = Offset<A>::template of<S>(load(rows.reference + i));
+    if constexpr (sizeof(A) == sizeof(double)) {
+      f(i, offset);
+    } else {
+      const Widened shift = widen(offset.shift), c = widen(offset.c);
+      f(i, Offset<double>{shift.low, c.low});
+      f(i + kLanes<double>, Offset<double>{shift.high, c.high});
+    }
+  }
+}
+
 // e^x relative to a reference
 template <class S>
 inline Vec<double> exp_of(Vec<double> x, const Offset<double>& ref) {
@@ -71,29 +88,31 @@ inline void losses_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
     return ((ref.shift - lanes(rows.reference, i)) + ref.c * K::kLn2High) +
            (ref.c * K::kLn2Low + log(total));
   };
-  for (int i = 0; i < n; i += kLanes<double>) {
-    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i), offset_of<S>(rows, i)));
-  }
+  const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
+    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i), ref));
+  };
+  for_each_offset<S>(rows, n, find_inverse);
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> others = lanes(rows.sum, i), inverse = lanes(rows.pivot_exp, i);
     // The product is exact to the last bits however small the loss is; it fails only where e^(x_y)
     // is nothing beside the others.
     const Vec<double> odds = others * inverse;
-    Vec<double> nll = log1p<kShort<S>>(odds);
     if constexpr (kHasMass<kTerms>) {
-      store(loss + i, lanes(rows.linear, i) + lanes(rows.mass, i) * nll);
+      store(loss + i, lanes(rows.linear, i) + lanes(rows.mass, i) * log1p<kShort<S>>(odds));
       continue;
     }
+    Vec<double> nll = log1p<kShort<S>, /*kFinite=*/true>(odds);
     const auto nothing = odds >= 1e290;
-    const Vec<double> lead = lanes(rows.pivot_logit, i) - lanes(rows.reference, i);
-    Vec<double> lse = nll + lead;  // less the reference
-    if (!all_lanes(~nothing)) {
-      const Vec<double> far = above(i, others);
-      nll = nothing ? far - lead : nll;
-      lse = nothing ? far : lse;
+    const auto lead = [&] { return lanes(rows.pivot_logit, i) - lanes(rows.reference, i); };
+    const bool plain = all_lanes(odds < 1e290);
+    if (!plain) {
+      nll = odds < 1e290 ? nll : odds;  // NaN
+      nll = nothing ? above(i, others) - lead() : nll;
     }
     Vec<double> result = smoothing.keep * lanes(rows.target_weight, i) * nll;
     if constexpr (kTerms == Terms::kSmoothed) {
+      Vec<double> lse = nll + lead();  // less the reference
+      if (!plain) lse = nothing ? above(i, others) : lse;
       // Of double, nll has no digits to spare where it cancels against a target far behind.
       if constexpr (!kShort<S>) lse = odds > 1.0 ? above(i, others + 1.0 / inverse) : lse;
       result += smoothing.spread * (lanes(rows.linear, i) + smoothing.weight_sum * lse);
@@ -107,6 +126,11 @@ template <class S>
 struct Factor {
   Reference<S> reference;
   Vec<Accumulate<S>> factor, grad;
+
+  // Lane i of the result is of lane row[i].
+  FUSED_CE_INLINE Factor permuted(Vec<Int<Accumulate<S>>> row) const {
+    return {reference.permuted(row), permute(factor, row), permute(grad, row)};
+  }
 };
 
 // What it is made of at the pivots of probabilities that lead (see Factors).
@@ -149,21 +173,11 @@ struct Factors {
     return {splat(leader[i]), splat(mass[i]), splat(grad[i]), splat(others[i])};
   }
 
-  // Those of rows [i, i + kLanes<A>), in that order or in another.
-  struct Lanes {
-    Vec<A> shift, c, factor, grad;
-    bool shifted;
-    FUSED_CE_INLINE Factor<S> in_order() const { return {{shift, c, shifted}, factor, grad}; }
-    FUSED_CE_INLINE Factor<S> permuted(Vec<Int<A>> row) const {
-      return {{permute(shift, row), permute(c, row), shifted},
-              permute(factor, row),
-              permute(grad, row)};
-    }
-  };
-  FUSED_CE_INLINE Lanes lanes(int i) const {
-    return {load(shift + i), load(c + i), load(factor + i), load(grad + i), shifted};
+  // Those of rows [i, i + kLanes<A>).
+  FUSED_CE_INLINE Factor<S> of_lanes(int i) const {
+    return {{load(shift + i), load(c + i), shifted}, load(factor + i), load(grad + i)};
   }
-  FUSED_CE_INLINE PivotFactor<A> pivot_lanes(int i) const {
+  FUSED_CE_INLINE PivotFactor<A> pivot_of_lanes(int i) const {
     return {load(leader + i), load(mass + i), load(grad + i), load(others + i)};
   }
 };
@@ -201,14 +215,13 @@ inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
                        const Smoothing& smoothing, const double* grad,
                        Factors<S, kTerms, kRows>& out) {
   constexpr bool kIndices = !kHasMass<kTerms>;
-  for (int i = 0; i < n; i += kLanes<double>) {
-    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i), offset_of<S>(rows, i)));
-  }
   out.shifted = out.some_lead = false;
-  for (int i = 0; i < n; i += kLanes<double>) {
+  const auto find_exp = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
+    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i), ref));
+  };
+  const auto find_factors = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
     const Vec<double> pivot_exp = lanes(rows.pivot_exp, i);
     const Vec<double> others = lanes(rows.sum, i), total = others + pivot_exp;
-    const Offset<double> ref = offset_of<S>(rows, i);
     const Vec<double> g = load(grad + i);
     const Vec<double> w = kIndices ? lanes(rows.target_weight, i) : Vec<double>{};
     const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
@@ -232,7 +245,7 @@ inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
     store_narrow(out.shift + i, ref.shift);
     store_narrow(out.c + i, ref.c - scale.exponent);
     store_narrow(out.factor + i, scale.mantissa);
-    store_narrow(out.grad + i, spread_grad);
+    if constexpr (kHasLinear<kTerms>) store_narrow(out.grad + i, spread_grad);
     if constexpr (kIndices) {
       store_narrow(out.at_pivot + i, at_pivot);
     } else {
@@ -242,7 +255,9 @@ inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
       store_narrow(out.mass + i, mass);
       store_narrow(out.others + i, g * (others * share));
     }
-  }
+  };
+  for_each_offset<S>(rows, n, find_exp);
+  for_each_offset<S>(rows, n, find_factors);
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -66,10 +66,10 @@ class Flat {
  private:
   // The `size` gradients of the vector of rows that begins with row i of the tile.
   void write(const S* x, const A* t, int i, int size, A* g) {
-    const auto factors = factors_.lanes(i);
+    const Factor<S> factors = factors_.of_lanes(i);
     const bool some_lead = !kIndices && factors_.some_lead;
     PivotFactor<A> pivots;
-    if constexpr (!kIndices) pivots = factors_.pivot_lanes(i);
+    if constexpr (!kIndices) pivots = factors_.pivot_of_lanes(i);
     int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row of the kW
     const auto at = [&](V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
@@ -90,11 +90,17 @@ class Flat {
     }
   }
 
-  void put_targets(S* g, int n) const {
+  void put_targets(S* g, int n) {
+    // Conversion is a loop of its own.
+    const S* at_target = reinterpret_cast<const S*>(factors_.at_pivot.values);
+    if constexpr (sizeof(S) != sizeof(A)) {
+      convert(factors_.at_pivot.values, at_target_, n, /*streamed=*/false);
+      at_target = at_target_;
+    }
     for (int i = 0; i < n; ++i) {
       S* row = g + i * classes_;
       if (rows_.counts(i)) {
-        put(row + rows_.pivot[i], factors_.at_pivot[i]);
+        row[rows_.pivot[i]] = at_target[i];
       } else {
         __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
       }
@@ -134,6 +140,7 @@ class Flat {
   alignas(64) Int<A> row_of_[kFlatClasses + kW];
   alignas(64) A weight_of_[kFlatClasses + kW];
   alignas(64) S gathered_[kFlatClasses * kFlatTile];
+  alignas(64) S at_target_[kFlatTile];
   alignas(64) A gradient_[kFlatClasses * kW];
   alignas(64) A targets_[kFlatClasses * kFlatTile];
 };

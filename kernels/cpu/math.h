@@ -67,6 +67,7 @@ template <class T>
 struct Power {
   Vec<T> c;
   static FUSED_CE_INLINE Power of(Vec<T> c) { return {c}; }
+  FUSED_CE_INLINE Power permuted(Vec<Int<T>> from) const { return {permute(c, from)}; }
 };
 #else
 template <class T>
@@ -76,8 +77,17 @@ struct Power {
   static FUSED_CE_INLINE Power of(Vec<T> c) {
     using K = ExpConstants<T>;
     constexpr T kLn2 = T(0.6931471805599453094);
-    const Vec<T> low = (c - T(K::kBias)) * kLn2;
-    return {low, low + T(2 * K::kBias + 1) * kLn2, (K::kRound + T(K::kBias)) - c};
+    return of((c - T(K::kBias)) * kLn2, (K::kRound + T(K::kBias)) - c);
+  }
+  FUSED_CE_INLINE Power permuted(Vec<Int<T>> from) const {
+    return of(permute(low, from), permute(round, from));
+  }
+
+ private:
+  static FUSED_CE_INLINE Power of(Vec<T> low, Vec<T> round) {
+    using K = ExpConstants<T>;
+    constexpr T kLn2 = T(0.6931471805599453094);
+    return {low, low + T(2 * K::kBias + 1) * kLn2, round};
   }
 };
 #endif
@@ -106,6 +116,13 @@ FUSED_CE_INLINE V exp_half(V d, Vec<float> c) {
 }
 #endif
 
+// Masks that are set nowhere.
+struct Nowhere {};
+template <class M>
+inline constexpr bool kIsNowhere = false;
+template <>
+inline constexpr bool kIsNowhere<Nowhere> = true;
+
 // factor * e^d * 2^-c for integer-valued c; relative error of the exponential 1 ulp. Where e^d 2^-c
 // is below the smallest normal number the result is 0 (AVX-512: or the subnormal number); where it
 // is past the largest, infinity (and for d of 2^22 and more perhaps NaN, on AVX-512). The argument
@@ -117,12 +134,16 @@ FUSED_CE_INLINE V exp_half(V d, Vec<float> c) {
 // own precision a relative error of 2^-22 + |d| 2^-23 is nothing; of double, for numbers of float
 // rows.
 //
-// V: a vector, or a pair of them.
-template <class T, bool kShort = false, class V>
-FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T(1))) {
+// V: a vector, or a pair of them. `out`, masks: the lanes whose result is 0 (of NaN perhaps NaN).
+template <class T, bool kShort = false, class V, class M = Nowhere>
+FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T(1)), M out = {}) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
 #if defined(__AVX512F__)
+  if constexpr (!kIsNowhere<M>) {
+    constexpr T kNone = -static_cast<T>(__builtin_inf());
+    d = each([](Vec<T> v, auto lanes) { return lanes ? splat(kNone) : v; }, d, out);
+  }
   if constexpr (kShort && sizeof(T) == 4) return exp_half(d, power.c) * factor;
   d = each([](Vec<T> v) { return at_least<T>(v, splat(K::kLow)); }, d);
   const V n = (d * kLog2E + K::kRound) - K::kRound;
@@ -149,10 +170,15 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T
 #if defined(__AVX512F__)
   return scaled(exp_r, n - power.c) * factor;
 #else
-  const auto power_of = [](Vec<T> v) {
-    return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(v) << K::kMantissaBits);
+  const auto power_of = [](Vec<T> v, auto lanes) {
+    const Vec<Int<T>> bits = bits_as<Vec<Int<T>>>(v) << K::kMantissaBits;
+    // A selection would compete with the products for AMD's two multipliers.
+    if constexpr (kIsNowhere<decltype(lanes)>)
+      return bits_as<Vec<T>>(bits);
+    else
+      return clear_in(lanes, bits_as<Vec<T>>(bits));
   };
-  return exp_r * (factor * each(power_of, rounded));
+  return exp_r * (factor * each(power_of, rounded, out));
 #endif
 }
 
@@ -183,6 +209,12 @@ FUSED_CE_INLINE Vec<double> log_of_parts(Vec<int64_t> exponent, Vec<double> f, V
   return k * K::kLn2High - ((half_square - tail) - f);
 }
 
+// The same for v of sqrt(1/2) and more. (AVX2 has no arithmetic shift of 64 bits.)
+FUSED_CE_INLINE Vec<int64_t> exponent_of_large(Vec<double> v) {
+  constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
+  return bits_as<Vec<int64_t>>(bits_as<Vec<uint64_t>>(bits_as<Vec<int64_t>>(v) - kSqrtHalf) >> 52);
+}
+
 // log(v) for normal v, 0 and infinity.
 FUSED_CE_INLINE Vec<double> log(Vec<double> v) {
   const Vec<int64_t> k = exponent_of(v);
@@ -192,16 +224,18 @@ FUSED_CE_INLINE Vec<double> log(Vec<double> v) {
   return v < __builtin_inf() && v > 0.0 ? result : special;
 }
 
-// log(1 + z) for z in [0, 2^1022] and infinity. f is found from z and not from the rounded 1 + z:
-// the scaled z is exact, and its difference from 1 too, but for 1 + z just above sqrt(2).
-template <bool kShort = false>
+// log(1 + z) for z in [0, 2^1022], and infinity unless kFinite. f is found from z and not from the
+// rounded 1 + z: the scaled z is exact, and its difference from 1 too, but for 1 + z just above
+// sqrt(2).
+template <bool kShort = false, bool kFinite = false>
 FUSED_CE_INLINE Vec<double> log1p(Vec<double> z) {
   const Vec<double> v = 1.0 + z;
-  const Vec<int64_t> k = exponent_of(v);
+  const Vec<int64_t> k = exponent_of_large(v);
   const Vec<double> scale = bits_as<Vec<double>>((1023 - k) << 52);
   const Vec<double> from_one = scale - 1.0, scaled = z * scale;
   const Vec<double> f = scaled + from_one;
   const Vec<double> result = log_of_parts<kShort>(k, f, scaled - (f - from_one));
+  if constexpr (kFinite) return result;
   return v < __builtin_inf() ? result : v;  // and NaN
 }
 

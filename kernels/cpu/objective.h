@@ -63,22 +63,29 @@ class Objective {
 
   // ---- What a class adds. X: a vector, or a pair of them.
 
-  // x: the logit, or -inf in the lanes whose exponential stays out of the sum, as the pivot's does.
+  // Exponentials; the pivot's stays out of the sum, so x is -inf there.
   template <class X>
   static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, X x) {
     sums.exponentials += ref.exp(x);
   }
-  // x: the logit, m: the reference.
+  // What they weigh. m: the reference.
   template <class X>
   static FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) {
     if constexpr (kHasLinear<kTerms>) sums.linear += q * (m - x);
     if constexpr (kHasMass<kTerms>) sums.mass += q;
   }
-  // Both, where they are done at once. `kept`: x of add_exponential.
+  // Both at once. `kept`: x, or -inf at the pivot.
   template <class X>
   static FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
                                        X kept, X q) {
     add_exponential(sums, ref, kept);
+    add_linear(sums, m, x, q);
+  }
+  // The same of the logits x, of which the masks `pivot` say which is the pivot.
+  template <class X, class M>
+  static FUSED_CE_INLINE void add_term_except(Sums<X, kTerms>& sums, const Reference<S>& ref, V m,
+                                              X x, M pivot, X q) {
+    sums.exponentials += ref.exp_except(x, pivot);
     add_linear(sums, m, x, q);
   }
 
@@ -103,8 +110,11 @@ class Objective {
     return softmax - row.grad * q;
   }
   // The same of probabilities, of rows whose pivots may lead.
-  static FUSED_CE_INLINE V gradient(const Factor<S>& row, const PivotFactor<A>& pivot, V x, V q) {
-    return x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);
+  template <class X>
+  static FUSED_CE_INLINE X gradient(const Factor<S>& row, const PivotFactor<A>& pivot, X x, X q) {
+    return each([&](V logits, V weight, V v) __attribute__((
+                    always_inline)) { return logits == pivot.logit ? pivot.gradient(weight) : v; },
+                x, q, gradient(row, x, q));
   }
 
  private:

@@ -15,8 +15,12 @@ inline constexpr int kPlaneTile = 512;
 inline constexpr int kPlanes = 4;
 // How far a target's logit may be above a guessed reference: its exponential fits into double.
 inline constexpr double kFarTarget = 256;
-// Indices: classes whose largest logit is the first guess of a row's reference.
+// Indices: classes whose largest logit is the first guess of a row's reference. The exponentials of
+// half types are the better for a guess near the largest, and so is a linear sum.
 inline constexpr int64_t kProbedPlanes = 8;
+template <class S, Terms kTerms>
+inline constexpr int64_t kGuessedFrom =
+    sizeof(S) == sizeof(Accumulate<S>) && !kHasLinear<kTerms> ? kPlanes : kProbedPlanes;
 
 template <class S, Terms kTerms>
 class Planes {
@@ -33,11 +37,13 @@ class Planes {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
-    find_references(kIndices ? smaller(p_.classes, kProbedPlanes) : p_.classes);
-    sum();
-    if (kIndices && p_.classes > kProbedPlanes && !all_in_range()) {
-      find_references(p_.classes);
-      sum();
+    // The first guess is found on the way.
+    const bool guess = kIndices && p_.classes > kPlanes;
+    if (!guess) find_references();
+    sum(guess);
+    if (kIndices && p_.classes > kGuessedFrom<S, kTerms> && !all_in_range()) {
+      find_references();
+      sum(/*guess=*/false);
     }
     put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
   }
@@ -71,11 +77,10 @@ class Planes {
     return static_cast<const S*>(p_.logits) + base_ + c * p_.logits_strides.classes;
   }
 
-  // The references: the largest of the first logits of each row; beside probabilities of all, and
-  // its class is the pivot.
-  void find_references(int64_t classes) {
-    for (int64_t first = 0; first < classes; first += kPlanes) {
-      const int planes = static_cast<int>(smaller<int64_t>(classes - first, kPlanes));
+  // The references: the largest of each row's logits; beside probabilities its class is the pivot.
+  void find_references() {
+    for (int64_t first = 0; first < p_.classes; first += kPlanes) {
+      const int planes = static_cast<int>(smaller<int64_t>(p_.classes - first, kPlanes));
       const S* next = logits_after(first);
       for (int i = 0; i < n_; i += kW) {
         prefetch(next, i);
@@ -96,14 +101,18 @@ class Planes {
 
   bool all_in_range() const {
     const double limit = largest_sum<S>(kHasLinear<kTerms>, p_.classes);
-    bool in_range = true;
-    for (int i = 0; i < n_; i += kLanes<double>) {
-      const Vec<double> sum = lanes(rows_.sum, i), m = lanes(rows_.reference, i);
-      in_range &= all_lanes((sum >= 0.0) & (sum < limit) & (m != static_cast<double>(kNone)));
+    I usable = ~I{};
+    for (int i = 0; i < n_; i += kW) {
+      const V m = load(rows_.reference + i);
       // The target's own exponential is not in the sum.
-      in_range &= all_lanes(lanes(rows_.pivot_logit, i) - m < kFarTarget);
+      usable &= (m != kNone) & (load(rows_.pivot_logit + i) - m < static_cast<A>(kFarTarget));
     }
-    return in_range;
+    Vec<int64_t> in_range = ~Vec<int64_t>{};
+    for (int i = 0; i < n_; i += kLanes<double>) {
+      const Vec<double> sum = lanes(rows_.sum, i);
+      in_range &= (sum >= 0.0) & (sum < limit);
+    }
+    return all_lanes(usable) && all_lanes(in_range);
   }
 
   // What the logits of class c weigh in the linear sums of rows i, i + 1, ..
@@ -123,25 +132,28 @@ class Planes {
   }
 
   // Finds the rows' sums and the pivots' logits.
-  void sum() {
+  void sum(bool guess) {
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
       const int64_t left = p_.classes - first;
       if (left >= kPlanes) {
-        sum_planes<true>(first, kPlanes);
+        sum_planes<true>(first, kPlanes, guess && first == 0);
       } else {
-        sum_planes<false>(first, static_cast<int>(left));
+        sum_planes<false>(first, static_cast<int>(left), /*guess=*/false);
       }
     }
     for (int i = 0; i < n_; i += kW) rows_.settle_lanes(i);
     // A NaN of an ignored row must not send the tile to the slow path.
-    for (int i = 0; kIndices && i < padded(n_); ++i) {
-      if (!rows_.counts(i)) rows_.reference[i] = 0, rows_.sum[i] = 1;
+    for (int first = 0; kIndices && first < n_; first += kW) {
+      if (all_lanes(load(rows_.pivot + first) >= 0)) continue;
+      for (int i = first; i < first + kW; ++i) {
+        if (!rows_.counts(i)) rows_.reference[i] = 0, rows_.sum[i] = 1;
+      }
     }
   }
 
   // kAll: `planes` is kPlanes, and the loops over it are unrolled.
   template <bool kAll>
-  void sum_planes(int64_t first, int planes) {
+  void sum_planes(int64_t first, int planes, bool guess) {
     const A* t[kPlanes] = {};
     const S* x[kPlanes];
     for (int k = 0; k < planes; ++k) {
@@ -149,27 +161,56 @@ class Planes {
       if constexpr (!kIndices) t[k] = probabilities(first + k, targets_[k]);
     }
     const bool fresh = first == 0;
-    const S* next = logits_after(first);
+    // The guess looks at planes after these as well, which should have been fetched a while ago.
+    constexpr bool kLooksAhead = kGuessedFrom<S, kTerms> > kPlanes;
+    const int ahead =
+        kLooksAhead ? static_cast<int>(smaller(p_.classes, kProbedPlanes)) - kPlanes : 0;
+    const S* next = logits_after(first) + (kLooksAhead && guess ? kPlaneTile / 4 : 0);
     const char* next_t = !kIndices ? probabilities_after(first) : nullptr;
     const auto add = [&](int i, auto load_logits) __attribute__((always_inline)) {
       prefetch(next, i);
       if constexpr (!kIndices) prefetch_probabilities(next_t, i);
-      const V m = load(rows_.reference + i);
-      const Reference<S> ref = references_[i / kW];
+      V m;
+      Reference<S> ref;
+      if (kIndices && kAll && guess) {
+        m = splat(kNone);
+#pragma GCC unroll 4
+        for (int k = 0; k < kPlanes; ++k) m = larger(m, load_logits(x[k] + i));
+        for (int k = 0; k < ahead; ++k)
+          m = larger(m, load_logits(x[0] + (kPlanes + k) * p_.logits_strides.classes + i));
+        ref = Reference<S>(Offset<A>::template of<S>(m));
+        store(rows_.reference + i, m);
+        references_[i / kW] = ref;
+      } else {
+        m = load(rows_.reference + i);
+        ref = references_[i / kW];
+      }
       V pivot_logit = fresh ? V{} : load(rows_.pivot_logit + i);
       const I pivot = load(rows_.pivot + i) - static_cast<Int<A>>(first);
-      Sums<V, kTerms> halves[2];  // a sum of two sums is rounded less often than a chain
-#pragma GCC unroll 4
-      for (int k = 0; k < kPlanes; ++k) {
-        if (!kAll && k >= planes) break;
+      const auto load_class = [&](int k, I& is_pivot) __attribute__((always_inline)) {
         const V logits = load_logits(x[k] + i);
-        const auto is_pivot = pivot == static_cast<Int<A>>(k);
-        pivot_logit = is_pivot ? logits : pivot_logit;
-        const V kept = is_pivot ? splat(kNone) : logits;
-        objective_.add_term(halves[k % 2], ref, m, logits, kept, weights(first + k, i, t[k]));
+        is_pivot = pivot == static_cast<Int<A>>(k);
+        pivot_logit = put_in(pivot_logit, is_pivot, logits);
+        return logits;
+      };
+      Sums<Pair<V>, kTerms> halves;  // a sum of two sums is rounded less often than a chain
+      Sums<V, kTerms> rest;
+#pragma GCC unroll 2
+      for (int k = 0; k + 2 <= kPlanes; k += 2) {
+        if (!kAll && k + 2 > planes) break;
+        Pair<I> is_pivot;
+        const Pair<V> logits = {load_class(k, is_pivot.a), load_class(k + 1, is_pivot.b)};
+        const Pair<V> q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
+        objective_.add_term_except(halves, ref, m, logits, is_pivot, q);
+      }
+      if (!kAll && planes % 2 == 1) {
+        I is_pivot;
+        const int k = planes - 1;
+        const V logits = load_class(k, is_pivot);
+        objective_.add_term_except(rest, ref, m, logits, is_pivot, weights(first + k, i, t[k]));
       }
       store(rows_.pivot_logit + i, pivot_logit);
-      rows_.add_lanes(i, halves[0] + halves[1], fresh);
+      rows_.add_lanes(i, kAll ? folded(halves) : folded(halves) + rest, fresh);
     };
     int i = 0;
     for (; i + kW <= n_; i += kW) add(i, [&](const S* p) { return objective_.logits(p); });
@@ -206,7 +247,7 @@ class Planes {
   }
 
   void write(const Backward& back, bool streamed) {
-    for (int i = 0; i < n_; i += kW) factor_[i / kW] = factors_.lanes(i).in_order();
+    for (int i = 0; i < n_; i += kW) factor_[i / kW] = factors_.of_lanes(i);
     for (int64_t first = 0; first < p_.classes; first += kPlanes) {
       const int64_t left = p_.classes - first;
       if (left >= kPlanes) {
@@ -239,19 +280,30 @@ class Planes {
       const Factor<S> factor = factor_[i / kW];
       const I y = !kIndices ? I{} : load(rows_.pivot + i) - static_cast<Int<A>>(first);
       PivotFactor<A> pivot;
-      if constexpr (!kIndices) pivot = factors_.pivot_lanes(i);
+      if constexpr (!kIndices) pivot = factors_.pivot_of_lanes(i);
       const I counted = !kIndices ? ~I{} : load(rows_.pivot + i) >= 0;
-#pragma GCC unroll 4
-      for (int k = 0; k < kPlanes; ++k) {
-        if (!kAll && k >= planes) break;
-        const V logits = load_logits(x[k] + i), q = weights(first + k, i, t[k]);
-        V v = some_lead ? objective_.gradient(factor, pivot, logits, q)
-                        : objective_.gradient(factor, logits, q);
+      const auto finish = [&](int k, V v) __attribute__((always_inline)) {
         if constexpr (kIndices) {
           v = y == static_cast<Int<A>>(k) ? load(factors_.at_pivot + i) : v;
           v = bits_as<V>(bits_as<I>(v) & counted);
         }
         put(g[k] + i, v);
+      };
+#pragma GCC unroll 2
+      for (int k = 0; k + 2 <= kPlanes; k += 2) {
+        if (!kAll && k + 2 > planes) break;
+        const Pair<V> logits = {load_logits(x[k] + i), load_logits(x[k + 1] + i)};
+        const Pair<V> q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
+        const Pair<V> v = some_lead ? objective_.gradient(factor, pivot, logits, q)
+                                    : objective_.gradient(factor, logits, q);
+        finish(k, v.a);
+        finish(k + 1, v.b);
+      }
+      if (!kAll && planes % 2 == 1) {
+        const int k = planes - 1;
+        const V logits = load_logits(x[k] + i), q = weights(first + k, i, t[k]);
+        finish(k, some_lead ? objective_.gradient(factor, pivot, logits, q)
+                            : objective_.gradient(factor, logits, q));
       }
     };
     int i = 0;

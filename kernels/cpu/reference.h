@@ -88,10 +88,24 @@ class Reference {
       : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0))) {}
 
   // factor * e^x, relative to the reference. V: a vector or a pair.
-  template <class V>
-  FUSED_CE_INLINE V exp(V x, Vec<A> factor = splat(A(1))) const {
+  template <class V, class M = Nowhere>
+  FUSED_CE_INLINE V exp(V x, Vec<A> factor = splat(A(1)), M out = {}) const {
     const V d = shifted_ ? x - shift_ : x;
-    return exp_scaled<A, sizeof(S) == 2>(d, power_, factor);
+    return exp_scaled<A, sizeof(S) == 2>(d, power_, factor, out);
+  }
+  // Lane i of the result is the reference of lane from[i].
+  FUSED_CE_INLINE Reference permuted(Vec<Int<A>> from) const {
+    Reference result;
+    result.shift_ = shifted_ ? permute(shift_, from) : Vec<A>{};
+    result.power_ = power_.permuted(from);
+    result.shifted_ = shifted_;
+    return result;
+  }
+
+  // 0 in the lanes of the masks `out`
+  template <class V, class M>
+  FUSED_CE_INLINE V exp_except(V x, M out) const {
+    return exp(x, splat(A(1)), out);
   }
 
  private:

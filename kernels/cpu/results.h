@@ -12,6 +12,15 @@ struct TaskSums {
   void note(int64_t bad) {
     if (bad_row == kNoBadRow) bad_row = bad;
   }
+  // Rows' losses, and what their targets weigh.
+  void add(const Problem& p, const double* losses, const double* weights, int n) {
+    if (p.weight) {
+      loss.add(losses, n);
+      weight.add(weights, n);
+    } else {
+      loss.add_and_count(losses, weight, weights, n);
+    }
+  }
   Partial partial() const { return {loss.total(), weight.total(), bad_row}; }
 };
 
@@ -54,23 +63,17 @@ inline void put_losses(const Forward& out, const double* loss, int64_t first, in
   }
 }
 
-// Adds up what the targets of n rows weigh.
-inline void add_weights(const Problem& p, const double* weights, int n, TaskSums& sums) {
-  if (p.weight) {
-    sums.weight.add(weights, n);
-  } else {
-    sums.weight.count(weights, n);
-  }
-}
-
 // Finishes rows [first, first + n), whose states these are. `loss` is a buffer.
 template <class S, Terms kTerms, int kRows>
 inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
                      RowStates<Accumulate<S>, kTerms, kRows>& rows, int64_t first, int n,
                      const Forward& out, double* loss, TaskSums& sums) {
   objective.finish(rows, n, loss);
-  sums.loss.add(loss, n);
-  if constexpr (!kHasMass<kTerms>) add_weights(p, rows.target_weight, n, sums);
+  if constexpr (kHasMass<kTerms>) {
+    sums.loss.add(loss, n);
+  } else {
+    sums.add(p, loss, rows.target_weight, n);
+  }
   if (out.saved.reference) put_saved(out, rows, first, n);
   if (out.loss) put_losses(out, loss, first, n);
 }

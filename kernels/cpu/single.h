@@ -30,9 +30,10 @@ class Single {
       }
       if constexpr (kIndices) {
         for (int i = 0; i < n; ++i) loss_[i] = rows_.counts(i) ? loss_[i] : 0;
-        add_weights(p_, rows_.target_weight, n, sums);
+        sums.add(p_, loss_, rows_.target_weight, n);
+      } else {
+        sums.loss.add(loss_, n);
       }
-      sums.loss.add(loss_, n);
       if (out.loss) put_losses(out, loss_, first, n);
     }
     return sums.partial();

@@ -31,7 +31,7 @@ struct Pivots {
 
   bool counts(int i) const { return pivot[i] >= 0; }
   auto counting_lanes(int i) const {  // as many as double has
-    return __builtin_convertvector(load_narrow(pivot + i), Vec<int64_t>) >= int64_t{0};
+    return widen_integers<Int<A>>(load_narrow<Int<A>>(pivot + i)) >= int64_t{0};
   }
   void leave_out(int i, NoClass why) {
     pivot[i] = why;

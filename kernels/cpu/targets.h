@@ -30,7 +30,7 @@ FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n
       T some[kW] = {};
       const bool all = i + kW <= n;
       if (!all) __builtin_memcpy(some, y + i, static_cast<size_t>(n - i) * sizeof(T));
-      const V c = __builtin_convertvector(load_narrow(all ? y + i : some), V);
+      const V c = widen_integers<T>(load_narrow(all ? y + i : some));
       const V in_range = (c >= 0) & (c < p.classes);
       const V asked = all ? c != p.ignore_index
                           : (c != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));

@@ -41,6 +41,7 @@ FUSED_CE_VECTOR_OF(double)
 FUSED_CE_VECTOR_OF(int32_t)
 FUSED_CE_VECTOR_OF(int64_t)
 FUSED_CE_VECTOR_OF(uint32_t)
+FUSED_CE_VECTOR_OF(uint64_t)
 #undef FUSED_CE_VECTOR_OF
 template <class T>
 using Vec = typename VecOf<T>::type;
@@ -118,6 +119,24 @@ inline void store_narrow(T* p, V v) {
   __builtin_memcpy(p, &narrow, sizeof(narrow));
 }
 
+// Integers of a narrower type, or of int64_t itself, as lanes of int64_t. (gcc 12 takes these
+// conversions apart.)
+template <class T>
+inline Vec<int64_t> widen_integers(typename NarrowOf<T>::type v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 1)
+    return bits_as<Vec<int64_t>>(_mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bits_as<long long>(v))));
+  if constexpr (sizeof(T) == 4)
+    return bits_as<Vec<int64_t>>(_mm512_cvtepi32_epi64(bits_as<__m256i>(v)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 1)
+    return bits_as<Vec<int64_t>>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bits_as<int>(v))));
+  if constexpr (sizeof(T) == 4)
+    return bits_as<Vec<int64_t>>(_mm256_cvtepi32_epi64(bits_as<__m128i>(v)));
+#endif
+  return __builtin_convertvector(v, Vec<int64_t>);
+}
+
 template <class T>
 inline Vec<T> iota() {
   Vec<T> v{};
@@ -173,6 +192,27 @@ inline Vec<T> at_most(Vec<T> v, Vec<T> high) {
 #endif
 }
 
+// 0 in the lanes of a mask. (gcc makes a selection of `v & ~lanes`.)
+template <class V, class M>
+FUSED_CE_INLINE V clear_in(M lanes, V v) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return bits_as<V>(_mm256_andnot_ps(bits_as<__m256>(lanes), bits_as<__m256>(v)));
+#else
+  return bits_as<V>(bits_as<M>(v) & ~lanes);
+#endif
+}
+
+// v in the lanes of a mask, where `before` is 0; and `before` in the others. (A selection would
+// compete with products for AMD's two multipliers.)
+template <class V, class M>
+FUSED_CE_INLINE V put_in(V before, M lanes, V v) {
+#if defined(__AVX512F__)
+  return lanes ? v : before;
+#else
+  return bits_as<V>(bits_as<M>(before) | (bits_as<M>(v) & lanes));
+#endif
+}
+
 template <class V>
 inline V larger(V a, V b) {
   return b > a ? b : a;
@@ -216,12 +256,14 @@ inline T max_lane(Vec<T> v) {
   return fold_lanes<T>(v, [](auto a, auto b) { return larger(a, b); });
 }
 
-// Half a vector of floats, and the two halves of a whole one, widened. (gcc 12 takes a conversion
-// to 64 bytes apart.)
+// Half a vector of floats, and the two halves of a whole one, widened. (gcc 12 takes conversions to
+// wider lanes apart: a store, six conversions and insertions for what is one instruction.)
 typedef float HalfOfFloats __attribute__((vector_size(kVectorBytes / 2)));
 inline Vec<double> widen_half(HalfOfFloats v) {
 #if defined(__AVX512F__)
   return _mm512_cvtps_pd(v);
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(v);
 #else
   return __builtin_convertvector(v, Vec<double>);
 #endif

@@ -17,14 +17,6 @@ inline constexpr int kFewTile = 128;
 // every class with the target.
 inline constexpr int kSoughtClasses = 2 * kLanes<float>;
 
-// The exponentials of a row that are added up in their own type before they go into double. Sums of
-// float are rounded every time, which a row of few terms does not average out: up to 2.2 ulp of its
-// loss with so many, and 4.6 with 16, where half types do not notice.
-template <class S>
-int few_lane_terms(int classes) {
-  return sizeof(S) == sizeof(float) ? larger(classes / 16, 1) : kLaneTerms<S>;
-}
-
 template <class S, Terms kTerms>
 class Few {
   using A = Accumulate<S>;
@@ -40,10 +32,7 @@ class Few {
 
  public:
   explicit Few(const Problem& problem)
-      : p_(problem),
-        classes_(static_cast<int>(problem.classes)),
-        lane_terms_(few_lane_terms<S>(classes_)),
-        objective_(problem) {}
+      : p_(problem), classes_(static_cast<int>(problem.classes)), objective_(problem) {}
 
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
@@ -199,32 +188,61 @@ class Few {
     return load(pivot_logit);
   }
 
+  // Sums of float are rounded every time, which a row of few terms does not average out: two of
+  // them are added before they go into double, four where a row has more, or eight, as a tree. Half
+  // types do not notice, and double has digits to spare.
   void add_up(int i, const V* kept) {
-    const Reference<S> ref(Offset<A>::template of<S>(load(rows_.reference + i)));
-    // The next tile's logits are fetched meanwhile, a line now and then: all at once, they would
-    // keep the processor waiting.
-    const S* next = logits_ + (n_ + i) * classes_;
-    const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int k) __attribute__((always_inline)) {
-      constexpr int kLine = 64 / static_cast<int>(sizeof(S));
-      if (k * kW % kLine == 0) __builtin_prefetch(next + k * kW, 0, 2);
-      if (kW >= kLine) __builtin_prefetch(next + (k + 1) * kW, 0, 2);
-      objective_.add_exponential(sums, ref, Pair<V>{kept[k], kept[k + 1]});
-    };
+    const Exponentials exponentials{Offset<A>::template of<S>(load(rows_.reference + i)), kept,
+                                    logits_ + (n_ + i) * classes_};
+    constexpr bool kOften = sizeof(S) == sizeof(float);
     LaneSums<A, kTerms> total;
     int c = 0;
-    while (c + 2 <= classes_) {
-      Sums<Pair<V>, kTerms> sums;
-      const int end = smaller(classes_, c + 2 * lane_terms_);
-      for (; c + 2 <= end; c += 2) add_pair(sums, c);
-      total.add_exponentials(folded(sums));
+    const auto add = [&]<int kPairs>(int trees) __attribute__((always_inline)) {
+      while (c + 2 * kPairs <= classes_) {
+        auto sums = exponentials.template tree<kPairs>(c);
+        c += 2 * kPairs;
+        for (int t = 1; t < trees && c + 2 * kPairs <= classes_; ++t, c += 2 * kPairs)
+          sums = sums + exponentials.template tree<kPairs>(c);
+        total.add_exponentials(folded(sums));
+      }
+    };
+    if (classes_ >= 64) {
+      add.template operator()<4>(kOften ? 1 : 4);
+    } else if (classes_ >= 32) {
+      add.template operator()<2>(kOften ? 1 : 4);
     }
-    if (c < classes_) {
-      Sums<V, kTerms> last;
-      objective_.add_exponential(last, ref, kept[c]);
-      total.add_exponentials(last);
-    }
+    add.template operator()<1>(kOften ? 1 : 4);
+    if (c < classes_) total.add_exponentials(objective_.exponential(exponentials.ref, kept[c]));
     rows_.put_exponentials(i, total);
   }
+
+  // Of a vector of rows, whose logits are kept.
+  struct Exponentials {
+    const Reference<S> ref;
+    const V* kept;
+    const S* next;  // the logits of the next tile's rows
+
+    explicit FUSED_CE_INLINE Exponentials(const Offset<A>& offset, const V* k, const S* n)
+        : ref(offset), kept(k), next(n) {}
+
+    // The sum of kPairs pairs of classes from class c on.
+    template <int kPairs>
+    FUSED_CE_INLINE Sums<Pair<V>, kTerms> tree(int c) const {
+      if constexpr (kPairs == 1) {
+        prefetch(c);
+        return Objective<S, kTerms>::exponential(ref, Pair<V>{kept[c], kept[c + 1]});
+      } else {
+        return tree<kPairs / 2>(c) + tree<kPairs / 2>(c + kPairs);
+      }
+    }
+    // The next tile's logits are fetched meanwhile, a line now and then: all at once, they would
+    // keep the processor waiting.
+    FUSED_CE_INLINE void prefetch(int c) const {
+      constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+      if (c * kW % kLine == 0) __builtin_prefetch(next + c * kW, 0, 2);
+      if (kW >= kLine) __builtin_prefetch(next + (c + 1) * kW, 0, 2);
+    }
+  };
 
   // Of class indices.
   bool all_in_range() const {
@@ -240,7 +258,6 @@ class Few {
 
   const Problem& p_;
   const int classes_;
-  const int lane_terms_;
   const Objective<S, kTerms> objective_;
   const S* logits_ = nullptr;
   int64_t first_ = 0;

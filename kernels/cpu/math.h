@@ -116,27 +116,32 @@ FUSED_CE_INLINE V exp_half(V d, Vec<float> c) {
 }
 #endif
 
-// Masks that are set nowhere.
+// Masks that are set nowhere, and the factor 1.
 struct Nowhere {};
 template <class M>
 inline constexpr bool kIsNowhere = false;
 template <>
 inline constexpr bool kIsNowhere<Nowhere> = true;
+struct One {};
+template <class F>
+inline constexpr bool kIsOne = false;
+template <>
+inline constexpr bool kIsOne<One> = true;
 
 // factor * e^d * 2^-c for integer-valued c; relative error of the exponential 1 ulp. Where e^d 2^-c
 // is below the smallest normal number the result is 0 (AVX-512: or the subnormal number); where it
-// is past the largest, infinity (and for d of 2^22 and more perhaps NaN, on AVX-512). The argument
-// is reduced by Cody and Waite's two-part ln 2 (Software Manual for the Elementary Functions,
-// 1980), which needs no fused multiply-add to be exact; taking the reference out as an integer
-// power of two costs no rounding at all.
+// is past the largest, infinity (with a factor, or for d of 2^22 and more on AVX-512, perhaps NaN).
+// The argument is reduced by Cody and Waite's two-part ln 2 (Software Manual for the Elementary
+// Functions, 1980), which needs no fused multiply-add to be exact; taking the reference out as an
+// integer power of two costs no rounding at all.
 //
 // kShort: for results of the next narrower type. Of float, for logits of a half type, near whose
 // own precision a relative error of 2^-22 + |d| 2^-23 is nothing; of double, for numbers of float
 // rows.
 //
 // V: a vector, or a pair of them. `out`, masks: the lanes whose result is 0 (of NaN perhaps NaN).
-template <class T, bool kShort = false, class V, class M = Nowhere>
-FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T(1)), M out = {}) {
+template <class T, bool kShort = false, class V, class F = One, class M = Nowhere>
+FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = {}) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
 #if defined(__AVX512F__)
@@ -144,7 +149,8 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T
     constexpr T kNone = -static_cast<T>(__builtin_inf());
     d = each([](Vec<T> v, auto lanes) { return lanes ? splat(kNone) : v; }, d, out);
   }
-  if constexpr (kShort && sizeof(T) == 4) return exp_half(d, power.c) * factor;
+  if constexpr (kShort && sizeof(T) == 4 && kIsOne<F>) return exp_half(d, power.c);
+  if constexpr (kShort && sizeof(T) == 4 && !kIsOne<F>) return exp_half(d, power.c) * factor;
   d = each([](Vec<T> v) { return at_least<T>(v, splat(K::kLow)); }, d);
   const V n = (d * kLog2E + K::kRound) - K::kRound;
 #else
@@ -161,14 +167,16 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T
     r = (d - n * K::kLn2High) - n * K::kLn2Low;
     q = polynomial(K::kQ, r);
   }
-  const V exp_r = (q * r + T(1)) * r + T(1);
+  const V slope = q * r + T(1);
 #else
   const V r = (d - n * K::kLn2High) - n * K::kLn2Low;
-  const V exp_r = (polynomial(K::kQ, r) * r * r + r) + T(1);
+  const V slope = polynomial(K::kQ, r) * r + T(1);
 #endif
-  // The factor meets the power of two, which is there long before the polynomial.
 #if defined(__AVX512F__)
-  return scaled(exp_r, n - power.c) * factor;
+  const auto times_power = [](auto v, V power_of_two) __attribute__((always_inline)) {
+    return each([](Vec<T> x, Vec<T> n) { return scale(x, n); }, v, power_of_two);
+  };
+  const V exponent = n - power.c;
 #else
   const auto power_of = [](Vec<T> v, auto lanes) {
     const Vec<Int<T>> bits = bits_as<Vec<Int<T>>>(v) << K::kMantissaBits;
@@ -178,8 +186,18 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, Vec<T> factor = splat(T
     else
       return clear_in(lanes, bits_as<Vec<T>>(bits));
   };
-  return exp_r * (factor * each(power_of, rounded, out));
+  const auto times_power = [](auto v, V power_of_two)
+                               __attribute__((always_inline)) { return v * power_of_two; };
+  const V exponent = each(power_of, rounded, out);
 #endif
+  if constexpr (kIsOne<F>) {
+    return times_power(slope * r + T(1), exponent);
+  } else {
+    // The factor meets the power of two, which is there long before the polynomial, and both take
+    // part in the last addition: the product is rounded once, and not twice.
+    const V scaled_factor = times_power(factor, exponent), rest = slope * r;
+    return rest * scaled_factor + scaled_factor;
+  }
 }
 
 // v = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): the integer k, for normal v.

@@ -63,12 +63,14 @@ class Objective {
 
   // ---- What a class adds. X: a vector, or a pair of them.
 
-  // Exponentials; the pivot's stays out of the sum, so x is -inf there.
+  // The exponential; the pivot's stays out of the sum, so x is -inf there.
   template <class X>
-  static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, X x) {
-    sums.exponentials += ref.exp(x);
+  static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Reference<S>& ref, X x) {
+    Sums<X, kTerms> sums;
+    sums.exponentials = ref.exp(x);
+    return sums;
   }
-  // What they weigh. m: the reference.
+  // What it weighs. m: the reference.
   template <class X>
   static FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) {
     if constexpr (kHasLinear<kTerms>) sums.linear += q * (m - x);
@@ -78,7 +80,7 @@ class Objective {
   template <class X>
   static FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
                                        X kept, X q) {
-    add_exponential(sums, ref, kept);
+    sums.exponentials += ref.exp(kept);
     add_linear(sums, m, x, q);
   }
   // The same of the logits x, of which the masks `pivot` say which is the pivot.
@@ -110,11 +112,8 @@ class Objective {
     return softmax - row.grad * q;
   }
   // The same of probabilities, of rows whose pivots may lead.
-  template <class X>
-  static FUSED_CE_INLINE X gradient(const Factor<S>& row, const PivotFactor<A>& pivot, X x, X q) {
-    return each([&](V logits, V weight, V v) __attribute__((
-                    always_inline)) { return logits == pivot.logit ? pivot.gradient(weight) : v; },
-                x, q, gradient(row, x, q));
+  static FUSED_CE_INLINE V gradient(const Factor<S>& row, const PivotFactor<A>& pivot, V x, V q) {
+    return x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);
   }
 
  private:

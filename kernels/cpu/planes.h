@@ -289,22 +289,29 @@ class Planes {
         }
         put(g[k] + i, v);
       };
+      const auto one = [&](int k) __attribute__((always_inline)) {
+        const V logits = load_logits(x[k] + i), q = weights(first + k, i, t[k]);
+        finish(k, some_lead ? objective_.gradient(factor, pivot, logits, q)
+                            : objective_.gradient(factor, logits, q));
+      };
+      if constexpr (!kIndices) {  // from memory, a pair takes a tenth longer
+#pragma GCC unroll 4
+        for (int k = 0; k < kPlanes; ++k) {
+          if (!kAll && k >= planes) break;
+          one(k);
+        }
+        return;
+      }
 #pragma GCC unroll 2
       for (int k = 0; k + 2 <= kPlanes; k += 2) {
         if (!kAll && k + 2 > planes) break;
         const Pair<V> logits = {load_logits(x[k] + i), load_logits(x[k + 1] + i)};
         const Pair<V> q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
-        const Pair<V> v = some_lead ? objective_.gradient(factor, pivot, logits, q)
-                                    : objective_.gradient(factor, logits, q);
+        const Pair<V> v = objective_.gradient(factor, logits, q);
         finish(k, v.a);
         finish(k + 1, v.b);
       }
-      if (!kAll && planes % 2 == 1) {
-        const int k = planes - 1;
-        const V logits = load_logits(x[k] + i), q = weights(first + k, i, t[k]);
-        finish(k, some_lead ? objective_.gradient(factor, pivot, logits, q)
-                            : objective_.gradient(factor, logits, q));
-      }
+      if (!kAll && planes % 2 == 1) one(planes - 1);
     };
     int i = 0;
     for (; i + kW <= n_; i += kW) {

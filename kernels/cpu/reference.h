@@ -87,11 +87,19 @@ class Reference {
   explicit FUSED_CE_INLINE Reference(const Offset<A>& offset)
       : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0))) {}
 
-  // factor * e^x, relative to the reference. V: a vector or a pair.
-  template <class V, class M = Nowhere>
-  FUSED_CE_INLINE V exp(V x, Vec<A> factor = splat(A(1)), M out = {}) const {
-    const V d = shifted_ ? x - shift_ : x;
-    return exp_scaled<A, sizeof(S) == 2>(d, power_, factor, out);
+  // e^x, relative to the reference; times a factor; or 0 in the lanes of the masks `out`. V: a
+  // vector or a pair.
+  template <class V>
+  FUSED_CE_INLINE V exp(V x) const {
+    return exp_scaled<A, kShort>(from_shift(x), power_);
+  }
+  template <class V>
+  FUSED_CE_INLINE V exp(V x, Vec<A> factor) const {
+    return exp_scaled<A, kShort>(from_shift(x), power_, factor);
+  }
+  template <class V, class M>
+  FUSED_CE_INLINE V exp_except(V x, M out) const {
+    return exp_scaled<A, kShort>(from_shift(x), power_, One{}, out);
   }
   // Lane i of the result is the reference of lane from[i].
   FUSED_CE_INLINE Reference permuted(Vec<Int<A>> from) const {
@@ -102,13 +110,14 @@ class Reference {
     return result;
   }
 
-  // 0 in the lanes of the masks `out`
-  template <class V, class M>
-  FUSED_CE_INLINE V exp_except(V x, M out) const {
-    return exp(x, splat(A(1)), out);
+ private:
+  static constexpr bool kShort = sizeof(S) == 2;
+
+  template <class V>
+  FUSED_CE_INLINE V from_shift(V x) const {
+    return shifted_ ? x - shift_ : x;
   }
 
- private:
   Vec<A> shift_;
   Power<A> power_;
   bool shifted_;

@@ -19,8 +19,8 @@ inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
 // even where all of a row's mass lies in one lane. Half types do not notice.
 template <class S>
 inline constexpr int kLaneTerms = sizeof(S) != sizeof(float) ? 16
-                                  : kLanes<float> > 8        ? 4
-                                                             : 8;
+                                  : kLanes<float> == 8       ? 8
+                                                             : 4;
 
 // V: a vector, or a pair of them.
 template <class V, Terms kTerms>

@@ -28,6 +28,6 @@ int64_t workspace_bytes(const Problem& problem);
 // for cudaGetLastError.
 void forward(const Problem& problem, const Forward& out, const Totals& totals, void* workspace,
              Stream stream);
-void backward(const Problem& problem, const Backward& out, Stream stream);
+void backward(const Problem& problem, const Backward& back, Stream stream);
 
 }  // namespace fused_ce::cuda

@@ -6,13 +6,12 @@
 
 namespace fused_ce::cuda {
 
-// Rows of at most so many classes: with more, a tile would fill the shared memory.
-inline constexpr int64_t kFewClasses = 32;
-// Rows a tile, and threads a block.
-inline constexpr int kFewRows = 128;
 // As kRowBlocks in rows.cuh: at most 64 registers a thread; 168 of double.
 template <class S>
 inline constexpr int kFewBlocks = sizeof(S) == 8 ? 3 : 8;
+
+static_assert(kFewRows * (kFewClasses + 2) * sizeof(double) <= 48 * 1024,
+              "shared memory of a block");
 
 // Elements from row to row of a tile: such that the rows' same classes lie in different banks.
 inline int few_pitch(int64_t classes, int size) {
@@ -25,7 +24,7 @@ template <class S, Terms kTerms>
 class FewTile {
   using A = Accumulate<S>;
   static constexpr int kN = kVector<S>;
-  static constexpr int kGroup = 4;  // classes at a time: added up before Sum, which costs more
+  static constexpr int kTogether = 4;  // classes: added up before Sum, which costs more
 
  public:
   __device__ FewTile(const SmoothedProblem<S>& p, S* shared, int pitch)
@@ -46,9 +45,9 @@ class FewTile {
   }
 
   // The tile to where the gradients of those rows belong.
-  __device__ void store(const Backward& out, int64_t first, int n) const {
-    auto* grad = static_cast<S*>(out.grad_logits);
-    for_runs(grad, out.grad_strides, first, n, [&]<int kRun>(S* to, int e) {
+  __device__ void store(const Backward& back, int64_t first, int n) const {
+    auto* grad = static_cast<S*>(back.grad_logits);
+    for_runs(grad, back.grad_strides, first, n, [&]<int kRun>(S* to, int e) {
       Values<S, kRun> values;
 #pragma unroll
       for (int k = 0; k < kRun; ++k) values.v[k] = tile_[place(e + k)];
@@ -65,7 +64,7 @@ class FewTile {
     const Reference<S> ref(Offset<S>::of(m));
     const int target = static_cast<int>(y);
     RowSums<A, kTerms> sums;
-    for_groups([&]<int n>(int begin) {
+    for_classes([&]<int n>(int begin) {
       with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
         PlainSums<A, kTerms> plain;
 #pragma unroll
@@ -86,7 +85,7 @@ class FewTile {
     const int64_t t = probabilities_offset(p_, i);
     const Reference<S> ref(factors.offset);
     const int target = static_cast<int>(factors.target);
-    for_groups([&]<int n>(int begin) {
+    for_classes([&]<int n>(int begin) {
       with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
 #pragma unroll
         for (int k = 0; k < n; ++k) {
@@ -100,24 +99,24 @@ class FewTile {
  private:
   // Calls f<n>(c) for classes c + [0, n): all of a row's.
   template <class F>
-  __device__ __forceinline__ void for_groups(F f) const {
+  __device__ __forceinline__ void for_classes(F f) const {
     int c = 0;
-    for (; c + kGroup <= classes_; c += kGroup) f.template operator()<kGroup>(c);
+    for (; c + kTogether <= classes_; c += kTogether) f.template operator()<kTogether>(c);
     for (; c < classes_; ++c) f.template operator()<1>(c);
   }
   __device__ bool is_dense(const Strides& s) const {
     return p_.inner == 1 && s.classes == 1 && s.outer == classes_;
   }
   // Element e of the tile's n * C lies in this row: a division by C, exact for e < 2^32 / C.
-  __device__ int row_of(int e) const { return classes_ > 1 ? quotient(e) : e; }
+  __device__ int row_of(int e) const { return classes_ > 1 ? divided(e) : e; }
   // Where that element lies in memory, if the tile begins with row `first`.
   __device__ int64_t offset(const Strides& s, int64_t first, int e) const {
     const int r = row_of(e);
     return row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
   }
   // Without a branch: the pitch of one class is one, so its quotients are multiplied by 0.
-  __device__ int place(int e) const { return e + quotient(e) * (pitch_ - classes_); }
-  __device__ int quotient(int e) const {
+  __device__ int place(int e) const { return e + divided(e) * (pitch_ - classes_); }
+  __device__ int divided(int e) const {
     return static_cast<int>(__umulhi(static_cast<unsigned>(e), inverse_));
   }
 
@@ -179,7 +178,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
-    few_backward(const SmoothedProblem<S> p, const Backward out, const int pitch) {
+    few_backward(const SmoothedProblem<S> p, const Backward back, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(p, shared, pitch);
   const int64_t rows = rows_of(p);
@@ -190,10 +189,10 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < n) {
       const int64_t i = first + threadIdx.x;
-      tile.differentiate(i, factors_of<S, kTerms>(p, out, i));
+      tile.differentiate(i, factors_of<S, kTerms>(p, back, i));
     }
     __syncthreads();
-    tile.store(out, first, n);
+    tile.store(back, first, n);
     __syncthreads();
   }
 }

@@ -112,13 +112,13 @@ struct Factors {
 };
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backward& from,
+__device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backward& back,
                                         int64_t i) {
   constexpr bool indices = kTerms != Terms::kProbabilities;
-  const A m = static_cast<const A*>(from.saved.reference)[i];
-  const A sum = static_cast<const A*>(from.saved.sum)[i];
-  const A third = static_cast<const A*>(from.saved.target_or_mass)[i];
-  const A g = read_grad<A>(from, i);
+  const A m = static_cast<const A*>(back.saved.reference)[i];
+  const A sum = static_cast<const A*>(back.saved.sum)[i];
+  const A third = static_cast<const A*>(back.saved.target_or_mass)[i];
+  const A g = read_grad<A>(back, i);
   const int64_t y = target_of(p, i);
   const A w = y >= 0 ? weight_of<A>(p, y) : A(0);
 

@@ -12,16 +12,14 @@ namespace {
 
 using S = FUSED_CE_STORAGE;
 using A = Accumulate<S>;
-constexpr int kNeighbours = sizeof(S) == 8 ? 2 : 4;
-static_assert(sizeof(RowSums<A, Terms::kProbabilities>) ==
-              slice_sums_bytes(sizeof(A) == 8 ? DType::kDouble : DType::kFloat));
+constexpr int kNeighbours = neighbours(sizeof(S));
 
 dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 // Calls f.template operator()<kTeam>() with the number of threads that share a row.
 template <class F>
 void with_team(int team, F f) {
-  if (team == 8) return f.template operator()<8>();
+  if (team == kSmallTeam) return f.template operator()<kSmallTeam>();
   if (team == kWarp) return f.template operator()<kWarp>();
   return f.template operator()<kBlock>();
 }
@@ -63,14 +61,14 @@ void forward_of(const SmoothedProblem<S>& p, const Forward& out, const Plan& pla
 }
 
 template <Terms kTerms>
-void backward_of(const SmoothedProblem<S>& p, const Backward& out, const Plan& plan,
+void backward_of(const SmoothedProblem<S>& p, const Backward& back, const Plan& plan,
                  Stream stream) {
   const dim3 blocks = grid(plan.blocks);
   switch (plan.loop) {
     case Loop::kFew: {
       const int pitch = few_pitch(p.classes, sizeof(S));
       const size_t bytes = sizeof(S) * kFewRows * pitch;
-      FUSED_CE_LAUNCH((few_backward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, out,
+      FUSED_CE_LAUNCH((few_backward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, back,
                       pitch);
       return;
     }
@@ -78,15 +76,15 @@ void backward_of(const SmoothedProblem<S>& p, const Backward& out, const Plan& p
     case Loop::kSlices:
       return with_team(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), grid(plan.blocks * plan.slices),
-                        dim3(kBlock), 0, stream, p, out, plan.slices, plan.slice_classes);
+                        dim3(kBlock), 0, stream, p, back, plan.slices, plan.slice_classes);
       });
     case Loop::kPlanes:
       if (plan.neighbours == 1) {
         FUSED_CE_LAUNCH((planes_backward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream, p,
-                        out);
+                        back);
       } else {
         FUSED_CE_LAUNCH((planes_backward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
-                        stream, p, out);
+                        stream, p, back);
       }
   }
 }
@@ -110,9 +108,9 @@ void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* pa
   });
 }
 
-void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream) {
+void backward(const Problem& p, const Backward& back, const Plan& plan, Stream stream) {
   const SmoothedProblem<S> smoothed(p);
-  with_terms(p, [&]<Terms kTerms>() { backward_of<kTerms>(smoothed, out, plan, stream); });
+  with_terms(p, [&]<Terms kTerms>() { backward_of<kTerms>(smoothed, back, plan, stream); });
 }
 
 }  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

@@ -2,6 +2,7 @@
 #include "launch.h"
 
 #include "cuda.h"
+#include "sums.cuh"
 #include "total.cuh"
 
 namespace fused_ce::cuda {
@@ -10,6 +11,11 @@ namespace {
 int64_t partials_bytes(const Plan& plan) {
   const int64_t bytes = plan.blocks * static_cast<int64_t>(sizeof(Partial));
   return (bytes + 15) / 16 * 16;
+}
+
+int64_t slice_sums_bytes(DType type) {
+  return type == DType::kDouble ? sizeof(RowSums<double, Terms::kProbabilities>)
+                                : sizeof(RowSums<float, Terms::kProbabilities>);
 }
 
 }  // namespace
@@ -49,18 +55,18 @@ void forward(const Problem& p, const Forward& out, const Totals& totals, void* w
                   p.target_kind != TargetKind::kProbabilities, rows, totals);
 }
 
-void backward(const Problem& p, const Backward& out, Stream stream) {
-  const Plan plan = backward_plan(p, out);
+void backward(const Problem& p, const Backward& back, Stream stream) {
+  const Plan plan = backward_plan(p, back);
   if (plan.blocks == 0 || p.classes == 0) return;
   switch (p.dtype) {
     case DType::kFloat:
-      return of_float::backward(p, out, plan, stream);
+      return of_float::backward(p, back, plan, stream);
     case DType::kDouble:
-      return of_double::backward(p, out, plan, stream);
+      return of_double::backward(p, back, plan, stream);
     case DType::kBFloat16:
-      return of_bfloat16::backward(p, out, plan, stream);
+      return of_bfloat16::backward(p, back, plan, stream);
     case DType::kHalf:
-      return of_half::backward(p, out, plan, stream);
+      return of_half::backward(p, back, plan, stream);
   }
 }
 

@@ -10,15 +10,12 @@ namespace fused_ce::cuda {
   namespace name {                                                                        \
   void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials, \
                void* slice_sums, Stream stream);                                          \
-  void backward(const Problem& p, const Backward& out, const Plan& plan, Stream stream);  \
+  void backward(const Problem& p, const Backward& back, const Plan& plan, Stream stream); \
   }
 FUSED_CE_DECLARE_LAUNCHERS(of_float)
 FUSED_CE_DECLARE_LAUNCHERS(of_double)
 FUSED_CE_DECLARE_LAUNCHERS(of_bfloat16)
 FUSED_CE_DECLARE_LAUNCHERS(of_half)
 #undef FUSED_CE_DECLARE_LAUNCHERS
-
-// Bytes of one slice's sums: RowSums of the accumulate type.
-constexpr int64_t slice_sums_bytes(DType type) { return 9 * (type == DType::kDouble ? 8 : 4); }
 
 }  // namespace fused_ce::cuda

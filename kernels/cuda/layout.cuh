@@ -45,9 +45,9 @@ __device__ __forceinline__ A weight_of(const Problem& p, int64_t c) {
 
 // The gradient of a row's loss.
 template <class A>
-__device__ inline A read_grad(const Backward& from, int64_t row) {
-  const A g = number_at<A>(from.grad, from.grad_dtype, row * from.grad_stride);
-  return from.total_weight ? static_cast<A>(g / *from.total_weight) : g;
+__device__ inline A read_grad(const Backward& back, int64_t row) {
+  const A g = number_at<A>(back.grad, back.grad_dtype, row * back.grad_stride);
+  return back.total_weight ? static_cast<A>(g / *back.total_weight) : g;
 }
 
 }  // namespace fused_ce::cuda

@@ -7,13 +7,11 @@ namespace {
 
 // Blocks beyond these take turns: what a block leaves behind is read by one block in the end.
 constexpr int64_t kMostBlocks = 16384;
-// As in few.cuh, planes.cuh and team.cuh, which check it.
-constexpr int64_t kFewClasses = 32, kFewRows = 128, kPlaneBlock = 128, kBlock = 256;
 // Fewer neighbouring rows than a warp has threads would leave it partly idle.
 constexpr int64_t kNarrowestPlane = 32;
-// Classes up to which an eighth of a warp, and a warp, have a row. Adding up the sums of a block
-// takes about as long as 2048 classes.
-constexpr int64_t kTeam8Classes = 256, kTeam32Classes = 4096;
+// Classes up to which a small team, and a warp, have a row. Adding up the sums of a block takes
+// about as long as 2048 classes.
+constexpr int64_t kSmallTeamClasses = 256, kWarpClasses = 4096;
 // Rows that are enough to fill a GPU with a warp each.
 constexpr int64_t kRowsOfWarps = 2048;
 // Blocks that fill a GPU; a row is cut into slices where there are fewer rows than half of it.
@@ -29,24 +27,25 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
          s.outer % n == 0 && s.classes % n == 0;
 }
 
-Plan plan(const Problem& p, const void* grad, const Strides& grad_strides) {
+// `grad`: the gradients, or forward the logits once more.
+Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides) {
   const Strides& s = p.logits_strides;
   const int64_t rows = rows_of(p), size = size_of(p.dtype);
   Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
   int64_t rows_per_block = kFewRows;
   if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {
     plan.loop = Loop::kPlanes;
-    const int64_t n = p.dtype == DType::kDouble ? 2 : 4;
+    const int64_t n = neighbours(size);
     if (p.inner % n == 0 && aligned(p.logits, s, n, size) && aligned(grad, grad_strides, n, size)) {
       plan.neighbours = static_cast<int>(n);
     }
     rows_per_block = kPlaneBlock * plan.neighbours;
   } else if (p.classes > kFewClasses) {
     plan.loop = Loop::kRows;
-    const bool many = rows >= kRowsOfWarps || p.classes <= kTeam32Classes / 4;
-    plan.team = p.classes <= kTeam8Classes            ? 8
-                : p.classes <= kTeam32Classes && many ? 32
-                                                      : static_cast<int>(kBlock);
+    const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
+    plan.team = p.classes <= kSmallTeamClasses      ? kSmallTeam
+                : p.classes <= kWarpClasses && many ? kWarp
+                                                    : kBlock;
     rows_per_block = kBlock / plan.team;
     if (rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;
@@ -63,11 +62,11 @@ Plan plan(const Problem& p, const void* grad, const Strides& grad_strides) {
 }  // namespace
 
 Plan forward_plan(const Problem& problem) {
-  return plan(problem, problem.logits, problem.logits_strides);
+  return plan_of(problem, problem.logits, problem.logits_strides);
 }
 
-Plan backward_plan(const Problem& problem, const Backward& out) {
-  return plan(problem, out.grad_logits, out.grad_strides);
+Plan backward_plan(const Problem& problem, const Backward& back) {
+  return plan_of(problem, back.grad_logits, back.grad_strides);
 }
 
 }  // namespace fused_ce::cuda

@@ -1,10 +1,23 @@
-// Which loop a problem takes, and in how many blocks. Plain C++; the answer follows from the
-// problem alone, never from the GPU, so that every GPU adds up in the same order.
+// Which loop a problem takes, and in how many blocks of how many threads. Plain C++; the answer
+// follows from the problem alone, never from the GPU, so that every GPU adds up in the same order.
 #pragma once
 
 #include "../problem.h"
 
 namespace fused_ce::cuda {
+
+inline constexpr int kWarp = 32;
+// Threads a block, where teams of them have a row each.
+inline constexpr int kBlock = 256;
+// Teams are of this size, of a warp's, or of a block's.
+inline constexpr int kSmallTeam = 8;
+// Rows a block, and threads, where a thread has a row of few classes; with more of them, the rows
+// would fill the shared memory.
+inline constexpr int kFewRows = 128, kFewClasses = 32;
+// Threads a block, where a thread has neighbouring rows: one, or as many as `neighbours` says of
+// logits of so many bytes.
+inline constexpr int kPlaneBlock = 128;
+constexpr int neighbours(int64_t size) { return size == 8 ? 2 : 4; }
 
 enum class Loop : int8_t { kFew, kRows, kSlices, kPlanes };
 
@@ -18,6 +31,6 @@ struct Plan {
 };
 
 Plan forward_plan(const Problem& problem);
-Plan backward_plan(const Problem& problem, const Backward& out);
+Plan backward_plan(const Problem& problem, const Backward& back);
 
 }  // namespace fused_ce::cuda

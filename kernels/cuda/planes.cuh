@@ -15,8 +15,6 @@ inline constexpr int64_t kProbedPlanes = 8;
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// Threads a block.
-inline constexpr int kPlaneBlock = 128;
 // As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
 template <class S, Terms kTerms>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8              ? 2
@@ -76,7 +74,7 @@ class PlaneReader {
       with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
-          // Made anew for each group: what it takes is less than the registers it would hold.
+          // Made anew for each few planes: what it takes is less than the registers it would hold.
           const Reference<S> ref(Offset<S>::of(m[k]));
           const int target = place_of(y[k], c, n);
           PlainSums<A, kTerms> plain;
@@ -139,14 +137,14 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 
 template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
-    planes_backward(const SmoothedProblem<S> p, const Backward out) {
+    planes_backward(const SmoothedProblem<S> p, const Backward back) {
   using A = Accumulate<S>;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
     const PlaneReader<S, kTerms, kN> reader(p, i);
-    S* const grad = static_cast<S*>(out.grad_logits) + row_offset(p, out.grad_strides, i);
+    S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
     Factors<S> factors[kN];
-    for (int k = 0; k < kN; ++k) factors[k] = factors_of<S, kTerms>(p, out, i + k);
+    for (int k = 0; k < kN; ++k) factors[k] = factors_of<S, kTerms>(p, back, i + k);
     reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       reader.template with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
@@ -158,7 +156,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
             put(&values.v[k], gradient<S, kTerms>(Reference<S>(f.offset), f, c + u == f.target,
                                                   get(x[u].v[k]), q[u][k]));
           }
-          store_values<S, kN>(grad + (c + u) * out.grad_strides.classes, values);
+          store_values<S, kN>(grad + (c + u) * back.grad_strides.classes, values);
         }
       });
     });

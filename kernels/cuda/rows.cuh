@@ -122,8 +122,8 @@ class RowReader {
 
 // The first guess of a row's reference: the target's logit, which is near the row's largest in all
 // but the worst predictions. A linear sum would lose digits with one far from the largest, so it
-// takes the largest of the row's beginning as well. `lanes` threads share the reading; whoever
-// calls this for one row gets one answer.
+// takes the largest of the row's beginning as well. The team shares the reading, and all of it get
+// the same answer; so do the teams that have slices of one row.
 template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
 __device__ A guess(const SmoothedProblem<S>& p, const RowReader<S, kTerms>& reader, Team& team,
                    int64_t y) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
 // A row's gradient is cut into `slices`, each of which is one team's.
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    rows_backward(const SmoothedProblem<S> p, const Backward out, const int64_t slices,
+    rows_backward(const SmoothedProblem<S> p, const Backward back, const int64_t slices,
                   const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A, kTerms>;
@@ -198,10 +198,10 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const int64_t i = item / slices, begin = item % slices * slice_classes;
     const int64_t end = begin + slice_classes < p.classes ? begin + slice_classes : p.classes;
     const RowReader<S, kTerms> reader(p, i, begin, end);
-    const Factors<S> factors = factors_of<S, kTerms>(p, out, i);
+    const Factors<S> factors = factors_of<S, kTerms>(p, back, i);
     const Reference<S> ref(factors.offset);
-    S* const grad = static_cast<S*>(out.grad_logits) + row_offset(p, out.grad_strides, i);
-    const int64_t stride = out.grad_strides.classes;
+    S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
+    const int64_t stride = back.grad_strides.classes;
     // All vectors of the row are, if its first is.
     const bool aligned = stride == 1 && is_aligned<S, kN>(grad + reader.first_vector());
     const auto write = [&](int64_t c, const Values<S, kN>& x, int first, int last) {

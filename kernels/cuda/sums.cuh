@@ -7,6 +7,7 @@
 // read of the row is enough, and nothing is computed twice.
 #pragma once
 
+#include "math.cuh"
 #include "smoothing.cuh"
 
 namespace fused_ce::cuda {

@@ -2,12 +2,9 @@
 #pragma once
 
 #include "finish.cuh"
+#include "plan.h"
 
 namespace fused_ce::cuda {
-
-// Threads a block, for rows.
-inline constexpr int kBlock = 256;
-inline constexpr int kWarp = 32;
 
 template <int kThreads, class A, Terms kTerms>
 class Team {

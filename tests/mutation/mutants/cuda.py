@@ -221,7 +221,7 @@ CUDA = [
     Mutant(
         "mean not divided",
         "cuda/layout.cuh",
-        "from.total_weight ? static_cast<A>(g / *from.total_weight) : g",
+        "back.total_weight ? static_cast<A>(g / *back.total_weight) : g",
         "g",
     ),
     Mutant(

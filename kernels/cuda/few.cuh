@@ -2,7 +2,7 @@
 // memory is read and written in long runs though each thread walks a row of its own.
 #pragma once
 
-#include "team.cuh"
+#include "results.cuh"
 
 namespace fused_ce::cuda {
 
@@ -27,10 +27,11 @@ class FewTile {
   static constexpr int kTogether = 4;  // classes: added up before Sum, which costs more
 
  public:
-  __device__ FewTile(const SmoothedProblem<S>& p, S* shared, int pitch)
-      : p_(p),
+  __device__ FewTile(const Objective<S, kTerms>& objective, S* shared, int pitch)
+      : objective_(objective),
+        p_(objective.problem),
         tile_(shared),
-        classes_(static_cast<int>(p.classes)),
+        classes_(static_cast<int>(p_.classes)),
         pitch_(pitch),
         inverse_(classes_ > 1 ? 0xffffffffu / static_cast<unsigned>(classes_) + 1 : 0) {}
 
@@ -55,42 +56,40 @@ class FewTile {
     });
   }
 
-  // The sums of this thread's row, which is row i of the problem.
-  __device__ Row<A> sum(int64_t i, int64_t y) const {
+  // The state of this thread's row, which is row i of the problem. y: its target, or a NoClass.
+  __device__ RowState<A> sum(int64_t i, int64_t y) const {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
-    const int64_t t = probabilities_offset(p_, i);
+    const int64_t t = objective_.probabilities(i);
     A m = -infinity<A>();
-    for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
+    for (int c = 0; c < classes_; ++c) m = larger(m, objective_.logit(x[c]));
     const Reference<S> ref(Offset<S>::of(m));
-    const int target = static_cast<int>(y);
-    RowSums<A, kTerms> sums;
-    for_classes([&]<int n>(int begin) {
-      with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
-        PlainSums<A, kTerms> plain;
+    RowSums<A, kTerms> row;
+    for_classes([&]<int n>(int c) {
+      const Chunk chunk = chunk_of(c, y);
+      objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+        Sums<A, kTerms> some;
 #pragma unroll
         for (int k = 0; k < n; ++k) {
-          const A logit = get(x[begin + k]);
-          plain.add(k, sums.entering({ref.exp(logit), m - logit, q[k]}, begin + k == target));
+          objective_.add_term(row, some, chunk, k, ref, m, objective_.logit(x[c + k]), q[k]);
         }
-        sums.add(plain);
+        row.add(some);
       });
     });
-    return finished_sums(sums, m, y, y >= 0 ? get(x[y]) : A(0),
-                         y >= 0 ? weight_of<A>(p_, y) : A(0));
+    return objective_.state(row, m, y, is_class(y) ? objective_.logit(x[y]) : A(0));
   }
 
   // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
     S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
-    const int64_t t = probabilities_offset(p_, i);
+    const int64_t t = objective_.probabilities(i);
     const Reference<S> ref(factors.offset);
-    const int target = static_cast<int>(factors.target);
-    for_classes([&]<int n>(int begin) {
-      with_weights_of_classes<kTerms, n>(p_, t, begin, 0, n, [&](const A(&q)[n]) {
+    for_classes([&]<int n>(int c) {
+      const Chunk chunk = chunk_of(c, factors.target);
+      objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
 #pragma unroll
         for (int k = 0; k < n; ++k) {
-          const int c = begin + k;
-          put(x + c, gradient<S, kTerms>(ref, factors, c == target, get(x[c]), q[k]));
+          put(x + c + k,
+              objective_.gradient(ref, factors, chunk, k, objective_.logit(x[c + k]), q[k]));
         }
       });
     });
@@ -103,6 +102,10 @@ class FewTile {
     int c = 0;
     for (; c + kTogether <= classes_; c += kTogether) f.template operator()<kTogether>(c);
     for (; c < classes_; ++c) f.template operator()<1>(c);
+  }
+  // Places of few classes are small: a comparison of them in 32 bits will do.
+  static __device__ __forceinline__ Chunk chunk_of(int c, int64_t y) {
+    return {c, static_cast<int>(y) - c};
   }
   __device__ bool is_dense(const Strides& s) const {
     return p_.inner == 1 && s.classes == 1 && s.outer == classes_;
@@ -143,7 +146,8 @@ class FewTile {
     if (thread < size - tail) f.template operator()<1>(memory + tail + thread, tail + thread);
   }
 
-  const SmoothedProblem<S>& p_;
+  const Objective<S, kTerms>& objective_;
+  const Problem& p_;
   S* const tile_;
   const int classes_, pitch_;
   const unsigned inverse_;
@@ -151,12 +155,12 @@ class FewTile {
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
-    few_forward(const SmoothedProblem<S> p, const Forward out, const int pitch, Partial* partials) {
+    few_forward(const Objective<S, kTerms> objective, const Forward out, const int pitch,
+                Partial* partials) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
-  FewTile<S, kTerms> tile(p, shared, pitch);
-  constexpr bool indices = kTerms != Terms::kProbabilities;
-  const int64_t rows = rows_of(p);
+  FewTile<S, kTerms> tile(objective, shared, pitch);
+  const int64_t rows = rows_of(objective.problem);
   BlockTotals<A> totals;
   for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
        first += int64_t{gridDim.x} * kFewRows) {
@@ -165,11 +169,8 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < n) {
       const int64_t i = first + threadIdx.x;
-      const int64_t y = target_of(p, i);
-      const Row<A> row = indices && y < 0 ? ignored_row<A>() : tile.sum(i, y);
-      const A loss = loss_of<S, kTerms>(p, row);
-      put_row<kTerms>(out, i, row, loss);
-      totals.add(loss, row.target_weight);
+      const int64_t y = objective.target(i);
+      put_row(objective, objective.counts(y) ? tile.sum(i, y) : ignored_state<A>(), i, out, totals);
     }
     __syncthreads();
   }
@@ -178,10 +179,10 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
-    few_backward(const SmoothedProblem<S> p, const Backward back, const int pitch) {
+    few_backward(const Objective<S, kTerms> objective, const Backward back, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
-  FewTile<S, kTerms> tile(p, shared, pitch);
-  const int64_t rows = rows_of(p);
+  FewTile<S, kTerms> tile(objective, shared, pitch);
+  const int64_t rows = rows_of(objective.problem);
   for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
        first += int64_t{gridDim.x} * kFewRows) {
     const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < n) {
       const int64_t i = first + threadIdx.x;
-      tile.differentiate(i, factors_of<S, kTerms>(p, back, i));
+      tile.differentiate(i, objective.factors(back, i));
     }
     __syncthreads();
     tile.store(back, first, n);

@@ -1,57 +1,49 @@
-// The finish of a row: from its sums to its loss, and from its saved numbers to the factors of its
-// gradient. The mirror of cpu/group.h, which has the formulas; here a thread has one row, and
+// The finish of a row: from its state to its loss, and from its saved numbers to the factors of its
+// gradient. The mirror of cpu/finish.h, which has the formulas; here a thread has one row, and
 // computes in the accumulate type: double would take most GPUs longer than reading the row.
 #pragma once
 
-#include "reference.cuh"
-#include "sums.cuh"
+#include "state.cuh"
 
 namespace fused_ce::cuda {
 
+// What smoothing does to targets: worked out on the host, since most GPUs are slow at double, and
+// would do it for each row.
 template <class A>
-struct Row {
-  A reference;      // m
-  Sum<A> sum;       // of exponentials, without the target's or the pivot's
-  A linear;         // sum of w_j (m - x_j) (indices) or q_j (x_p - x_j), x_p the pivot's logit
-  A mass;           // probabilities: sum of q_j
-  A pivot_exp;      // probabilities
-  int64_t target;   // class indices: -1 for ignored rows
-  A target_logit;   // class indices
-  A target_weight;  // class indices: 0 for ignored rows
+struct Smoothing {
+  A keep, spread;  // 1 - s and s / C
+  const double* weight_sum;
+  int64_t classes;
+
+  explicit Smoothing(const Problem& p)
+      : keep(static_cast<A>(1 - p.label_smoothing)),
+        spread(p.label_smoothing > 0
+                   ? static_cast<A>(p.label_smoothing / static_cast<double>(p.classes))
+                   : A(0)),
+        weight_sum(p.weight_sum),
+        classes(p.classes) {}
+
+  __device__ A sum_of_weights() const {
+    return weight_sum ? static_cast<A>(*weight_sum) : static_cast<A>(classes);
+  }
+  __device__ __forceinline__ A smoothed(A probability) const { return probability * keep + spread; }
 };
 
-template <class A, Terms kTerms>
-__device__ inline Row<A> finished_sums(const RowSums<A, kTerms>& sums, A reference, int64_t target,
-                                       A target_logit, A target_weight) {
-  Row<A> row{reference,         sums.exponentials,      sums.linear.total(),
-             sums.mass.total(), sums.pivot.exponential, target,
-             target_logit,      target_weight};
-  row.linear -= row.mass * sums.pivot.distance;  // the pivot's own adds nothing to this one
-  row.mass += sums.pivot.weight;
-  return row;
-}
-
-// A row that counts for nothing, and is harmless to compute with.
-template <class A>
-__device__ inline Row<A> ignored_row() {
-  return {0, {1, 0}, 0, 0, 0, -1, 0, 0};
-}
-
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
+__device__ inline A loss_of(const Smoothing<A>& smoothing, const RowState<A>& row) {
   using K = Constants<A>;
-  if (p.classes == 0) return 0;
+  if (smoothing.classes == 0) return 0;
   // Each quotient is exact to the last bits however small the loss is.
-  if constexpr (kTerms == Terms::kProbabilities)
+  if constexpr (kHasMass<kTerms>)
     return row.linear + row.mass * log1p_of(quotient(row.sum, {row.pivot_exp, 0}));
-  if (row.target < 0) return 0;
+  if (!is_class(row.target)) return 0;
   const A m = row.reference;
   const Offset<S> offset = Offset<S>::of(m);
   const Sum<A> target_term = Reference<S>(offset).exp_and_rest(row.target_logit);
   const A target_exp = target_term.high, sum = row.sum.total(), total = sum + target_exp;
   // lse - m. The reference cancels against m first, while the products are still exact.
   const auto above = [&]() -> A {
-    if (p.classes == 1) return m - m;  // exactly 0 or NaN
+    if (smoothing.classes == 1) return m - m;  // exactly 0 or NaN
     constexpr int kHeadroom = ReferenceConstants<S>::kHeadroomBits;
     constexpr A kOne = static_cast<A>(int64_t{1} << kHeadroom);
     const A c = offset.c + kHeadroom;
@@ -62,25 +54,13 @@ __device__ inline A loss_of(const SmoothedProblem<S>& p, const Row<A>& row) {
       (target_exp > sum * K::kTiny && target_exp > K::kTiny) || total != total;
   const A nll =
       representable ? log1p_of(quotient(row.sum, target_term)) : above() + (m - row.target_logit);
-  A loss = p.keep * row.target_weight * nll;
+  A loss = smoothing.keep * row.target_weight * nll;
   if (kTerms == Terms::kSmoothed) {
     // Where the target leads, what the logarithm has lost may be all of the loss.
     const A lse = sum < target_exp ? nll + (row.target_logit - m) : above();
-    loss += p.spread * (row.linear + p.sum_of_weights() * lse);
+    loss += smoothing.spread * (row.linear + smoothing.sum_of_weights() * lse);
   }
   return loss;
-}
-
-// Leaves a row's numbers for backward, and its loss, where they are wanted.
-template <Terms kTerms, class A>
-__device__ inline void put_row(const Forward& out, int64_t i, const Row<A>& row, A loss) {
-  constexpr bool indices = kTerms != Terms::kProbabilities;
-  if (out.saved.reference) {
-    static_cast<A*>(out.saved.reference)[i] = row.reference;
-    static_cast<A*>(out.saved.sum)[i] = row.sum.total() + row.pivot_exp;
-    static_cast<A*>(out.saved.target_or_mass)[i] = indices ? row.target_logit : row.mass;
-  }
-  if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
 }
 
 // Cuts x into a number in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN numbers stay
@@ -106,41 +86,38 @@ struct Factors {
   Offset<S> offset;
   A factor;        // in [1/2, 1), its exponent is in offset.c: nothing can over- or underflow
   A grad;          // probabilities: g. class indices: g * s / C
-  int64_t target;  // -1: probabilities, and ignored rows
+  int64_t target;  // class indices: the class, or why there is none
   A at_target;     // class indices: the gradient at the target's class
-  bool counts;     // whether the row is not ignored
+  bool counts;     // whether the row does
 };
 
+// y: the row's target, or a NoClass; w: what that class weighs, 0 if there is none; g: the gradient
+// of the row's loss.
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backward& back,
-                                        int64_t i) {
-  constexpr bool indices = kTerms != Terms::kProbabilities;
-  const A m = static_cast<const A*>(back.saved.reference)[i];
-  const A sum = static_cast<const A*>(back.saved.sum)[i];
-  const A third = static_cast<const A*>(back.saved.target_or_mass)[i];
-  const A g = read_grad<A>(back, i);
-  const int64_t y = target_of(p, i);
-  const A w = y >= 0 ? weight_of<A>(p, y) : A(0);
-
-  Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || y >= 0};
+__device__ inline Factors<S> factors_of(const Smoothing<A>& smoothing, const SavedRow<A>& saved,
+                                        int64_t y, A w, A g) {
+  constexpr bool indices = !kHasMass<kTerms>;
+  const A m = saved.reference, sum = saved.sum;
+  Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || is_class(y)};
   Sum<A> total;
-  if constexpr (indices) total = Reference<S>(f.offset).exp_and_rest(third);
+  if constexpr (indices) total = Reference<S>(f.offset).exp_and_rest(saved.target_or_mass);
   const A target_exp = total.high;
   total.add(sum);
-  const A weight_sum = kTerms == Terms::kSmoothed ? p.sum_of_weights() : A(0);
-  const A mass = indices ? p.keep * w + p.spread * weight_sum : third;
+  const A weight_sum = kTerms == Terms::kSmoothed ? smoothing.sum_of_weights() : A(0);
+  const A mass =
+      indices ? smoothing.keep * w + smoothing.spread * weight_sum : saved.target_or_mass;
   A by_total, by_factor;
   const A scaled = g * mass / split(total.total(), &by_total);
   f.factor = split(scaled, &by_factor);
   f.offset.c += by_total - by_factor;
   if (indices) {
-    f.grad = g * p.spread;
+    f.grad = g * smoothing.spread;
     // p_y - 1 is minus the other classes' share: no cancellation.
-    f.at_target = -g * p.keep * w * quotient({sum, 0}, total);
+    f.at_target = -g * smoothing.keep * w * quotient({sum, 0}, total);
     if (kTerms == Terms::kSmoothed)
       f.at_target += f.grad * (weight_sum * (target_exp / total.total()) - w);
   }
-  if (p.classes == 1) {
+  if (smoothing.classes == 1) {
     f.factor = f.at_target = m - m;  // exactly 0 or NaN
     f.grad = 0;
   }
@@ -149,10 +126,10 @@ __device__ inline Factors<S> factors_of(const SmoothedProblem<S>& p, const Backw
 
 // The gradient of a class, the target or another. `q`: the weight of its logit in the linear sum.
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f, bool is_target,
-                                      A x, A q) {
+__device__ __forceinline__ A gradient_of(const Reference<S>& ref, const Factors<S>& f,
+                                         bool is_target, A x, A q) {
   A v = ref.exp(x, f.factor);
-  if (kTerms != Terms::kIndices) v -= f.grad * q;
+  if (kHasLinear<kTerms>) v -= f.grad * q;
   v = is_target ? f.at_target : v;
   return f.counts ? v : A(0);
 }

@@ -25,66 +25,66 @@ void with_team(int team, F f) {
 }
 
 template <Terms kTerms>
-void forward_of(const SmoothedProblem<S>& p, const Forward& out, const Plan& plan,
+void forward_of(const Objective<S, kTerms>& objective, const Forward& out, const Plan& plan,
                 Partial* partials, void* slice_sums, Stream stream) {
   const dim3 blocks = grid(plan.blocks);
   switch (plan.loop) {
     case Loop::kFew: {
-      const int pitch = few_pitch(p.classes, sizeof(S));
+      const int pitch = few_pitch(objective.problem.classes, sizeof(S));
       const size_t bytes = sizeof(S) * kFewRows * pitch;
-      FUSED_CE_LAUNCH((few_forward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, out,
-                      pitch, partials);
+      FUSED_CE_LAUNCH((few_forward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, objective,
+                      out, pitch, partials);
       return;
     }
     case Loop::kRows:
       return with_team(plan.team, [&]<int kTeam>() {
-        FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream, p, out,
-                        partials);
+        FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream,
+                        objective, out, partials);
       });
     case Loop::kSlices: {
       auto* const sums = static_cast<RowSums<A, kTerms>*>(slice_sums);
       FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock), 0,
-                      stream, p, sums, plan.slices, plan.slice_classes);
-      FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, p, out, sums,
-                      plan.slices, partials);
+                      stream, objective, sums, plan.slices, plan.slice_classes);
+      FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, objective, out,
+                      sums, plan.slices, partials);
       return;
     }
     case Loop::kPlanes:
       if (plan.neighbours == 1) {
-        FUSED_CE_LAUNCH((planes_forward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream, p,
-                        out, partials);
+        FUSED_CE_LAUNCH((planes_forward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream,
+                        objective, out, partials);
       } else {
         FUSED_CE_LAUNCH((planes_forward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
-                        stream, p, out, partials);
+                        stream, objective, out, partials);
       }
   }
 }
 
 template <Terms kTerms>
-void backward_of(const SmoothedProblem<S>& p, const Backward& back, const Plan& plan,
+void backward_of(const Objective<S, kTerms>& objective, const Backward& back, const Plan& plan,
                  Stream stream) {
   const dim3 blocks = grid(plan.blocks);
   switch (plan.loop) {
     case Loop::kFew: {
-      const int pitch = few_pitch(p.classes, sizeof(S));
+      const int pitch = few_pitch(objective.problem.classes, sizeof(S));
       const size_t bytes = sizeof(S) * kFewRows * pitch;
-      FUSED_CE_LAUNCH((few_backward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, p, back,
-                      pitch);
+      FUSED_CE_LAUNCH((few_backward<S, kTerms>), blocks, dim3(kFewRows), bytes, stream, objective,
+                      back, pitch);
       return;
     }
     case Loop::kRows:
     case Loop::kSlices:
       return with_team(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), grid(plan.blocks * plan.slices),
-                        dim3(kBlock), 0, stream, p, back, plan.slices, plan.slice_classes);
+                        dim3(kBlock), 0, stream, objective, back, plan.slices, plan.slice_classes);
       });
     case Loop::kPlanes:
       if (plan.neighbours == 1) {
-        FUSED_CE_LAUNCH((planes_backward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream, p,
-                        back);
+        FUSED_CE_LAUNCH((planes_backward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream,
+                        objective, back);
       } else {
         FUSED_CE_LAUNCH((planes_backward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
-                        stream, p, back);
+                        stream, objective, back);
       }
   }
 }
@@ -102,15 +102,13 @@ void with_terms(const Problem& p, F f) {
 
 void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
              void* slice_sums, Stream stream) {
-  const SmoothedProblem<S> smoothed(p);
   with_terms(p, [&]<Terms kTerms>() {
-    forward_of<kTerms>(smoothed, out, plan, partials, slice_sums, stream);
+    forward_of(Objective<S, kTerms>(p), out, plan, partials, slice_sums, stream);
   });
 }
 
 void backward(const Problem& p, const Backward& back, const Plan& plan, Stream stream) {
-  const SmoothedProblem<S> smoothed(p);
-  with_terms(p, [&]<Terms kTerms>() { backward_of<kTerms>(smoothed, back, plan, stream); });
+  with_terms(p, [&]<Terms kTerms>() { backward_of(Objective<S, kTerms>(p), back, plan, stream); });
 }
 
 }  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

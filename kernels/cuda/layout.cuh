@@ -10,44 +10,16 @@ __device__ inline int64_t row_offset(const Problem& p, const Strides& s, int64_t
   return row / p.inner * s.outer + row % p.inner * s.inner;
 }
 
-// The class of a row, or -1 where it is ignored. A class out of range trips an assertion, and is
-// never used as an index.
-__device__ inline int64_t read_target(const Problem& p, int64_t row) {
-  const int64_t y = p.target_kind == TargetKind::kUInt8
-                        ? static_cast<const uint8_t*>(p.target)[row]
-                        : static_cast<const int64_t*>(p.target)[row];
-  if (y == p.ignore_index) return -1;
-  const bool in_range = y >= 0 && y < p.classes;
-  assert(in_range && "fused_ce: Target is out of bounds: it must be in [0, C) or ignore_index");
-  return in_range ? y : -1;
-}
+// Some of a row's classes, from `first` on, that a loop takes at once.
+struct Chunk {
+  int64_t first;
+  int target;  // which of them is the row's target, counted from `first`; another number if none is
 
-// The class index of a row, or -1 where there is none.
-__device__ inline int64_t target_of(const Problem& p, int64_t row) {
-  return p.target_kind == TargetKind::kProbabilities ? -1 : read_target(p, row);
-}
-
-// Where a row's probabilities begin, if it has any.
-__device__ inline int64_t probabilities_offset(const Problem& p, int64_t row) {
-  return p.target_kind == TargetKind::kProbabilities ? row_offset(p, p.target_strides, row) : 0;
-}
-
-// Which of the n classes from c on class y is; -1 if none of them.
-__device__ __forceinline__ int place_of(int64_t y, int64_t c, int n) {
-  const uint64_t place = static_cast<uint64_t>(y - c);
-  return place < static_cast<uint64_t>(n) ? static_cast<int>(place) : -1;
-}
-
-template <class A>
-__device__ __forceinline__ A weight_of(const Problem& p, int64_t c) {
-  return p.weight ? static_cast<const A*>(p.weight)[c] : A(1);
-}
-
-// The gradient of a row's loss.
-template <class A>
-__device__ inline A read_grad(const Backward& back, int64_t row) {
-  const A g = number_at<A>(back.grad, back.grad_dtype, row * back.grad_stride);
-  return back.total_weight ? static_cast<A>(g / *back.total_weight) : g;
-}
+  // n classes from c on; y: the row's target, or a NoClass.
+  static __device__ __forceinline__ Chunk of(int64_t c, int n, int64_t y) {
+    const uint64_t place = static_cast<uint64_t>(y - c);
+    return {c, place < static_cast<uint64_t>(n) ? static_cast<int>(place) : -1};
+  }
+};
 
 }  // namespace fused_ce::cuda

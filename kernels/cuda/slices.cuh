@@ -10,55 +10,51 @@ namespace fused_ce::cuda {
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    slices_forward(const SmoothedProblem<S> p, RowSums<Accumulate<S>, kTerms>* slice_sums,
+    slices_forward(const Objective<S, kTerms> objective, RowSums<Accumulate<S>, kTerms>* slice_sums,
                    const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  constexpr bool indices = kTerms != Terms::kProbabilities;
-  const int64_t items = rows_of(p) * slices;
+  const int64_t classes = objective.problem.classes;
+  const int64_t items = rows_of(objective.problem) * slices;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t i = item / slices, begin = item % slices * slice_classes;
-    const int64_t end = begin + slice_classes < p.classes ? begin + slice_classes : p.classes;
-    const int64_t y = target_of(p, i);
-    if (indices && y < 0) continue;
-    const A m = guess<S, kTerms>(p, RowReader<S, kTerms>(p, i, 0, p.classes), team, y);
-    const RowReader<S, kTerms> reader(p, i, begin, end);
-    const RowSums<A, kTerms> sums = team.sum(reader.sums(T::thread(), T::kSize, m, y));
+    const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
+    const int64_t y = objective.target(i);
+    if (!objective.counts(y)) continue;
+    const RowReader<S, kTerms> row(objective, i, 0, classes), slice(objective, i, begin, end);
+    const A m = guess<S, kTerms>(row, classes, team, y);
+    const RowSums<A, kTerms> sums = team.sum(slice.sum(T::thread(), T::kSize, m, y));
     if (T::thread() == 0) slice_sums[item] = sums;
   }
 }
 
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    slices_finish(const SmoothedProblem<S> p, const Forward out,
+    slices_finish(const Objective<S, kTerms> objective, const Forward out,
                   const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
                   Partial* partials) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  constexpr bool indices = kTerms != Terms::kProbabilities;
+  const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
   BlockTotals<A> totals;
-  for (int64_t i = blockIdx.x; i < rows_of(p); i += gridDim.x) {
-    const int64_t y = target_of(p, i);
-    Row<A> row = ignored_row<A>();
-    if (!indices || y >= 0) {
-      const RowReader<S, kTerms> reader(p, i, 0, p.classes);
-      const A m = guess<S, kTerms>(p, reader, team, y);
+  for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
+    const int64_t y = objective.target(i);
+    RowState<A> row = ignored_state<A>();
+    if (objective.counts(y)) {
+      const RowReader<S, kTerms> reader(objective, i, 0, classes);
+      const A m = guess<S, kTerms>(reader, classes, team, y);
       RowSums<A, kTerms> sums;
-      for (int64_t k = T::thread(); k < slices; k += T::kSize) sums.add(slice_sums[i * slices + k]);
-      sums = team.sum(sums);
-      row = finished_sums(sums, m, y, y >= 0 ? reader.logit(y) : A(0),
-                          y >= 0 ? weight_of<A>(p, y) : A(0));
-      if (!is_in_range<S, kTerms>(row, p.classes))
-        row = sum_row<S, kTerms>(p, i, y, team, /*guessed=*/false);
+      for (int64_t k = T::thread(); k < slices; k += T::kSize)
+        sums.merge(slice_sums[i * slices + k]);
+      row = objective.state(team.sum(sums), m, y, is_class(y) ? reader.logit(y) : A(0));
+      if (!is_in_range<S, kTerms>(row, classes))
+        row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
     }
-    if (T::thread() != 0) continue;
-    const A loss = loss_of<S, kTerms>(p, row);
-    put_row<kTerms>(out, i, row, loss);
-    totals.add(loss, row.target_weight);
+    if (T::thread() == 0) put_row(objective, row, i, out, totals);
   }
   totals.put(partials);
 }

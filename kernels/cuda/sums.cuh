@@ -1,4 +1,4 @@
-// The sums over a row's classes, from one class up. The mirror of cpu/terms.h.
+// The sums over a row's classes, from one class up. The mirror of cpu/sums.h.
 //
 // One class's exponential stays out of them: the target's, or, beside probabilities, the largest,
 // so that a confident row cancels nowhere. Which class that is shows only at the end of the row.
@@ -8,9 +8,15 @@
 #pragma once
 
 #include "math.cuh"
-#include "smoothing.cuh"
 
 namespace fused_ce::cuda {
+
+// kIndices adds up exponentials alone; smoothing adds a linear sum; probabilities add their mass.
+enum class Terms { kIndices, kSmoothed, kProbabilities };
+template <Terms kTerms>
+inline constexpr bool kHasLinear = kTerms != Terms::kIndices;
+template <Terms kTerms>
+inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
 
 // What a class adds to its row's sums.
 template <class A>
@@ -22,15 +28,15 @@ struct Term {
 
 // Some terms' sums: plain additions, which cost less than those of Sum.
 template <class A, Terms kTerms>
-struct PlainSums {
+struct Sums {
   // Two chains, each half as long, are rounded less often. -0: nothing is added to the first term.
   A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0);
 
   // The k-th term.
   __device__ __forceinline__ void add(int k, const Term<A>& term) {
     exponentials[k % 2] += term.exponential;
-    if constexpr (kTerms != Terms::kIndices) linear += term.weight * term.distance;
-    if constexpr (kTerms == Terms::kProbabilities) mass += term.weight;
+    if constexpr (kHasLinear<kTerms>) linear += term.weight * term.distance;
+    if constexpr (kHasMass<kTerms>) mass += term.weight;
   }
 };
 
@@ -44,7 +50,7 @@ struct RowSums {
   // What enters the sums for this term: the smaller of it and the pivot; or all but the target's
   // exponential.
   __device__ __forceinline__ Term<A> entering(Term<A> term, bool is_target) {
-    if constexpr (kTerms != Terms::kProbabilities) {
+    if constexpr (!kHasMass<kTerms>) {
       if (is_target) term.exponential = 0;
       return term;
     }
@@ -54,18 +60,19 @@ struct RowSums {
     return smaller;
   }
 
-  __device__ __forceinline__ void add(const PlainSums<A, kTerms>& some) {
+  __device__ __forceinline__ void add(const Sums<A, kTerms>& some) {
     exponentials.add(some.exponentials[0] + some.exponentials[1]);
-    if constexpr (kTerms != Terms::kIndices) linear.add(some.linear);
-    if constexpr (kTerms == Terms::kProbabilities) mass.add(some.mass);
+    if constexpr (kHasLinear<kTerms>) linear.add(some.linear);
+    if constexpr (kHasMass<kTerms>) mass.add(some.mass);
   }
-  // The same exponentials whichever is added to which.
-  __device__ void add(const RowSums& other) {
+  // Other classes of the row, relative to the same reference. The same exponentials whichever is
+  // merged into which.
+  __device__ void merge(const RowSums& other) {
     exponentials.add(other.exponentials);
-    if constexpr (kTerms != Terms::kIndices) linear.add(other.linear);
-    if constexpr (kTerms == Terms::kProbabilities) {
+    if constexpr (kHasLinear<kTerms>) linear.add(other.linear);
+    if constexpr (kHasMass<kTerms>) {
       mass.add(other.mass);
-      PlainSums<A, kTerms> smaller;
+      Sums<A, kTerms> smaller;
       smaller.add(0, entering(other.pivot, false));
       add(smaller);
     }

@@ -1,0 +1,48 @@
+// Reading what rows are held against, and what backward is given of them: class indices, where
+// probabilities begin, the numbers that forward left, the gradients of losses.
+#pragma once
+
+#include "layout.cuh"
+
+namespace fused_ce::cuda {
+
+// Whether a row's target is one class: else it is a NoClass.
+__device__ __forceinline__ bool is_class(int64_t y) { return y >= 0; }
+
+// f(y) with the class indices as the type that they have.
+template <class F>
+__device__ __forceinline__ auto with_index(const Problem& p, F f) {
+  if (p.target_kind == TargetKind::kUInt8) return f(static_cast<const uint8_t*>(p.target));
+  return f(static_cast<const int64_t*>(p.target));
+}
+
+// The class of a row of class indices. One out of range trips an assertion, and is never used as an
+// index.
+__device__ inline int64_t read_target(const Problem& p, int64_t row) {
+  const int64_t y =
+      with_index(p, [&]<class T>(const T* target) { return static_cast<int64_t>(target[row]); });
+  if (y == p.ignore_index) return kIgnored;
+  const bool in_range = y >= 0 && y < p.classes;
+  assert(in_range && "fused_ce: Target is out of bounds: it must be in [0, C) or ignore_index");
+  return in_range ? y : int64_t{kOutOfRange};
+}
+
+// The gradient of a row's loss.
+template <class A>
+__device__ inline A read_grad(const Backward& back, int64_t row) {
+  const A g = number_at<A>(back.grad, back.grad_dtype, row * back.grad_stride);
+  return back.total_weight ? static_cast<A>(g / *back.total_weight) : g;
+}
+
+// A row's numbers of struct Saved.
+template <class A>
+struct SavedRow {
+  A reference, sum, target_or_mass;
+
+  static __device__ SavedRow of(const Saved& saved, int64_t row) {
+    return {static_cast<const A*>(saved.reference)[row], static_cast<const A*>(saved.sum)[row],
+            static_cast<const A*>(saved.target_or_mass)[row]};
+  }
+};
+
+}  // namespace fused_ce::cuda

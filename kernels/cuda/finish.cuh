@@ -32,7 +32,8 @@ struct Smoothing {
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline A loss_of(const Smoothing<A>& smoothing, const RowState<A>& row) {
   using K = Constants<A>;
-  if (smoothing.classes == 0) return 0;
+  // An empty sum; smoothed, torch multiplies it by s / 0.
+  if (smoothing.classes == 0) return kTerms == Terms::kSmoothed ? smoothing.spread * A(0) : A(0);
   // Each quotient is exact to the last bits however small the loss is.
   if constexpr (kHasMass<kTerms>)
     return row.linear + row.mass * log1p_of(quotient(row.sum, {row.pivot_exp, 0}));

@@ -10,10 +10,10 @@ namespace fused_ce::cuda {
 inline constexpr int kTotalBlock = 256;
 
 // `rows`: what the mean of probabilities divides by; that of class indices, by the targets'
-// weights.
+// weights. `empty`: the loss of no rows.
 __global__ void __launch_bounds__(kTotalBlock)
     total(const Partial* partials, const int64_t count, const bool indices, const double rows,
-          const Totals totals) {
+          const double empty, const Totals totals) {
   __shared__ Sum<double> losses[kTotalBlock], weights[kTotalBlock];
   const int thread = static_cast<int>(threadIdx.x);
   Sum<double> loss, weight;
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kTotalBlock)
   }
   if (thread != 0) return;
   const double total_weight = indices ? weights[0].total() : rows;
-  const double sum = losses[0].total();
+  const double sum = losses[0].total() + empty;
   if (totals.total_weight) *totals.total_weight = total_weight;
   if (totals.loss) {
     put_number<double>(totals.loss, totals.loss_dtype, 0,

@@ -137,5 +137,20 @@ TEST_P(CudaKernel, NotANumber) {
   }
 }
 
+// torch multiplies an empty sum by s / 0: NaN even of rows that are ignored, and of no rows.
+// Probabilities are not: their loss is an empty sum.
+TEST_P(CudaKernel, NoClassesSmoothed) {
+  for (int64_t rows : {0, 3}) {
+    CudaFixture f(dtype(), Layout::kRows, Option::kSmoothed, {rows, 0, 1});
+    f.target.assign(rows, f.p.ignore_index);
+    EXPECT_TRUE(std::isnan(f.forward().loss)) << rows;
+    for (int64_t row = 0; row < rows; ++row) EXPECT_TRUE(std::isnan(f.loss.get(row))) << row;
+
+    CudaFixture mixed(dtype(), Layout::kRows, Option::kProbabilities, {rows, 0, 1});
+    EXPECT_EQ(mixed.forward().loss, 0) << rows;
+    for (int64_t row = 0; row < rows; ++row) EXPECT_EQ(mixed.loss.get(row), 0) << row;
+  }
+}
+
 }  // namespace
 }  // namespace fused_ce

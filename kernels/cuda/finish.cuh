@@ -40,7 +40,7 @@ __device__ inline A loss_of(const Smoothing<A>& smoothing, const RowState<A>& ro
   if (!is_class(row.target)) return 0;
   const A m = row.reference;
   const Offset<S> offset = Offset<S>::of(m);
-  const Sum<A> target_term = Reference<S>(offset).exp_and_rest(row.target_logit);
+  const Sum<A> target_term = Reference<S>(offset).exp_and_rest(row.pivot_logit);
   const A target_exp = target_term.high, sum = row.sum.total(), total = sum + target_exp;
   // lse - m. The reference cancels against m first, while the products are still exact.
   const auto above = [&]() -> A {
@@ -54,14 +54,25 @@ __device__ inline A loss_of(const Smoothing<A>& smoothing, const RowState<A>& ro
   const bool representable =
       (target_exp > sum * K::kTiny && target_exp > K::kTiny) || total != total;
   const A nll =
-      representable ? log1p_of(quotient(row.sum, target_term)) : above() + (m - row.target_logit);
+      representable ? log1p_of(quotient(row.sum, target_term)) : above() + (m - row.pivot_logit);
   A loss = smoothing.keep * row.target_weight * nll;
   if (kTerms == Terms::kSmoothed) {
     // Where the target leads, what the logarithm has lost may be all of the loss.
-    const A lse = sum < target_exp ? nll + (row.target_logit - m) : above();
+    const A lse = sum < target_exp ? nll + (row.pivot_logit - m) : above();
     loss += smoothing.spread * (row.linear + smoothing.sum_of_weights() * lse);
   }
   return loss;
+}
+
+// What is left of a row for backward. Beside probabilities the pivot's logit becomes the reference,
+// by which backward knows the pivot again, and the sum is made relative to it: by the quotient of
+// two exponentials of one logit, a power of two where neither was relative to a shift.
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ inline SavedRow<A> saved_of(const RowState<A>& row) {
+  const A others = row.sum.total(), x = row.pivot_logit;
+  if constexpr (!kHasMass<kTerms>) return {row.reference, others, x};
+  const A pivot_exp = Reference<S>(Offset<S>::of(x)).exp(x);
+  return {x, others * (pivot_exp / row.pivot_exp), row.mass};
 }
 
 // Cuts x into a number in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN numbers stay
@@ -80,16 +91,24 @@ __device__ inline A split(A x, A* exponent) {
                    (static_cast<Int<A>>(K::kBias - 1) << K::kMantissaBits));
 }
 
-// g * mass * p_j = factor * e^x_j, relative to `offset`.
+// The gradient of a row's loss times g is g (mass p_j - q_j). Where p_j is near 1 that would
+// cancel: there it is g ((mass - q_j) p_j - q_j (1 - p_j)), and 1 - p_j is the other classes'
+// share.
 template <class S>
 struct Factors {
   using A = Accumulate<S>;
   Offset<S> offset;
-  A factor;        // in [1/2, 1), its exponent is in offset.c: nothing can over- or underflow
-  A grad;          // probabilities: g. class indices: g * s / C
-  int64_t target;  // class indices: the class, or why there is none
-  A at_target;     // class indices: the gradient at the target's class
+  A factor;  // g * mass * p_j = factor * e^x_j, relative to `offset`; in [1/2, 1), its exponent is
+             // in offset.c: nothing can over- or underflow
+  A grad;    // probabilities: g. class indices: g * s / C
+  // Class indices.
+  int64_t target;  // the class, or why there is none
+  A at_target;     // the gradient at the target's class
   bool counts;     // whether the row does
+  // Probabilities. The pivot is known by its logit. Classes that tie are all taken for it, and
+  // rightly: each of them has the same others.
+  A pivot_logit, mass;
+  A grad_own, grad_others;  // g * p of the pivot, and g * (1 - p)
 };
 
 // y: the row's target, or a NoClass; w: what that class weighs, 0 if there is none; g: the gradient
@@ -98,28 +117,35 @@ template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline Factors<S> factors_of(const Smoothing<A>& smoothing, const SavedRow<A>& saved,
                                         int64_t y, A w, A g) {
   constexpr bool indices = !kHasMass<kTerms>;
-  const A m = saved.reference, sum = saved.sum;
-  Factors<S> f{Offset<S>::of(m), 0, g, y, 0, !indices || is_class(y)};
-  Sum<A> total;
-  if constexpr (indices) total = Reference<S>(f.offset).exp_and_rest(saved.target_or_mass);
-  const A target_exp = total.high;
+  const A sum = saved.sum, pivot_logit = indices ? saved.target_or_mass : saved.reference;
+  Factors<S> f{};
+  f.offset = Offset<S>::of(saved.reference);
+  f.target = y;
+  f.counts = !indices || is_class(y);
+  Sum<A> total = Reference<S>(f.offset).exp_and_rest(pivot_logit);
+  const A pivot_exp = total.high;
   total.add(sum);
+  const A all = total.total(), own = pivot_exp / all, others = quotient({sum, 0}, total);
   const A weight_sum = kTerms == Terms::kSmoothed ? smoothing.sum_of_weights() : A(0);
   const A mass =
       indices ? smoothing.keep * w + smoothing.spread * weight_sum : saved.target_or_mass;
   A by_total, by_factor;
-  const A scaled = g * mass / split(total.total(), &by_total);
+  const A scaled = g * mass / split(all, &by_total);
   f.factor = split(scaled, &by_factor);
   f.offset.c += by_total - by_factor;
-  if (indices) {
+  if constexpr (indices) {
     f.grad = g * smoothing.spread;
-    // p_y - 1 is minus the other classes' share: no cancellation.
-    f.at_target = -g * smoothing.keep * w * quotient({sum, 0}, total);
-    if (kTerms == Terms::kSmoothed)
-      f.at_target += f.grad * (weight_sum * (target_exp / total.total()) - w);
+    f.at_target = -g * smoothing.keep * w * others;
+    if (kTerms == Terms::kSmoothed) f.at_target += f.grad * (weight_sum * own - w);
+  } else {
+    f.grad = g;
+    f.pivot_logit = pivot_logit;
+    f.mass = mass;
+    f.grad_own = g * own;
+    f.grad_others = g * others;
   }
   if (smoothing.classes == 1) {
-    f.factor = f.at_target = m - m;  // exactly 0 or NaN
+    f.factor = f.at_target = f.grad_own = f.grad_others = all - all;  // exactly 0 or NaN
     f.grad = 0;
   }
   return f;
@@ -131,6 +157,12 @@ __device__ __forceinline__ A gradient_of(const Reference<S>& ref, const Factors<
                                          bool is_target, A x, A q) {
   A v = ref.exp(x, f.factor);
   if (kHasLinear<kTerms>) v -= f.grad * q;
+  if constexpr (kHasMass<kTerms>) {
+    // mass - q has the rounding errors of the saved mass. One-hot probabilities' has none: what is
+    // left is as exact as beside a class index. Beside others, the errors are those that a sum of
+    // the row's q has, times p.
+    return x == f.pivot_logit ? (f.mass - q) * f.grad_own - q * f.grad_others : v;
+  }
   v = is_target ? f.at_target : v;
   return f.counts ? v : A(0);
 }

@@ -101,7 +101,7 @@ class Objective {
   __device__ __forceinline__ void add_term(RowSums<A, kTerms>& row, Sums<A, kTerms>& some,
                                            const Chunk& chunk, int k, const Reference<S>& ref, A m,
                                            A x, A q) const {
-    some.add(k, row.entering({ref.exp(x), m - x, q}, k == chunk.target));
+    some.add(k, row.entering({ref.exp(x), x, q}, k == chunk.target), m);
   }
 
   // ---- How a row ends.
@@ -113,6 +113,8 @@ class Objective {
   }
   // The loss.
   __device__ A finish(const RowState<A>& row) const { return loss_of<S, kTerms>(smoothing_, row); }
+  // What backward will need.
+  __device__ SavedRow<A> saved(const RowState<A>& row) const { return saved_of<S, kTerms>(row); }
   __device__ Factors<S> factors(const Backward& back, int64_t row) const {
     const int64_t y = target(row);
     return factors_of<S, kTerms>(smoothing_, SavedRow<A>::of(back.saved, row), y, target_weight(y),

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     bool in_range = true;
     for (int k = 0; k < kN; ++k) {
       // The target's own exponential is not in the sum.
-      const bool far = is_class(y[k]) && !(row[k].target_logit - m[k] < kFarTarget<S>);
+      const bool far = is_class(y[k]) && !(row[k].pivot_logit - m[k] < kFarTarget<S>);
       in_range &= !objective.counts(y[k]) || (!far && is_in_range<S, kTerms>(row[k], classes));
     }
     if (!in_range) {

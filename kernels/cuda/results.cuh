@@ -51,11 +51,11 @@ struct BlockTotals {
 };
 
 // What backward will need of a row.
-template <Terms kTerms, class A>
-__device__ inline void put_saved(const Saved& saved, int64_t i, const RowState<A>& row) {
+template <class A>
+__device__ inline void put_saved(const Saved& saved, int64_t i, const SavedRow<A>& row) {
   static_cast<A*>(saved.reference)[i] = row.reference;
-  static_cast<A*>(saved.sum)[i] = row.sum.total() + row.pivot_exp;
-  static_cast<A*>(saved.target_or_mass)[i] = kHasMass<kTerms> ? row.mass : row.target_logit;
+  static_cast<A*>(saved.sum)[i] = row.sum;
+  static_cast<A*>(saved.target_or_mass)[i] = row.target_or_mass;
 }
 
 // Finishes row i of the problem, whose state this is.
@@ -63,7 +63,7 @@ template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline void put_row(const Objective<S, kTerms>& objective, const RowState<A>& row,
                                int64_t i, const Forward& out, BlockTotals<A>& totals) {
   const A loss = objective.finish(row);
-  if (out.saved.reference) put_saved<kTerms>(out.saved, i, row);
+  if (out.saved.reference) put_saved(out.saved, i, objective.saved(row));
   if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
   totals.add(loss, row.target_weight);
 }

@@ -147,7 +147,7 @@ __device__ RowState<A> sum_row(const Objective<S, kTerms>& objective, int64_t i,
   const RowReader<S, kTerms> reader(objective, i, 0, classes);
   const A target_logit = is_class(y) ? reader.logit(y) : A(0);
   const auto relative_to = [&](A m) {
-    return objective.state(team.sum(reader.sum(Team::thread(), Team::kSize, m, y)), m, y,
+    return objective.state(team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y,
                            target_logit);
   };
   if (guessed) {

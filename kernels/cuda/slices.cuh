@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     if (!objective.counts(y)) continue;
     const RowReader<S, kTerms> row(objective, i, 0, classes), slice(objective, i, begin, end);
     const A m = guess<S, kTerms>(row, classes, team, y);
-    const RowSums<A, kTerms> sums = team.sum(slice.sum(T::thread(), T::kSize, m, y));
+    const RowSums<A, kTerms> sums = team.sum(slice.sum(T::thread(), T::kSize, m, y), m);
     if (T::thread() == 0) slice_sums[item] = sums;
   }
 }
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
       const A m = guess<S, kTerms>(reader, classes, team, y);
       RowSums<A, kTerms> sums;
       for (int64_t k = T::thread(); k < slices; k += T::kSize)
-        sums.merge(slice_sums[i * slices + k]);
-      row = objective.state(team.sum(sums), m, y, is_class(y) ? reader.logit(y) : A(0));
+        sums.merge(slice_sums[i * slices + k], m);
+      row = objective.state(team.sum(sums, m), m, y, is_class(y) ? reader.logit(y) : A(0));
       if (!is_in_range<S, kTerms>(row, classes))
         row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
     }

@@ -14,8 +14,8 @@ struct RowState {
   A linear;         // sum of w_j (m - x_j) (indices) or q_j (x_p - x_j), x_p the pivot's logit
   A mass;           // probabilities: sum of q_j
   A pivot_exp;      // probabilities
+  A pivot_logit;    // the pivot of class indices is the target
   int64_t target;   // class indices: the class, or why there is none
-  A target_logit;   // class indices
   A target_weight;  // class indices: 0 for rows that do not count
 };
 
@@ -23,18 +23,26 @@ struct RowState {
 template <class A, Terms kTerms>
 __device__ inline RowState<A> state_of(const RowSums<A, kTerms>& sums, A m, int64_t y,
                                        A target_logit, A target_weight) {
-  RowState<A> row{
-      m, sums.exponentials, sums.linear.total(), sums.mass.total(), sums.pivot.exponential,
-      y, target_logit,      target_weight};
-  row.linear -= row.mass * sums.pivot.distance;  // the pivot's own adds nothing to this one
-  row.mass += sums.pivot.weight;
-  return row;
+  const Sum<A>& others = sums.exponentials;
+  const A linear = sums.linear.total();
+  if constexpr (!kHasMass<kTerms>) return {m, others, linear, 0, 0, target_logit, y, target_weight};
+  const Term<A>& pivot = sums.pivot;
+  const A mass = sums.mass.total();
+  // The pivot's own adds nothing to a linear sum relative to it.
+  return {m,
+          others,
+          linear - mass * (m - pivot.logit),
+          mass + pivot.weight,
+          pivot.exponential,
+          pivot.logit,
+          y,
+          target_weight};
 }
 
 // A row that counts for nothing, and is harmless to compute with.
 template <class A>
 __device__ inline RowState<A> ignored_state() {
-  return {0, {1, 0}, 0, 0, 0, kIgnored, 0, 0};
+  return {0, {1, 0}, 0, 0, 0, 0, kIgnored, 0};
 }
 
 // Whether a guessed reference was near enough to the logits: else the row is summed again.

@@ -22,8 +22,8 @@ inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
 template <class A>
 struct Term {
   A exponential = 0;
-  A distance = 0;  // m - x
-  A weight = 0;    // smoothed class indices: w_j; probabilities: q_j
+  A logit = 0;
+  A weight = 0;  // smoothed class indices: w_j; probabilities: q_j
 };
 
 // Some terms' sums: plain additions, which cost less than those of Sum.
@@ -32,10 +32,10 @@ struct Sums {
   // Two chains, each half as long, are rounded less often. -0: nothing is added to the first term.
   A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0);
 
-  // The k-th term.
-  __device__ __forceinline__ void add(int k, const Term<A>& term) {
+  // The k-th term. m: the reference.
+  __device__ __forceinline__ void add(int k, const Term<A>& term, A m) {
     exponentials[k % 2] += term.exponential;
-    if constexpr (kHasLinear<kTerms>) linear += term.weight * term.distance;
+    if constexpr (kHasLinear<kTerms>) linear += term.weight * (m - term.logit);
     if constexpr (kHasMass<kTerms>) mass += term.weight;
   }
 };
@@ -65,15 +65,15 @@ struct RowSums {
     if constexpr (kHasLinear<kTerms>) linear.add(some.linear);
     if constexpr (kHasMass<kTerms>) mass.add(some.mass);
   }
-  // Other classes of the row, relative to the same reference. The same exponentials whichever is
+  // Other classes of the row, relative to the same reference m. The same exponentials whichever is
   // merged into which.
-  __device__ void merge(const RowSums& other) {
+  __device__ void merge(const RowSums& other, A m) {
     exponentials.add(other.exponentials);
     if constexpr (kHasLinear<kTerms>) linear.add(other.linear);
     if constexpr (kHasMass<kTerms>) {
       mass.add(other.mass);
       Sums<A, kTerms> smaller;
-      smaller.add(0, entering(other.pivot, false));
+      smaller.add(0, entering(other.pivot, false), m);
       add(smaller);
     }
   }

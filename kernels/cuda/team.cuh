@@ -27,16 +27,18 @@ class Team {
   static __device__ int index() { return static_cast<int>(threadIdx.x) / kThreads; }
   static __device__ int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
 
-  // The sum over the team's threads, the same exponentials in each of them.
-  __device__ All sum(All sums) {
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) sums.merge(other(sums, distance));
+  // The sum over the team's threads, the same exponentials in each of them. m: the reference.
+  __device__ All sum(All sums, A m) {
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      sums.merge(other(sums, distance), m);
+    }
     if constexpr (kWarps > 1) {
       All(&parts)[kWarps] = shared_.sums[turn_];
       turn_ ^= 1;
       if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sums;
       __syncthreads();
       sums = parts[0];
-      for (int i = 1; i < kWarps; ++i) sums.merge(parts[i]);
+      for (int i = 1; i < kWarps; ++i) sums.merge(parts[i], m);
     }
     return sums;
   }
@@ -72,7 +74,7 @@ class Team {
     if constexpr (kHasMass<kTerms>) {
       others.mass = of_sum(sums.mass);
       const Term<A>& pivot = sums.pivot;
-      others.pivot = {of(pivot.exponential), of(pivot.distance), of(pivot.weight)};
+      others.pivot = {of(pivot.exponential), of(pivot.logit), of(pivot.weight)};
     }
     return others;
   }

@@ -59,8 +59,8 @@ CUDA = [
     Mutant(
         "half the lanes left out",
         "cuda/team.cuh",
-        "  __device__ All sum(All sums) {\n    for (int distance = kLanes / 2;",
-        "  __device__ All sum(All sums) {\n    for (int distance = kLanes / 4;",
+        "  __device__ All sum(All sums, A m) {\n    for (int distance = kLanes / 2;",
+        "  __device__ All sum(All sums, A m) {\n    for (int distance = kLanes / 4;",
     ),
     Mutant(
         "lost tail of a row",
@@ -147,20 +147,32 @@ CUDA = [
     Mutant(
         "another thread's larger pivot added",
         "cuda/sums.cuh",
-        "smaller.add(0, entering(other.pivot, false));",
-        "smaller.add(0, other.pivot);",
+        "smaller.add(0, entering(other.pivot, false), m);",
+        "smaller.add(0, other.pivot, m);",
     ),
     Mutant(
-        "pivot's exponential not saved",
-        "cuda/results.cuh",
-        "row.sum.total() + row.pivot_exp;",
-        "row.sum.total();",
+        "saved sum relative to the first reference",
+        "cuda/finish.cuh",
+        "others * (pivot_exp / row.pivot_exp)",
+        "others",
     ),
     Mutant(
         "linear sum relative to the reference",
         "cuda/state.cuh",
-        "row.linear -= row.mass * sums.pivot.distance;",
-        ";",
+        "linear - mass * (m - pivot.logit)",
+        "linear",
+    ),
+    Mutant(
+        "pivot's gradient as any other's",
+        "cuda/finish.cuh",
+        "x == f.pivot_logit ?",
+        "false ?",
+    ),
+    Mutant(
+        "pivot's own share from a difference",
+        "cuda/finish.cuh",
+        "f.grad_others = g * others;",
+        "f.grad_others = g * (1 - own);",
     ),
     Mutant(
         "lost maximum",

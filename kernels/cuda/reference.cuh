@@ -9,8 +9,10 @@ namespace fused_ce::cuda {
 template <class S>
 struct ReferenceConstants {
   static constexpr Accumulate<S> kLargest = 2048;  // |m| beyond which m is subtracted
-  // What e^m becomes, a power of two: float has 87 bits above 2^40, and 166 below.
-  static constexpr int kHeadroomBits = sizeof(S) == 4 ? 40 : 0;
+  // What e^m becomes, a power of two: float has 87 bits above 2^40, and 166 below. Less of half
+  // types, whose exponentials lose digits to a large exponent: the hardware takes both in one
+  // float. It is as much as keeps 2^-126, were it the sum of 2^19 exponentials, to 9 bits.
+  static constexpr int kHeadroomBits = sizeof(S) == 4 ? 40 : sizeof(S) == 2 ? 28 : 0;
   static constexpr double kLargestSum = sizeof(S) == 8 ? 0x1p1000 : 0x1p126;
 };
 
@@ -24,7 +26,7 @@ struct Offset {
     using R = ReferenceConstants<S>;
     using K = Constants<A>;
     // Differences of half types are exact in float: m itself is subtracted.
-    if constexpr (kIsHalf<S>) return {m, 0};
+    if constexpr (kIsHalf<S>) return {m, -A(R::kHeadroomBits)};
     const bool small = m <= R::kLargest && m >= -R::kLargest;
     const A rounded = (m * K::kLog2EHigh + K::kRound) - K::kRound;
     return {small ? A(0) : m, (small ? rounded : A(0)) - A(R::kHeadroomBits)};
@@ -51,7 +53,8 @@ class Reference {
   Power<A> power_;
 };
 
-// Half types: the hardware's exponential, whose 2^-22 are nothing beside their own rounding.
+// Half types: the hardware's exponential, whose 2^-22, and 2^-20 for the rounding of what it is
+// taken of, are nothing beside their own.
 template <class S>
 class HalfReference {
  public:

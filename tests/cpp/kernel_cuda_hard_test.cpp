@@ -177,5 +177,36 @@ TEST_P(CudaKernel, ConfidentOneHotProbabilitiesHaveGradientsOfClassIndices) {
   }
 }
 
+// Rows whose class leads by so much that each other exponential is too small for float, though
+// their sum, the loss, is not.
+TEST_P(CudaKernel, SmallestLosses) {
+  const double bound = size_of(dtype()) == 2 ? 4e-6 : 8 * epsilon(dtype());
+  const double normal = std::numeric_limits<float>::min();
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (bool indices : {true, false}) {
+      for (int64_t classes : {9, 40, 300, 5003, 20000}) {
+        if (classes > 300 && layout == Layout::kPlanes) continue;
+        SCOPED_TRACE(std::to_string(classes) + " classes, indices: " + std::to_string(indices));
+        CudaFixture f(dtype(), layout, Option::kProbabilities, small_shape(layout, classes), 0.1);
+        f.p.ignore_index = -100;
+        // All others are near the largest of them: the last row's loss is about 2^-126.
+        const std::vector<long double> losses = f.set_confident_probabilities(
+            87.2 + std::log(static_cast<double>(classes) - 1) - 0.4, 0);
+        if (indices) {
+          f.p.target_kind = TargetKind::kInt64;
+          f.p.target = f.target.data();
+          for (int64_t row = 0; row < f.rows(); ++row) f.target[row] = row * 7 % classes;
+        }
+        f.forward();
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          const auto loss = static_cast<double>(losses[row]);
+          ASSERT_NEAR(f.loss.get(row), loss, bound * loss + (loss < normal ? normal : 0))
+              << "row " << row;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fused_ce

@@ -261,6 +261,12 @@ CUDA = [
         "m * K::kLog2EHigh",
     ),
     Mutant(
+        "no headroom for half types",
+        "cuda/reference.cuh",
+        "sizeof(S) == 2 ? 28 : 0",
+        "0",
+    ),
+    Mutant(
         "probabilities taken for neighbours",
         "cuda/numbers.cuh",
         "stride == 1 && first == 0",

@@ -75,22 +75,6 @@ __device__ inline SavedRow<A> saved_of(const RowState<A>& row) {
   return {x, others * (pivot_exp / row.pivot_exp), row.mass};
 }
 
-// Cuts x into a number in [1/2, 1) and an exponent. 0, subnormal, infinite and NaN numbers stay
-// whole.
-template <class A>
-__device__ inline A split(A x, A* exponent) {
-  using K = Constants<A>;
-  constexpr Int<A> kField = 2 * K::kBias + 1;
-  const Int<A> bits = bits_of(x), field = (bits >> K::kMantissaBits) & kField;
-  if (field == 0 || field == kField) {
-    *exponent = 0;
-    return x;
-  }
-  *exponent = static_cast<A>(field - (K::kBias - 1));
-  return from_bits((bits & ~(kField << K::kMantissaBits)) |
-                   (static_cast<Int<A>>(K::kBias - 1) << K::kMantissaBits));
-}
-
 // The gradient of a row's loss times g is g (mass p_j - q_j). Where p_j is near 1 that would
 // cancel: there it is g ((mass - q_j) p_j - q_j (1 - p_j)), and 1 - p_j is the other classes'
 // share.
@@ -125,24 +109,27 @@ __device__ inline Factors<S> factors_of(const Smoothing<A>& smoothing, const Sav
   Sum<A> total = Reference<S>(f.offset).exp_and_rest(pivot_logit);
   const A pivot_exp = total.high;
   total.add(sum);
-  const A all = total.total(), own = pivot_exp / all, others = quotient({sum, 0}, total);
+  const A all = total.total(), own = pivot_exp / all;
   const A weight_sum = kTerms == Terms::kSmoothed ? smoothing.sum_of_weights() : A(0);
-  const A mass =
-      indices ? smoothing.keep * w + smoothing.spread * weight_sum : saved.target_or_mass;
-  A by_total, by_factor;
-  const A scaled = g * mass / split(all, &by_total);
-  f.factor = split(scaled, &by_factor);
-  f.offset.c += by_total - by_factor;
-  if constexpr (indices) {
+  const Scaled<A> others = quotient(Scaled<A>::of(sum), total);
+  const Scaled<A> grad = Scaled<A>::of(g);
+  const Scaled<A> mass = Scaled<A>::of(indices ? smoothing.keep * w + smoothing.spread * weight_sum
+                                               : saved.target_or_mass);
+  const Scaled<A> factor = (grad * mass / Scaled<A>::of(all)).normalized();
+  f.factor = factor.mantissa;
+  f.offset.c -= factor.exponent;
+  if constexpr (kTerms == Terms::kIndices) {
+    f.at_target = -(grad * mass * others).value();
+  } else if constexpr (kTerms == Terms::kSmoothed) {
     f.grad = g * smoothing.spread;
-    f.at_target = -g * smoothing.keep * w * others;
-    if (kTerms == Terms::kSmoothed) f.at_target += f.grad * (weight_sum * own - w);
+    f.at_target =
+        g * (smoothing.spread * (weight_sum * own - w) - smoothing.keep * w * others.value());
   } else {
     f.grad = g;
     f.pivot_logit = pivot_logit;
-    f.mass = mass;
+    f.mass = saved.target_or_mass;
     f.grad_own = g * own;
-    f.grad_others = g * others;
+    f.grad_others = (grad * others).value();
   }
   if (smoothing.classes == 1) {
     f.factor = f.at_target = f.grad_own = f.grad_others = all - all;  // exactly 0 or NaN

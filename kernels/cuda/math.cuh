@@ -33,6 +33,8 @@ __device__ __forceinline__ float fma_of(float a, float b, float c) { return fmaf
 __device__ __forceinline__ double fma_of(double a, double b, double c) { return fma(a, b, c); }
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+__device__ __forceinline__ float ldexp_of(float x, int n) { return ldexpf(x, n); }
+__device__ __forceinline__ double ldexp_of(double x, int n) { return ldexp(x, n); }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
 __device__ __forceinline__ double log_of(double x) { return log(x); }
 __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
@@ -78,7 +80,7 @@ struct Power {
   }
 };
 
-// factor * e^d * 2^-c for integer-valued c, |c| < 2^12. d log2(e) is cut into an integer and a
+// factor * e^d * 2^-c for integer-valued c, |c| < 2^13. d log2(e) is cut into an integer and a
 // fraction in two steps that round nothing away (Cody and Waite, 1980), and the power of two is
 // added to the integer, so that a reference costs no rounding at all. Products below the smallest
 // normal number are 0.
@@ -143,6 +145,44 @@ __device__ inline A quotient(const Sum<A>& a, const Sum<A>& b) {
   const A q = a.high / b.high;
   const A rest = fma_of(-q, b.low, fma_of(-q, b.high, a.high) + a.low);
   return q + rest / b.high;
+}
+
+// A number as a mantissa and an exponent, so that products keep their digits where steps to them
+// are too large or too small for A.
+template <class A>
+struct Scaled {
+  A mantissa, exponent;
+
+  // With a mantissa in [1/2, 1). 0, subnormal, infinite and NaN numbers stay whole.
+  static __device__ Scaled of(A x) {
+    using K = Constants<A>;
+    constexpr Int<A> kField = 2 * K::kBias + 1;
+    const Int<A> bits = bits_of(x), field = (bits >> K::kMantissaBits) & kField;
+    if (field == 0 || field == kField) return {x, 0};
+    return {from_bits((bits & ~(kField << K::kMantissaBits)) |
+                      (static_cast<Int<A>>(K::kBias - 1) << K::kMantissaBits)),
+            static_cast<A>(field - (K::kBias - 1))};
+  }
+  __device__ Scaled normalized() const {
+    const Scaled m = of(mantissa);
+    return {m.mantissa, m.exponent + exponent};
+  }
+  __device__ A value() const { return ldexp_of(mantissa, static_cast<int>(exponent)); }
+
+  __device__ Scaled operator*(const Scaled& x) const {
+    return {mantissa * x.mantissa, exponent + x.exponent};
+  }
+  __device__ Scaled operator/(const Scaled& x) const {
+    return {mantissa / x.mantissa, exponent - x.exponent};
+  }
+};
+
+// a / b, b a normal number.
+template <class A>
+__device__ inline Scaled<A> quotient(const Scaled<A>& a, const Sum<A>& b) {
+  const Scaled<A> high = Scaled<A>::of(b.high);
+  const A low = ldexp_of(b.low, -static_cast<int>(high.exponent));
+  return {quotient(Sum<A>{a.mantissa, 0}, Sum<A>{high.mantissa, low}), a.exponent - high.exponent};
 }
 
 }  // namespace fused_ce::cuda

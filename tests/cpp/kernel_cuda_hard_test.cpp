@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "cuda_fixture.h"
 
@@ -201,6 +202,76 @@ TEST_P(CudaKernel, SmallestLosses) {
         for (int64_t row = 0; row < f.rows(); ++row) {
           const auto loss = static_cast<double>(losses[row]);
           ASSERT_NEAR(f.loss.get(row), loss, bound * loss + (loss < normal ? normal : 0))
+              << "row " << row;
+        }
+      }
+    }
+  }
+}
+
+// The first guess of the reference, the target's logit, is so far below another that the sum of
+// exponentials is a huge number, and a small gradient over it none.
+TEST_P(CudaKernel, SmallGradientsKeepTheirDigits) {
+  const double lead = dtype() == DType::kDouble ? 690 : 55;
+  const double bound = size_of(dtype()) == 2 ? epsilon(dtype()) / 2 + 4e-6 : 4 * epsilon(dtype());
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {3, 40, 300}) {
+      for (auto [g, weight] : {std::pair{1e-30, 1.0}, {1e-20, 1.0}, {1.0, 1e-25}}) {
+        SCOPED_TRACE(std::to_string(classes) + " classes, " + std::to_string(std::log10(g)));
+        CudaFixture f(dtype(), layout, Option::kWeights, small_shape(layout, classes));
+        f.p.ignore_index = -100;
+        for (int64_t c = 0; c < classes; ++c) f.weight.set(c, weight);
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          for (int64_t c = 0; c < classes; ++c)
+            f.logits.set(at(f.p, f.p.logits_strides, row, c), c == 1 ? lead : 0);
+          f.target[row] = 0;
+          f.row_grads[row] = g;
+        }
+        f.forward();
+        f.backward();
+        const double slack = dtype() == DType::kHalf ? smallest(dtype()) : 0;
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          const auto grad = [&](int64_t c) {
+            return f.grad.get(at(f.p, f.p.logits_strides, row, c));
+          };
+          ASSERT_NEAR(grad(0), -g * weight, bound * g * weight + slack) << "row " << row;
+          ASSERT_NEAR(grad(1), g * weight, bound * g * weight + slack) << "row " << row;
+        }
+      }
+    }
+  }
+}
+
+// Of rows so confident that the others' share is no normal number, though times g it is: the
+// gradient at the target, or at the one class that has a probability.
+TEST_P(CudaKernel, LargeGradientsOfConfidentRowsKeepTheirDigits) {
+  const bool half = size_of(dtype()) == 2;
+  const double bound = half ? epsilon(dtype()) / 2 + 4e-6 : 8 * epsilon(dtype());
+  const double lead = dtype() == DType::kDouble ? 700 : 95, g = half ? 1e4 : 1e8;
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (Option option : {Option::kPlain, Option::kProbabilities}) {
+      for (int64_t classes : {3, 40, 300}) {
+        SCOPED_TRACE(std::to_string(classes) + " classes");
+        CudaFixture f(dtype(), layout, option, small_shape(layout, classes));
+        f.p.ignore_index = -100;
+        f.p.weight = nullptr;
+        f.p.label_smoothing = 0;
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          for (int64_t c = 0; c < classes; ++c) {
+            f.logits.set(at(f.p, f.p.logits_strides, row, c), c == 1 ? lead : 0);
+            if (option == Option::kProbabilities)
+              f.probabilities.set(at(f.p, f.p.target_strides, row, c), c == 1);
+          }
+          f.target[row] = 1;
+          f.row_grads[row] = g;
+        }
+        f.forward();
+        f.backward();
+        const double grad = -g * static_cast<double>(classes - 1) * std::exp(-lead);
+        const double slack = dtype() == DType::kHalf ? smallest(dtype()) : 0;
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          ASSERT_NEAR(f.grad.get(at(f.p, f.p.logits_strides, row, 1)), grad,
+                      bound * std::fabs(grad) + slack)
               << "row " << row;
         }
       }

@@ -171,7 +171,7 @@ CUDA = [
     Mutant(
         "pivot's own share from a difference",
         "cuda/finish.cuh",
-        "f.grad_others = g * others;",
+        "f.grad_others = (grad * others).value();",
         "f.grad_others = g * (1 - own);",
     ),
     Mutant(
@@ -215,14 +215,20 @@ CUDA = [
     Mutant(
         "wrong sign of the target's gradient",
         "cuda/finish.cuh",
-        "f.at_target = -g *",
-        "f.at_target = g *",
+        "f.at_target = -(grad",
+        "f.at_target = (grad",
+    ),
+    Mutant(
+        "others' share a number too small",
+        "cuda/finish.cuh",
+        "-(grad * mass * others).value();",
+        "-g * smoothing.keep * w * others.value();",
     ),
     Mutant(
         "lost exponent of the factor",
         "cuda/finish.cuh",
-        "f.offset.c += by_total - by_factor;",
-        "f.offset.c += by_total;",
+        "f.offset.c -= factor.exponent;",
+        "f.offset.c += factor.exponent;",
     ),
     Mutant(
         "gradient of ignored rows",

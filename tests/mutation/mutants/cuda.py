@@ -296,6 +296,18 @@ CUDA = [
         "q[k] *= smoothing_.smoothed(",
         "q[k] = smoothing_.smoothed(",
     ),
+    Mutant(
+        "smoothed rows of no classes give 0",
+        "cuda/finish.cuh",
+        "smoothing.spread * A(0) : A(0)",
+        "A(0) : A(0)",
+    ),
+    Mutant(
+        "no smoothed rows of no classes give 0",
+        "cuda/launch.cu",
+        "p.label_smoothing / classes * 0 : 0",
+        "0.0 : 0",
+    ),
     Mutant("shorter polynomial", "cuda/math.cuh", "float q = 0x1.41fbbcp-13f;", "float q = 0;"),
     Mutant(
         "sum without its rounding errors",

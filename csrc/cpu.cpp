@@ -91,7 +91,8 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
     kernels.forward(d.problem, rows.out, begin, end, partials.data());
   });
 
-  const Partial sum = add_up(partials);
+  Partial sum = add_up(partials);
+  sum.loss += loss_of_no_rows(d.problem);
   if (sum.bad_row >= 0)
     throw_out_of_range(call.target, sum.bad_row, d.problem.classes, d.problem.ignore_index);
   ops::ForwardResult result{std::move(rows.loss), std::move(rows.saved),

@@ -58,6 +58,13 @@ struct Problem {
 
 static inline constexpr int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
 
+// What the loss of no rows adds up to. torch multiplies that of smoothed class indices by s / C:
+// NaN where there are no classes.
+static inline constexpr double loss_of_no_rows(const Problem& p) {
+  const bool smoothed = p.target_kind != TargetKind::kProbabilities && p.label_smoothing > 0;
+  return smoothed && p.classes == 0 ? __builtin_nan("") : 0;
+}
+
 // What forward leaves for backward, each an array of `rows` values of the accumulate type, or null
 // where there will be no backward. (On the CPU, rows of one class leave nothing.)
 //   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)

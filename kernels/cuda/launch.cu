@@ -52,10 +52,8 @@ void forward(const Problem& p, const Forward& out, const Totals& totals, void* w
   const double classes = static_cast<double>(p.classes);
   const double rows = static_cast<double>(rows_of(p)) * classes / classes;
   const bool indices = p.target_kind != TargetKind::kProbabilities;
-  // torch multiplies the smoothed loss of no rows, too, by s / C.
-  const double empty = indices && p.label_smoothing > 0 ? p.label_smoothing / classes * 0 : 0;
   FUSED_CE_LAUNCH(total, dim3(1), dim3(kTotalBlock), 0, stream, partials, plan.blocks, indices,
-                  rows, empty, totals);
+                  rows, loss_of_no_rows(p), totals);
 }
 
 void backward(const Problem& p, const Backward& back, Stream stream) {

@@ -61,6 +61,10 @@ class CudaKernel : public ::testing::TestWithParam<std::tuple<Schedule, DType>> 
   }
 };
 
+inline std::string cuda_kernel_name(const ::testing::TestParamInfo<CudaKernel::ParamType>& info) {
+  return std::string(std::get<0>(info.param).name) + "_" + name_of(std::get<1>(info.param));
+}
+
 // As shape_of, with fewer rows: a thread switch costs what a hundred logits cost.
 inline Shape small_shape(Layout layout, int64_t classes) {
   switch (layout) {

@@ -11,11 +11,10 @@ namespace {
 
 using namespace testing;  // fused_ce::testing
 
-INSTANTIATE_TEST_SUITE_P(
-    , CudaKernel, ::testing::Combine(::testing::ValuesIn(kSchedules), ::testing::ValuesIn(kDTypes)),
-    [](const ::testing::TestParamInfo<CudaKernel::ParamType>& info) {
-      return std::string(std::get<0>(info.param).name) + "_" + name_of(std::get<1>(info.param));
-    });
+INSTANTIATE_TEST_SUITE_P(, CudaKernel,
+                         ::testing::Combine(::testing::ValuesIn(kSchedules),
+                                            ::testing::ValuesIn(kDTypes)),
+                         cuda_kernel_name);
 
 TEST_P(CudaKernel, EqualsTheFormula) {
   for (Layout layout : kLayouts) {

@@ -31,7 +31,8 @@ void run_apart(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
 void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials,
                     const std::vector<Partial>& others, const std::vector<Expected>& expected,
                     const char* who) {
-  long double loss = 0, weight = 0;  // equal ones would all be rounded the same way
+  long double loss = loss_of_no_rows(f.p),
+              weight = 0;  // equal ones would all be rounded the same way
   int64_t bad = kNoBadRow;
   for (size_t i = 0; i < partials.size(); ++i) {
     if (std::memcmp(&partials[i], &others[i], sizeof(Partial)) != 0)

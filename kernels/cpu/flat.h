@@ -44,7 +44,7 @@ class Flat {
     const S* x = flat_rows(p_, first, n, gathered_);
     if constexpr (kIndices) read_targets(p_, first, n, padded, rows_);
     read_saved(back, first, n, padded, rows_, grad_);
-    objective_.differentiate(rows_, padded, grad_, factors_);
+    objective_.factors(rows_, padded, grad_, factors_);
 
     const Strides& to = back.grad_strides;
     const bool in_place = p_.inner == 1 && to.classes == 1 && to.outer == classes_;

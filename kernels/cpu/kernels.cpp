@@ -1,6 +1,8 @@
 // Compiled once for each instruction set: runs a problem's tasks with the loop that its plan names.
 #include "cpu.h"
 #include "plan.h"
+#include "plane_gradients.h"
+#include "planes.h"
 #include "row_gradients.h"
 #include "rows.h"
 #include "scratch.h"
@@ -77,7 +79,7 @@ void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan,
       over_rows(in_scratch<RowGradients<S, kTerms>>(p));
       return fence();
     case Loop::kPlanes:
-      over_tiles(in_scratch<Planes<S, kTerms>>(p));
+      over_tiles(in_scratch<PlaneGradients<S, kTerms>>(p));
       return fence();
     case Loop::kFew:
       return over_tiles(in_scratch<Flat<S, kTerms>>(p));

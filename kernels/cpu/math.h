@@ -167,10 +167,10 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = 
     r = (d - n * K::kLn2High) - n * K::kLn2Low;
     q = polynomial(K::kQ, r);
   }
-  const V slope = q * r + T(1);
+  const V rest = (q * r + T(1)) * r;
 #else
   const V r = (d - n * K::kLn2High) - n * K::kLn2Low;
-  const V slope = polynomial(K::kQ, r) * r + T(1);
+  const V rest = polynomial(K::kQ, r) * r * r + r;
 #endif
 #if defined(__AVX512F__)
   const auto times_power = [](auto v, V power_of_two) __attribute__((always_inline)) {
@@ -191,11 +191,11 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = 
   const V exponent = each(power_of, rounded, out);
 #endif
   if constexpr (kIsOne<F>) {
-    return times_power(slope * r + T(1), exponent);
+    return times_power(rest + T(1), exponent);
   } else {
     // The factor meets the power of two, which is there long before the polynomial, and both take
     // part in the last addition: the product is rounded once, and not twice.
-    const V scaled_factor = times_power(factor, exponent), rest = slope * r;
+    const V scaled_factor = times_power(factor, exponent);
     return rest * scaled_factor + scaled_factor;
   }
 }

@@ -98,9 +98,9 @@ class Objective {
     losses_of<S>(rows, n, smoothing_, loss);
   }
   template <int kRows>
-  void differentiate(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
-                     Factors<S, kTerms, kRows>& factors) const {
-    factors_of<S>(rows, n, smoothing_, grad, factors);
+  void factors(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
+               Factors<S, kTerms, kRows>& out) const {
+    factors_of<S>(rows, n, smoothing_, grad, out);
   }
 
   // ---- What a class gets back. X: a vector, or a pair of them.

@@ -5,7 +5,7 @@
 
 #include "few.h"
 #include "flat.h"
-#include "planes.h"
+#include "plane_tile.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 

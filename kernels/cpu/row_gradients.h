@@ -28,7 +28,7 @@ class RowGradients : Blocks<S, kTerms> {
       const int padded = (n + kW - 1) / kW * kW;
       if (kIndices) read_targets(p_, first, n, padded, rows_);
       read_saved(back, first, n, padded, rows_, grad_);
-      objective_.differentiate(rows_, n, grad_, factors_);
+      objective_.factors(rows_, n, grad_, factors_);
       for (int i = 0; i < n; ++i) write_row(back, first + i, i);
     }
   }

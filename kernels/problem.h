@@ -67,10 +67,10 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 
 // What forward leaves for backward, each an array of `rows` values of the accumulate type, or null
 // where there will be no backward. (On the CPU, rows of one class leave nothing.)
-//   reference: the logit that the row's exponentials are taken relative to (see cpu/reference.h)
-//   sum:       the sum of those exponentials; for class indices without the target's own term,
-//              which keeps 1 - p exact where p is close to 1. Of probabilities, the CPU's kernels
-//              take the largest logit for the reference and leave its exponential out of the sum
+//   reference: class indices: the logit that the row's exponentials are taken relative to (see
+//              cpu/reference.h). probabilities: the largest logit, the pivot's
+//   sum:       the sum of those exponentials without the target's, or the pivot's, own, which keeps
+//              1 - p exact where p is close to 1
 //   target_or_mass: class indices: the target's logit, which lies anywhere in the row.
 //              probabilities: the mass, sum of weight * target over the classes
 struct Saved {

@@ -28,7 +28,7 @@ def panel(axes: Any, records: list[Record], measure: str, dtype: torch.dtype) ->
         heights = [names.index(r["distribution"]) + shift for r in measured]
         axes.scatter(ulps, heights, s=16, color=colour, label=name)
     if measure != "others":  # whose goal is torch's own error
-        axes.axvline(goal(dtype, 1), color="#666666", linewidth=1, linestyle=":")
+        axes.axvline(goal(dtype), color="#666666", linewidth=1, linestyle=":")
     axes.set_xscale("log")
 
 

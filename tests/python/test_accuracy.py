@@ -1,4 +1,4 @@
-"""Losses and gradients to within 2 units in the last place of the correctly rounded ones."""
+"""Losses and gradients to within 2.5 units in the last place of the correctly rounded ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import DTYPES
 from distributions import DISTRIBUTIONS, draw, loss_and_gradient
-from exact import Array, errors, exact, goal
+from exact import Array, errors, exact, goal, goal_elsewhere
 
 # 64 bits of mantissa, or errors in float64 cannot be seen.
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def worst(found: Array) -> float:
 def test_rows(dtype: torch.dtype, distribution: str, transposed: bool) -> None:
     for classes in (2, 9, 64, 129, 3000):
         case = draw(distribution, max(16, 8192 // classes), classes, dtype)
-        want, most = exact(*case), goal(dtype, classes)
+        want, most = exact(*case), goal(dtype)
         loss, grad = loss_and_gradient(fused_ce.cross_entropy, case, transposed)
         assert worst(errors(loss, want.loss)) <= most
         if not case.target.is_floating_point():
@@ -35,7 +35,7 @@ def test_rows(dtype: torch.dtype, distribution: str, transposed: bool) -> None:
             at = (np.arange(len(grad)), case.target.numpy())
             assert worst(errors(grad[at], want.grad[at], want.terms[at])) <= most
         _, theirs = loss_and_gradient(F.cross_entropy, case, transposed)
-        limit = max(worst(errors(theirs, want.grad, want.terms)), most)
+        limit = goal_elsewhere(dtype, worst(errors(theirs, want.grad, want.terms)))
         assert worst(errors(grad, want.grad, want.terms)) <= limit
 
 
@@ -46,7 +46,7 @@ def test_many_short_rows(transposed: bool) -> None:
         case = draw("confident", 65536, classes, torch.float32)
         want = exact(*case)
         loss, _ = loss_and_gradient(fused_ce.cross_entropy, case, transposed)
-        assert worst(errors(loss, want.loss)) <= goal(torch.float32, classes)
+        assert worst(errors(loss, want.loss)) <= goal(torch.float32)
 
 
 @pytest.mark.parametrize("distribution", ["confident", "one-hot"])
@@ -55,7 +55,7 @@ def test_torch_misses_it(dtype: torch.dtype, distribution: str) -> None:
     """What is held above is no matter of course."""
     case = draw(distribution, 256, 9, dtype)
     loss, _ = loss_and_gradient(F.cross_entropy, case, transposed=False)
-    assert worst(errors(loss, exact(*case).loss)) > 100 * goal(dtype, 9)
+    assert worst(errors(loss, exact(*case).loss)) > 100 * goal(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -98,10 +98,10 @@ def errors(actual: torch.Tensor, want: Array, size: Array | None = None) -> Arra
 def goal(dtype: torch.dtype) -> float:
     """The most ulp that a row's loss, and the gradient at its target, may be off.
 
-    float32: 2.5 from the correctly rounded result, which is half of one off itself: an exponential and
-    up to three additions of float32. Half types are computed in float32, to a relative error of 3e-6
-    (of an exponential 80 below the largest), and rounded once. float64: sums are compensated, so that
-    the number of classes makes no difference.
+    float32: 2.5 from the correctly rounded result, which is half of one off itself: an exponential
+    and up to three additions of float32. Half types are computed in float32, to a relative error
+    of 3e-6 (of an exponential 80 below the largest), and rounded once. float64: sums are
+    compensated, so that the number of classes makes no difference.
     """
     if dtype in (torch.bfloat16, torch.float16):
         return 0.5 + 3e-6 * 2 / torch.finfo(dtype).eps

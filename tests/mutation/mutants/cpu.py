@@ -6,7 +6,7 @@ from mutants.mutant import Mutant
 
 CPU = [
     Mutant(
-        "wrong sign of the target's gradient", "cpu/group.h", "at_target = -g *", "at_target = g *"
+        "wrong sign of the target's gradient", "cpu/finish.h", "at_pivot = -g *", "at_pivot = g *"
     ),
     Mutant(
         "target's own term left in the sum (rows)",
@@ -28,9 +28,9 @@ CPU = [
     ),
     Mutant(
         "target's own term left in the sum (planes)",
-        "cpu/planes.h",
-        "kept = is_pivot ? splat(kNone) : logits;",
-        "kept = logits;",
+        "cpu/objective.h",
+        "sums.exponentials += ref.exp_except(x, pivot);",
+        "sums.exponentials += ref.exp(x);",
     ),
     Mutant(
         "lost tail of a row",
@@ -47,8 +47,8 @@ CPU = [
     Mutant(
         "infinite logit twice in the tail",
         "cpu/rows.h",
-        "(present ? load(x + first) : m)",
-        "load(x + first)",
+        "(present ? logits(first) : m)",
+        "logits(first)",
     ),
     Mutant(
         "lost tail of a gradient",
@@ -76,68 +76,68 @@ CPU = [
     ),
     Mutant(
         "only the last block counts",
-        "cpu/terms.h",
+        "cpu/sums.h",
         "exponentials.add(s.exponentials);",
         "exponentials = {}, exponentials.add(s.exponentials);",
     ),
     Mutant(
         "missing weight of the target",
-        "cpu/layout.h",
-        "static_cast<double>(weight[group.pivot[i]])",
+        "cpu/targets.h",
+        "static_cast<double>(weight[rows.pivot[i]])",
         "1.0",
     ),
     Mutant(
         "weights of another class",
-        "cpu/blocks.h",
-        "weight = w ? load(w + j) :",
-        "weight = w ? load(w) :",
+        "cpu/objective.h",
+        "weight(weight_ ? load(weight_ + c) :",
+        "weight(weight_ ? load(weight_) :",
     ),
     Mutant(
         "row of the tile's start",
-        "cpu/planes.h",
+        "cpu/plane_tile.h",
         "base_ = row_offset(p_, p_.logits_strides, first);",
         "base_ = row_offset(p_, p_.logits_strides, 0);",
     ),
     Mutant(
         "gradient at the logits' strides",
-        "cpu/planes.h",
-        "row_offset(p_, out.grad_strides, first_)",
+        "cpu/plane_gradients.h",
+        "row_offset(p_, back.grad_strides, first_)",
         "row_offset(p_, p_.logits_strides, first_)",
     ),
-    Mutant(
-        "ignored rows counted", "cpu/layout.h", "V used = in_range & counted;", "V used = in_range;"
-    ),
+    Mutant("ignored rows counted", "cpu/targets.h", "used = in_range & asked,", "used = in_range,"),
     Mutant(
         "range check off by one",
-        "cpu/layout.h",
+        "cpu/targets.h",
         "(c >= 0) & (c < p.classes)",
         "(c >= 0) & (c <= p.classes)",
     ),
     Mutant(
         "smoothing spread over C - 1",
-        "cpu/group.h",
+        "cpu/finish.h",
         "static_cast<double>(p.classes) : 0)",
         "static_cast<double>(p.classes - 1) : 0)",
     ),
     Mutant(
         "overflow not noticed (long rows)",
         "cpu/rows.h",
-        "if (!in_range<kTerms>(i)) sum_row",
+        "if (!in_range(i)) sum_row",
         "if (false) sum_row",
     ),
     Mutant(
         "overflow not noticed (few)",
         "cpu/few.h",
-        "kIndices && !all_in_range()) sum<",
-        "kIndices && false) sum<",
+        "!kHasLinear<kTerms> && !all_in_range()) sum(",
+        "!kHasLinear<kTerms> && false) sum(",
     ),
     Mutant(
         "overflow not noticed (planes)",
         "cpu/planes.h",
-        "p_.classes > kProbedPlanes && !all_in_range<kTerms>()",
+        "p_.classes > kGuessedFrom<S, kTerms> && !all_in_range()",
         "false",
     ),
-    Mutant("far target not noticed", "cpu/planes.h", "- m < kFarTarget", "- m < 1e9"),
+    Mutant(
+        "far target not noticed", "cpu/planes.h", "- m < static_cast<A>(kFarTarget)", "- m < A(1e9)"
+    ),
     Mutant(
         "another class than the largest left out (rows)",
         "cpu/blocks.h",
@@ -181,19 +181,14 @@ CPU = [
     ),
     Mutant("truncated bfloat16", "cpu/convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
     Mutant("shorter polynomial", "cpu/math.h", "0x1.6a242cp-10f};", "0};"),
-    Mutant(
-        "plain 1 + z in log1p",
-        "cpu/math.h",
-        "f = scaled + from_one;",
-        "f = v * scale - 1.0;",
-    ),
+    Mutant("plain 1 + z in log1p", "cpu/math.h", "f = scaled + from_one;", "f = v * scale - 1.0;"),
     Mutant(
         "rest of the lost digits dropped", "cpu/math.h", "(k * K::kLn2Low + rest)", "k * K::kLn2Low"
     ),
     Mutant(
         "overflow not noticed (batches)",
         "cpu/rows.h",
-        "} else if (!in_range<kTerms>(r)) {",
+        "} else if (!in_range(r)) {",
         "} else if (false) {",
     ),
     Mutant(
@@ -211,14 +206,11 @@ CPU = [
     Mutant(
         "target's logit not found (planes)",
         "cpu/planes.h",
-        "pivot_logit = is_pivot ? logits : pivot_logit;",
+        "pivot_logit = put_in(pivot_logit, is_pivot, logits);",
         ";",
     ),
     Mutant(
-        "ignored rows of one class",
-        "cpu/single.h",
-        "g = load(targets_.pivot + i) < 0 ? V{} : g;",
-        ";",
+        "ignored rows of one class", "cpu/single.h", "g = load(rows_.pivot + i) < 0 ? V{} : g;", ";"
     ),
     Mutant(
         "another row's factors",
@@ -226,5 +218,50 @@ CPU = [
         "if (c >= classes_) c -= classes_, ++first_row;",
         "if (c >= classes_) c -= classes_;",
     ),
-    Mutant("sum without its rounding errors", "cpu/sum.h", "sum + lost : sum", "sum : sum"),
+    Mutant(
+        "sum without its rounding errors",
+        "cpu/double_sum.h",
+        "return sum - sum == 0 ? sum + lost : sum;",
+        "return sum;",
+    ),
+    Mutant(
+        "difference at a leading pivot (rows)",
+        "cpu/row_gradients.h",
+        "if constexpr (!kIndices) find_pivot(x_row, row, i);",
+        ";",
+    ),
+    Mutant(
+        "difference at a leading pivot (planes, flat)",
+        "cpu/finish.h",
+        "out.some_lead |= !all_lanes(~leads);",
+        ";",
+    ),
+    Mutant(
+        "small factors of double multiplied as they are",
+        "cpu/finish.h",
+        "if (!all_lanes(~scale.whole)) scale",
+        "if (false) scale",
+    ),
+    Mutant(
+        "sums of doubles not compensated",
+        "cpu/double_sum.h",
+        "lost += rounding_error(sum, v, next);",
+        ";",
+    ),
+    Mutant(
+        "no headroom for half types' small sums",
+        "cpu/reference.h",
+        "kHeadroomBits = 14;",
+        "kHeadroomBits = 0;",
+    ),
+    Mutant(
+        "smoothed rows of no classes give 0",
+        "cpu/finish.h",
+        'kTerms == Terms::kSmoothed ? __builtin_nan("") : 0',
+        "0",
+    ),
+    Mutant("bad row not named", "cpu/targets.h", "while (rows.pivot[i] != kOutOfRange) ++i;", ";"),
+    Mutant(
+        "target's own term left in the sum (few, sought)", "cpu/few.h", "*at_pivot = kNone;", ";"
+    ),
 ]

@@ -6,7 +6,10 @@ from mutants.mutant import Mutant
 
 CPU = [
     Mutant(
-        "wrong sign of the target's gradient", "cpu/finish.h", "at_pivot = -g *", "at_pivot = g *"
+        "wrong sign of the target's gradient",
+        "cpu/finish.h",
+        "at_pivot = -g * smoothing.keep",
+        "at_pivot = g * smoothing.keep",
     ),
     Mutant(
         "target's own term left in the sum (rows)",
@@ -28,9 +31,9 @@ CPU = [
     ),
     Mutant(
         "target's own term left in the sum (planes)",
-        "cpu/objective.h",
-        "sums.exponentials += ref.exp_except(x, pivot);",
-        "sums.exponentials += ref.exp(x);",
+        "cpu/planes.h",
+        "objective_.add_term_except(halves, ref, m, logits, is_pivot, q);",
+        "objective_.add_term(halves, ref, m, logits, logits, q);",
     ),
     Mutant(
         "lost tail of a row",
@@ -104,7 +107,12 @@ CPU = [
         "row_offset(p_, back.grad_strides, first_)",
         "row_offset(p_, p_.logits_strides, first_)",
     ),
-    Mutant("ignored rows counted", "cpu/targets.h", "used = in_range & asked,", "used = in_range,"),
+    Mutant(
+        "ignored rows counted",
+        "cpu/targets.h",
+        "V used = in_range & asked, out_of_range",
+        "V used = in_range, out_of_range",
+    ),
     Mutant(
         "range check off by one",
         "cpu/targets.h",
@@ -126,8 +134,8 @@ CPU = [
     Mutant(
         "overflow not noticed (few)",
         "cpu/few.h",
-        "!kHasLinear<kTerms> && !all_in_range()) sum(",
-        "!kHasLinear<kTerms> && false) sum(",
+        "if (!kHasLinear<kTerms> && !all_in_range()) sum(",
+        "if (false) sum(",
     ),
     Mutant(
         "overflow not noticed (planes)",
@@ -136,7 +144,10 @@ CPU = [
         "false",
     ),
     Mutant(
-        "far target not noticed", "cpu/planes.h", "- m < static_cast<A>(kFarTarget)", "- m < A(1e9)"
+        "far target not noticed",
+        "cpu/planes.h",
+        "- m < static_cast<A>(kFarTarget)",
+        "- m < A(1e9)",
     ),
     Mutant(
         "another class than the largest left out (rows)",
@@ -181,7 +192,12 @@ CPU = [
     ),
     Mutant("truncated bfloat16", "cpu/convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
     Mutant("shorter polynomial", "cpu/math.h", "0x1.6a242cp-10f};", "0};"),
-    Mutant("plain 1 + z in log1p", "cpu/math.h", "f = scaled + from_one;", "f = v * scale - 1.0;"),
+    Mutant(
+        "plain 1 + z in log1p",
+        "cpu/math.h",
+        "f = scaled + from_one;",
+        "f = v * scale - 1.0;",
+    ),
     Mutant(
         "rest of the lost digits dropped", "cpu/math.h", "(k * K::kLn2Low + rest)", "k * K::kLn2Low"
     ),
@@ -210,7 +226,10 @@ CPU = [
         ";",
     ),
     Mutant(
-        "ignored rows of one class", "cpu/single.h", "g = load(rows_.pivot + i) < 0 ? V{} : g;", ";"
+        "ignored rows of one class",
+        "cpu/single.h",
+        "g = load(rows_.pivot + i) < 0 ? V{} : g;",
+        ";",
     ),
     Mutant(
         "another row's factors",
@@ -225,43 +244,88 @@ CPU = [
         "return sum;",
     ),
     Mutant(
-        "difference at a leading pivot (rows)",
+        "target's own term left in the sum (last plane)",
+        "cpu/planes.h",
+        "objective_.add_term_except(rest, ref, m, logits, is_pivot, weights(first + k, i, t[k]));",
+        "objective_.add_term(rest, ref, m, logits, logits, weights(first + k, i, t[k]));",
+    ),
+    Mutant(
+        "target's own term left in the sum (sought)", "cpu/few.h", "      *at_pivot = kNone;\n", ""
+    ),
+    Mutant(
+        "target's gradient from a difference",
+        "cpu/finish.h",
+        "smoothing.keep * w * (others * share);",
+        "smoothing.keep * w * (1.0 - pivot_exp * share);",
+    ),
+    Mutant(
+        "leading pivot's gradient from a difference",
+        "cpu/finish.h",
+        "return (mass - q) * (grad - others) - q * others;",
+        "return mass * (grad - others) - grad * q;",
+    ),
+    Mutant(
+        "leading pivot's gradient as any other's (planes, flat)",
+        "cpu/objective.h",
+        "x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);",
+        "gradient(row, x, q);",
+    ),
+    Mutant(
+        "leading pivot's gradient as any other's (planes)",
+        "cpu/plane_gradients.h",
+        "const bool some_lead = !kIndices && factors_.some_lead;",
+        "const bool some_lead = false;",
+    ),
+    Mutant(
+        "leading pivot's gradient as any other's (flat)",
+        "cpu/flat.h",
+        "const bool some_lead = !kIndices && factors_.some_lead;",
+        "const bool some_lead = false;",
+    ),
+    Mutant(
+        "leading pivot's gradient as any other's (rows)",
         "cpu/row_gradients.h",
-        "if constexpr (!kIndices) find_pivot(x_row, row, i);",
-        ";",
+        "if (logit != logit) return;",
+        "if (logit != logit || p_.classes > 0) return;",
     ),
     Mutant(
-        "difference at a leading pivot (planes, flat)",
+        "double factors' product too small on the way",
         "cpu/finish.h",
-        "out.some_lead |= !all_lanes(~leads);",
-        ";",
+        "if (!all_lanes(~scale.whole)) scale = Split::product(g, mass, share);",
+        "",
     ),
     Mutant(
-        "small factors of double multiplied as they are",
-        "cpu/finish.h",
-        "if (!all_lanes(~scale.whole)) scale",
-        "if (false) scale",
-    ),
-    Mutant(
-        "sums of doubles not compensated",
+        "sums of double without their rounding errors",
         "cpu/double_sum.h",
-        "lost += rounding_error(sum, v, next);",
-        ";",
+        "    lost += rounding_error(sum, v, next);\n",
+        "",
     ),
     Mutant(
-        "no headroom for half types' small sums",
-        "cpu/reference.h",
-        "kHeadroomBits = 14;",
-        "kHeadroomBits = 0;",
+        "sums of double planes without their rounding errors",
+        "cpu/state.h",
+        "s = {load(p + i), load(lost + i)};",
+        "s = {load(p + i), Vec<double>{}};",
+    ),
+    Mutant(
+        "rounding error of an infinite sum",
+        "cpu/double_sum.h",
+        "return sum - sum == 0.0 ? sum + lost : sum;",
+        "return sum + lost;",
+    ),
+    Mutant(
+        "no headroom for half types", "cpu/reference.h", "kHeadroomBits = 14;", "kHeadroomBits = 0;"
     ),
     Mutant(
         "smoothed rows of no classes give 0",
         "cpu/finish.h",
-        'kTerms == Terms::kSmoothed ? __builtin_nan("") : 0',
-        "0",
+        'kTerms == Terms::kSmoothed ? __builtin_nan("") : 0;',
+        "0;",
     ),
-    Mutant("bad row not named", "cpu/targets.h", "while (rows.pivot[i] != kOutOfRange) ++i;", ";"),
+    Mutant("target out of range not reported", "cpu/targets.h", "      bad |= out_of_range;\n", ""),
     Mutant(
-        "target's own term left in the sum (few, sought)", "cpu/few.h", "*at_pivot = kNone;", ";"
+        "guess out of range kept (planes)",
+        "cpu/planes.h",
+        "sum(/*guess=*/false);",
+        "sum(/*guess=*/p_.classes > kPlanes);",
     ),
 ]

@@ -305,8 +305,8 @@ CUDA = [
     Mutant(
         "no smoothed rows of no classes give 0",
         "problem.h",
-        'smoothed && p.classes == 0 ? __builtin_nan("") : 0',
-        "0",
+        'smoothed && p.classes == 0 ? __builtin_nan("") : 0;',
+        "smoothed && p.classes == 0 ? 0.0 : 0;",
     ),
     Mutant("shorter polynomial", "cuda/math.cuh", "float q = 0x1.41fbbcp-13f;", "float q = 0;"),
     Mutant(

@@ -2,7 +2,9 @@
 // float64.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -292,6 +294,27 @@ TEST_P(Kernel, RowsWithoutClasses) {
     f.forward();
     f.backward();
     for (int64_t row = 0; row < f.rows(); ++row) EXPECT_EQ(f.loss.get(row), 0) << row;
+  }
+}
+
+// Loss and gradient are 0 times a finite number, but for rows that are ignored whatever it is.
+TEST_P(Kernel, RowsOfOneClass) {
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    CpuFixture f(capability(), dtype(), layout, kPlain, shape_of(layout, 1));
+    for (int64_t row = 0; row < f.rows(); ++row) {
+      if (row % 3 > 0) f.logits.set(row, std::numeric_limits<double>::infinity());
+      if (row % 3 > 1) f.target[row] = f.p.ignore_index;
+    }
+    f.forward();
+    f.backward();
+    for (int64_t row = 0; row < f.rows(); ++row) {
+      if (row % 3 == 1) {
+        ASSERT_TRUE(std::isnan(f.loss.get(row)) && std::isnan(f.grad.get(row))) << "row " << row;
+      } else {
+        ASSERT_EQ(f.loss.get(row), 0) << "row " << row;
+        ASSERT_EQ(f.grad.get(row), 0) << "row " << row;
+      }
+    }
   }
 }
 

@@ -56,7 +56,7 @@ class Indices {
   at::Tensor index_, ignored_;
 };
 
-// q_j of the rows, in the accumulate type (see kernels/cpu/group.h for the formulas). Of ignored
+// q_j of the rows, in the accumulate type (see kernels/cpu/finish.h for the formulas). Of ignored
 // rows, anything.
 at::Tensor class_weights(const Call& call) {
   const at::ScalarType type = accumulate_type(call.self);

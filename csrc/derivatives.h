@@ -16,8 +16,8 @@ namespace fused_ce {
 at::Tensor contraction(const Call& call, const at::Tensor& saved, const at::Tensor& total_weight,
                        const at::Tensor& v);
 
-// With p = softmax(x), the gradient of a row's loss is g (mass p_j - q_j), see kernels/cpu/group.h.
-// Its derivative by the logits, applied to v,
+// With p = softmax(x), the gradient of a row's loss is g (mass p_j - q_j), see
+// kernels/cpu/finish.h. Its derivative by the logits, applied to v,
 //     g mass p_j (v_j - sum_k p_k v_k),
 // is symmetric: it is the gradient's own gradient as well as its tangent.
 at::Tensor curvature(const at::Tensor& grad_output, const Call& call,

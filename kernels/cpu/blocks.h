@@ -65,7 +65,7 @@ class Blocks {
     return m;
   }
 
-  // The first class that has this logit; 0 where none has, in a row of NaN.
+  // The first class that has this logit; 0 where none has.
   int first_of(const S* row, A logit) {
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);

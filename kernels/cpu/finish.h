@@ -157,7 +157,8 @@ struct Factors {
   using A = Accumulate<S>;
   PerRow<A, kRows> shift, c;  // g * mass * p_j = factor * e^(x_j - shift) 2^-c
   bool shifted;               // whether any shift differs from 0
-  PerRow<A, kRows> factor;    // in [1/2, 1), its exponent is in c: no step can over- or underflow
+  PerRow<A, kRows> factor;    // in [1/2, 1), its exponent is in c: no step under- or
+                              // overflows, but in the last octave before infinity (see exp_scaled)
   PerRow<A, kRows> grad;      // probabilities: g. indices: g * s / C
   // Indices: the gradient at the target. Probabilities: where a loop keeps that of a leading pivot.
   PerRow<A, kRows> at_pivot;

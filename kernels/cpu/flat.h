@@ -53,9 +53,9 @@ class Flat {
     for (int i = 0; i < n; i += kW) {
       const int at = i * classes_, size = smaller(n - i, kW) * classes_;
       if constexpr (sizeof(S) == sizeof(A)) {
-        write(x + at, t + at, i, size, g + at);
+        write(x + at, kIndices ? t : t + at, i, size, g + at);
       } else {  // conversion is a loop of its own, as in row_gradients.h
-        write(x + at, t + at, i, size, gradient_);
+        write(x + at, kIndices ? t : t + at, i, size, gradient_);
         convert(gradient_, g + at, size, /*streamed=*/false);
       }
     }

@@ -9,7 +9,7 @@ template <class S, Terms kTerms>
 class PlaneGradients : PlaneTile<S, kTerms> {
   using Base = PlaneTile<S, kTerms>;
   using Base::kIndices, Base::kW, Base::padded;
-  using Base::logits_after, Base::prefetch, Base::probabilities_after, Base::prefetch_probabilities;
+  using Base::logits_after, Base::prefetch;
   using Base::open, Base::logits_at, Base::weights, Base::probabilities;
   using Base::p_, Base::objective_, Base::first_, Base::n_, Base::rows_, Base::targets_;
   using typename Base::A, typename Base::V, typename Base::I;

@@ -18,10 +18,10 @@ inline constexpr int64_t kGuessedFrom =
 template <class S, Terms kTerms>
 class Planes : PlaneTile<S, kTerms> {
   using Base = PlaneTile<S, kTerms>;
-  using Base::kIndices, Base::kW, Base::padded;
+  using Base::kIndices, Base::kW;
   using Base::logits_after, Base::prefetch, Base::probabilities_after, Base::prefetch_probabilities;
   using Base::open, Base::logits, Base::logits_at, Base::weights, Base::probabilities;
-  using Base::p_, Base::objective_, Base::first_, Base::n_, Base::rows_, Base::targets_;
+  using Base::p_, Base::objective_, Base::n_, Base::rows_, Base::targets_;
   using typename Base::A, typename Base::V, typename Base::I;
   static constexpr A kNone = -static_cast<A>(__builtin_inf());  // its exponential is 0
 

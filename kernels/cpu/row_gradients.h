@@ -77,6 +77,8 @@ class RowGradients : Blocks<S, kTerms> {
     rows_.pivot[i] = kMixed;
     if (logit != logit) return;
     const int c = first_of(x_row, logit);
+    // None has it where these are not the very logits that forward saw.
+    if (objective_.logit(x_row + c * p_.logits_strides.classes) != logit) return;
     rows_.pivot[i] = c;
     const A target = *probabilities(row, c, 1);
     factors_.at_pivot[i] = pivot.gradient(objective_.weight_of(c, splat(target)))[0];

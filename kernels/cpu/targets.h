@@ -75,6 +75,7 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Backward& back, int64_t first, int n,
   read_grad(back, first, n, grad);
   for (int i = n; i < padded; ++i) {
     rows.blank(i);
+    rows.sum[i] = 0x1p100;  // whose pivot does not lead
     grad[i] = 0;
   }
   const A* reference = static_cast<const A*>(back.saved.reference) + first;

@@ -14,6 +14,7 @@ __device__ inline int64_t row_offset(const Problem& p, const Strides& s, int64_t
 struct Chunk {
   int64_t first;
   int target;  // which of them is the row's target, counted from `first`; another number if none is
+               // (a vector that begins before the row: perhaps one before its first class)
 
   // n classes from c on; y: the row's target, or a NoClass.
   static __device__ __forceinline__ Chunk of(int64_t c, int n, int64_t y) {

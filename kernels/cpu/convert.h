@@ -223,4 +223,11 @@ inline void put(S* p, Accumulate<S> value) {
   store_partial(p, 1, splat(value));
 }
 
+// Losses may be smaller than the smallest normal number, which AVX-512's instruction flushes.
+inline void put(BFloat16* p, float value) {
+  const uint32_t u = bits_as<uint32_t>(value);
+  const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);  // to nearest, ties to even
+  p->bits = value == value ? static_cast<uint16_t>(rounded >> 16) : 0xffff;
+}
+
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

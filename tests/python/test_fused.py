@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -249,6 +250,16 @@ def test_leading_probabilities_whose_logits_were_packed(shape: tuple[int, ...]) 
     torch.testing.assert_close(grad[:, 7], expected[:, 7], rtol=0, atol=2e-2)
     grad[:, 7] = expected[:, 7] = 0
     torch.testing.assert_close(grad, expected, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 200])
+@pytest.mark.parametrize("lead", [88, 90, 92])
+def test_bfloat16_losses_below_the_smallest_normal_number(lead: int, classes: int) -> None:
+    x = torch.zeros(3, classes, dtype=torch.bfloat16)
+    x[:, 1] = lead
+    loss = fused_ce.cross_entropy(x, torch.ones(3, dtype=torch.long), reduction="none")
+    exact = torch.tensor((classes - 1) * math.exp(-lead))  # log1p of it is the same
+    assert torch.equal(loss, exact.bfloat16().expand(3))
 
 
 def test_one_row_has_one_loss() -> None:

@@ -190,7 +190,18 @@ CPU = [
         "(integer * kLog2E + K::kRound) - K::kRound",
         "(m * A(1.4426950408889634074) + K::kRound) - K::kRound",
     ),
-    Mutant("truncated bfloat16", "cpu/convert.h", "u + 0x7fffu + ((u >> 16) & 1u)", "u"),
+    Mutant(
+        "truncated bfloat16",
+        "cpu/convert.h",
+        "WordBits rounded = u + 0x7fffu + ((u >> 16) & 1u);",
+        "WordBits rounded = u;",
+    ),
+    Mutant(
+        "truncated bfloat16 (single values)",
+        "cpu/convert.h",
+        "uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);",
+        "uint32_t rounded = u;",
+    ),
     Mutant("shorter polynomial", "cpu/math.h", "0x1.6a242cp-10f};", "0};"),
     Mutant(
         "plain 1 + z in log1p",

@@ -9,7 +9,7 @@ namespace fused_ce {
 
 enum class DType : int8_t { kFloat, kDouble, kBFloat16, kHalf };
 
-enum class TargetKind : int8_t { kInt64, kUInt8, kProbabilities };
+enum class TargetKind : int8_t { kInt64, kInt32, kInt16, kInt8, kUInt8, kProbabilities };
 
 enum class Reduction : int8_t { kNone, kMean, kSum };  // as at::Reduction
 
@@ -34,6 +34,9 @@ struct Strides {
 // indices, losses, saved numbers.
 //
 // half types and float are computed in float, double in double: "the accumulate type".
+//
+// A number x in memory stands for the logit z = scale * x, or with a cap z = cap * tanh(scale * x /
+// cap). All that is computed of a row is computed of z; "logits" in a name below are the x.
 struct Problem {
   int64_t outer;
   int64_t classes;
@@ -43,8 +46,10 @@ struct Problem {
   DType dtype;
   Strides logits_strides;
 
-  // kInt64, kUInt8: one class index a row. kProbabilities: target_dtype values laid out by
-  // target_strides.
+  double scale = 1;  // positive and finite
+  double cap = 0;    // 0: none
+
+  // One class index a row, or kProbabilities: target_dtype values laid out by target_strides.
   const void* target;
   TargetKind target_kind;
   DType target_dtype;
@@ -54,6 +59,9 @@ struct Problem {
   const double* weight_sum;  // with weight and label_smoothing: the sum of the weights
   int64_t ignore_index;
   double label_smoothing;
+
+  const void* row_weight = nullptr;  // rows values of the accumulate type, or null for all ones
+  double z_loss_weight = 0;          // what lse^2 is added with to a row's loss
 };
 
 static inline constexpr int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
@@ -66,44 +74,75 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 }
 
 // What forward leaves for backward, each an array of `rows` values of the accumulate type, or null
-// where there will be no backward. (On the CPU, rows of one class leave nothing.)
+// where there will be no backward. (On the CPU, rows of one class leave nothing where the loss is
+// all that is asked of them.)
 //   reference: class indices: the logit that the row's exponentials are taken relative to (see
-//              cpu/reference.h). probabilities: the largest logit, the pivot's
-//   sum:       the sum of those exponentials without the target's, or the pivot's, own, which keeps
-//              1 - p exact where p is close to 1
+//              cpu/reference.h). probabilities, and wherever statistics are asked for: the largest
+//              logit, the pivot's
+//   sum:       the sum of those exponentials without the target's, or of probabilities the pivot's,
+//              own, which keeps 1 - p exact where p is close to 1
 //   target_or_mass: class indices: the target's logit, which lies anywhere in the row.
 //              probabilities: the mass, sum of weight * target over the classes
+//   gap:       where the entropy is asked for, else null: how far the logits lie below the largest,
+//              sum of p_j (z_max - z_j)
 struct Saved {
   void* reference;
   void* sum;
   void* target_or_mass;
+  void* gap = nullptr;
+};
+
+// Numbers a row, each an array or null: what is asked for beside the loss. Rows that do not count
+// have 0 for the first three; their prediction is given.
+struct Statistics {
+  void* z_loss = nullptr;         // the part of the loss that z_loss_weight makes; of loss_dtype
+  void* lse = nullptr;            // log sum_j e^(z_j), of the accumulate type
+  void* entropy = nullptr;        // -sum_j p_j log p_j, of the accumulate type
+  int64_t* prediction = nullptr;  // the class of the largest logit, or of the first NaN; the first
+                                  // of several
+  void* confidence = nullptr;     // its p, of the accumulate type
 };
 
 struct Forward {
   Saved saved;
   void* loss;  // one value a row of type loss_dtype, or null where only the partial sums are wanted
   DType loss_dtype;
+  Statistics statistics{};
 };
+
+// Whether a row's largest logit is needed, and what lies below it. (lse and z_loss alone follow
+// from what any loss is made of.)
+static inline constexpr bool wants_statistics(const Forward& out) {
+  const Statistics& s = out.statistics;
+  return s.entropy || s.prediction || s.confidence;
+}
 
 // The share of one task in the reduction. Tasks are cut by the problem alone, never by the number
 // of threads, so adding them up in order gives the same bits whatever ran them.
 struct Partial {
-  double loss;
-  double weight;
-  int64_t bad_row;  // the first row whose class index is out of range, or -1
+  double loss;    // with what z_loss_weight adds
+  double weight;  // of class indices: row_weight * w_y; of probabilities: row_weight, or 0 without
+  int64_t bad_row;    // the first row whose class index is out of range, or -1
+  double z_loss = 0;  // that part of `loss`
 };
 
 // What backward reads, but for grad_logits, which it writes.
 struct Backward {
   Saved saved;
   // The gradient of the loss: grad_dtype values, `grad_stride` (0 or 1) apart from row to row; all
-  // are divided by `*total_weight`, what a mean was divided by, unless it is null.
+  // are divided by `*total_weight`, what a mean was divided by, unless it is null. Null: 0.
   const void* grad;
   DType grad_dtype;
   int64_t grad_stride;
   const double* total_weight;
-  void* grad_logits;  // of the logits' type
+  // Of the logits' type. May be the logits themselves, with their strides: every logit is read
+  // before its gradient is written.
+  void* grad_logits;
   Strides grad_strides;
+  // The gradients of statistics, or null. Rows that do not count have none.
+  const void* grad_z_loss = nullptr;   // in the form of `grad`, and divided likewise
+  const void* grad_lse = nullptr;      // one a row, of the accumulate type
+  const void* grad_entropy = nullptr;  // one a row, of the accumulate type; needs saved.gap
 };
 
 inline constexpr int64_t kNoBadRow = -1;

@@ -39,7 +39,7 @@ class Few {
     sums.note(open(first, n));
     sum(/*from_target=*/!kHasLinear<kTerms>);
     if (!kHasLinear<kTerms> && !all_in_range()) sum(/*from_target=*/false);
-    put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+    put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
   }
 
  private:
@@ -192,7 +192,7 @@ class Few {
   // them are added before they go into double, four where a row has more, or eight, as a tree. Half
   // types do not notice, and double has digits to spare.
   void add_up(int i, const V* kept) {
-    const Exponentials exponentials{Offset<A>::template of<S>(load(rows_.reference + i)), kept,
+    const Exponentials exponentials{objective_.reference(load(rows_.reference + i)), kept,
                                     logits_ + (n_ + i) * classes_};
     constexpr bool kOften = sizeof(S) == sizeof(float);
     LaneSums<A, kTerms> total;
@@ -221,9 +221,6 @@ class Few {
     const Reference<S> ref;
     const V* kept;
     const S* next;  // the logits of the next tile's rows
-
-    explicit FUSED_CE_INLINE Exponentials(const Offset<A>& offset, const V* k, const S* n)
-        : ref(offset), kept(k), next(n) {}
 
     // The sum of kPairs pairs of classes from class c on.
     template <int kPairs>
@@ -263,7 +260,7 @@ class Few {
   int64_t first_ = 0;
   int n_ = 0, readable_ = 0;
   RowStates<A, kTerms, kFewTile> rows_;
-  alignas(64) double loss_[kFewTile];
+  Finished<kFewTile> finished_;
   alignas(64) S gathered_[kFewClasses * kFewTile];
   alignas(64) A converted_[kFewClasses * kW + kSide + kW];
   alignas(64) A probabilities_[kFewClasses * kW + kSide];

@@ -43,8 +43,8 @@ class Flat {
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);
     if constexpr (kIndices) read_targets(p_, first, n, padded, rows_);
-    read_saved(back, first, n, padded, rows_, grad_);
-    objective_.factors(rows_, padded, grad_, factors_);
+    read_saved(p_, back, first, n, padded, rows_, incoming_);
+    objective_.factors(rows_, padded, incoming_, factors_);
 
     const Strides& to = back.grad_strides;
     const bool in_place = p_.inner == 1 && to.classes == 1 && to.outer == classes_;
@@ -135,7 +135,7 @@ class Flat {
   const Objective<S, kTerms> objective_;
   RowStates<A, kTerms, kFlatTile> rows_;
   Factors<S, kTerms, kFlatTile> factors_;
-  alignas(64) double grad_[kFlatTile];
+  Incoming<kFlatTile> incoming_;
   // Of a row's values and those that follow: how many rows further each is, and its class's weight.
   alignas(64) Int<A> row_of_[kFlatClasses + kW];
   alignas(64) A weight_of_[kFlatClasses + kW];

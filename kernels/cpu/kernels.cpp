@@ -110,10 +110,10 @@ void with_types(const Problem& p, F f) {
   }
 }
 
-int64_t forward_tasks(const Problem& p) { return forward_plan(p).tasks; }
+int64_t forward_tasks(const Problem& p) { return forward_plan(p, Forward{}).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Plan plan = forward_plan(p);
+  const Plan plan = forward_plan(p, out);
   with_types(p, [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, plan, begin, end, partials);
   });

@@ -17,12 +17,13 @@ class Objective {
   static constexpr bool kIndices = kTerms != Terms::kProbabilities;
 
   explicit Objective(const Problem& p)
-      : smoothing_(p),
-        keep_(static_cast<A>(smoothing_.keep)),
-        spread_(static_cast<A>(smoothing_.spread)),
+      : formula_(p),
+        keep_(static_cast<A>(formula_.keep)),
+        spread_(static_cast<A>(formula_.spread)),
         weight_(static_cast<const A*>(p.weight)) {}
 
   // ---- A logit: what becomes of the numbers in memory before anything is computed with them.
+  // (Their scale is the reference's affair: numbers keep their order.)
 
   FUSED_CE_INLINE A logit(const S* x) const { return get(x); }
   FUSED_CE_INLINE V logits(const S* x) const { return load(x); }
@@ -61,6 +62,19 @@ class Objective {
     return weight(of_class, kHasMass<kTerms> ? load_partial(t, n, A(0)) : V{});
   }
 
+  // ---- What exponentials are relative to: m, of a row a lane; or what that came down to.
+
+  FUSED_CE_INLINE Offset<A> offset(V m) const {
+    return Offset<A>::template of<S>(m * formula_.scale);
+  }
+  FUSED_CE_INLINE Reference<S> reference(const Offset<A>& offset) const {
+    return Reference<S>(offset, formula_.scale);
+  }
+  FUSED_CE_INLINE Reference<S> reference(V m) const { return reference(offset(m)); }
+  FUSED_CE_INLINE Reference<S> reference(A shift, A c, bool shifted) const {
+    return Reference<S>(splat(shift), splat(c), shifted, formula_.scale);
+  }
+
   // ---- What a class adds. X: a vector, or a pair of them.
 
   // The exponential; the pivot's stays out of the sum, so x is -inf there.
@@ -94,13 +108,13 @@ class Objective {
   // ---- How rows end.
 
   template <int kRows>
-  void finish(RowStates<A, kTerms, kRows>& rows, int n, double* loss) const {
-    losses_of<S>(rows, n, smoothing_, loss);
+  void finish(RowStates<A, kTerms, kRows>& rows, int n, double* loss, double* lse) const {
+    losses_of<S>(rows, n, formula_, loss, lse);
   }
   template <int kRows>
-  void factors(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
+  void factors(RowStates<A, kTerms, kRows>& rows, int n, const Incoming<kRows>& incoming,
                Factors<S, kTerms, kRows>& out) const {
-    factors_of<S>(rows, n, smoothing_, grad, out);
+    factors_of<S>(rows, n, formula_, incoming, out);
   }
 
   // ---- What a class gets back. X: a vector, or a pair of them.
@@ -113,11 +127,14 @@ class Objective {
   }
   // The same of probabilities, of rows whose pivots may lead.
   static FUSED_CE_INLINE V gradient(const Factor<S>& row, const PivotFactor<A>& pivot, V x, V q) {
-    return x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);
+    const auto is_pivot = x == pivot.logit;
+    V v = is_pivot ? pivot.gradient(q) : gradient(row, x, q);
+    if (pivot.has_more) v += is_pivot ? pivot.more : V{};
+    return v;
   }
 
  private:
-  const Smoothing smoothing_;
+  const Formula<A> formula_;
   const A keep_, spread_;
   const A* const weight_;
 };

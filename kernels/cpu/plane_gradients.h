@@ -20,8 +20,8 @@ class PlaneGradients : PlaneTile<S, kTerms> {
   // rows [first, first + n) of one tile
   void backward(const Backward& back, int64_t first, int n, bool streamed) {
     open(first, n);
-    read_saved(back, first, n, padded(n), rows_, grad_);
-    objective_.factors(rows_, padded(n), grad_, factors_);
+    read_saved(p_, back, first, n, padded(n), rows_, incoming_);
+    objective_.factors(rows_, padded(n), incoming_, factors_);
     write(back, streamed);
   }
 
@@ -109,7 +109,7 @@ class PlaneGradients : PlaneTile<S, kTerms> {
 
   Factors<S, kTerms, kPlaneTile> factors_;
   Factor<S> factor_[kPlaneTile / kW];  // of a vector of rows each
-  alignas(64) double grad_[kPlaneTile];
+  Incoming<kPlaneTile> incoming_;
   alignas(64) A gradient_[kPlanes][kPlaneTile];
 };
 

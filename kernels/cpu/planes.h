@@ -39,7 +39,7 @@ class Planes : PlaneTile<S, kTerms> {
       find_references();
       sum(/*guess=*/false);
     }
-    put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+    put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
   }
 
  private:
@@ -62,7 +62,7 @@ class Planes : PlaneTile<S, kTerms> {
       }
     }
     for (int i = 0; i < n_; i += kW)
-      references_[i / kW] = Reference<S>(Offset<A>::template of<S>(load(rows_.reference + i)));
+      references_[i / kW] = objective_.reference(load(rows_.reference + i));
   }
 
   bool all_in_range() const {
@@ -128,7 +128,7 @@ class Planes : PlaneTile<S, kTerms> {
         for (int k = 0; k < kPlanes; ++k) m = larger(m, load_logits(x[k] + i));
         for (int k = 0; k < ahead; ++k)
           m = larger(m, load_logits(x[0] + (kPlanes + k) * p_.logits_strides.classes + i));
-        ref = Reference<S>(Offset<A>::template of<S>(m));
+        ref = objective_.reference(m);
         store(rows_.reference + i, m);
         references_[i / kW] = ref;
       } else {
@@ -168,7 +168,7 @@ class Planes : PlaneTile<S, kTerms> {
   }
 
   Reference<S> references_[kPlaneTile / kW];  // of a vector of rows each
-  alignas(64) double loss_[kPlaneTile];
+  Finished<kPlaneTile> finished_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

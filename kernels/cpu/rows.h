@@ -42,7 +42,7 @@ class Rows : Blocks<S, kTerms> {
           }
         }
       }
-      put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+      put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
     }
     return sums.partial();
   }
@@ -87,8 +87,7 @@ class Rows : Blocks<S, kTerms> {
   }
 
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    const RowSums<A, kTerms> total =
-        sums_of(row_start, row, i, m, Reference<S>(Offset<A>::template of<S>(splat(m))));
+    const RowSums<A, kTerms> total = sums_of(row_start, row, i, m, objective_.reference(splat(m)));
     rows_.reference[i] = m;
     rows_.put(i, total);
   }
@@ -124,7 +123,7 @@ class Rows : Blocks<S, kTerms> {
         rows_.pivot[r] = first_of(row(first + r), rows_.pivot_logit[r]);
     }
     store(rows_.reference + i, m);
-    const Offset<A> offset = Offset<A>::template of<S>(m);
+    const Offset<A> offset = objective_.offset(m);
     const bool shifted = !all_lanes(offset.shift == A(0));
     alignas(64) A shift[kW], c[kW];
     store(shift, offset.shift);
@@ -132,7 +131,7 @@ class Rows : Blocks<S, kTerms> {
     RowSums<A, kTerms> sums[kW];
     for (int r = 0; r < n; ++r) {
       if (kIndices && !rows_.counts(i + r)) continue;
-      const Reference<S> ref(splat(shift[r]), splat(c[r]), shifted);
+      const Reference<S> ref = objective_.reference(shift[r], c[r], shifted);
       const int n_classes = static_cast<int>(p_.classes);
       const int64_t at = first + i + r;
       const int y = static_cast<int>(rows_.pivot[i + r]);
@@ -217,7 +216,7 @@ class Rows : Blocks<S, kTerms> {
   }
 
   RowStates<A, kTerms, kRowTile> rows_;
-  alignas(64) double loss_[kRowTile];
+  Finished<kRowTile> finished_;
   // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the pivot y,
   // and else infinity. One minimum instead of a comparison and a selection.
   alignas(64) A limits_[2 * kBlock];

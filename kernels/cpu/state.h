@@ -20,6 +20,13 @@ struct alignas(64) PerRow {
 // Double lanes [i, i + kLanes<double>) of an array.
 inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
+// The same, multiplied in the array's own type.
+inline Vec<double> lanes_times(const double* p, int i, double factor) {
+  return load(p + i) * factor;
+}
+inline Vec<double> lanes_times(const float* p, int i, float factor) {
+  return widen_half(load_narrow(p + i) * factor);
+}
 
 // Which class of each row stays out of the sum of exponentials (see finish.h), or why there is
 // none.
@@ -37,6 +44,15 @@ struct Pivots {
     pivot[i] = why;
     target_weight[i] = 0;
   }
+};
+
+// The gradients that come in for rows, times what z is of x.
+template <int kRows>
+struct Incoming {
+  PerRow<double, kRows> loss;    // g, of the row's loss
+  PerRow<double, kRows> z_loss;  // that of lse^2, times 2: what lse is multiplied by
+  PerRow<double, kRows> lse;
+  bool more;  // whether there are any but the loss's: else only that is read
 };
 
 // kRows: the rows finished together, at most. What is said to be "of indices" or "of probabilities"

@@ -81,10 +81,18 @@ FUSED_CE_INLINE Vec<double> log_sum_above(Vec<double> z, const Offset<double>& r
   using K = ExpConstants<double>;
   return ((ref.shift - z) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
 }
-// lse itself.
+// lse itself, of sums whose logarithm is no smaller than it by much: that of float rows has digits
+// to spare.
+template <class S>
 FUSED_CE_OUT_OF_LINE Vec<double> log_sum(Vec<double> z, const Offset<double>& ref,
                                          Vec<double> total) {
-  return z + log_sum_above(z, ref, total);
+  using K = ExpConstants<double>;
+  if constexpr (!kShort<S>) return z + log_sum_above(z, ref, total);
+  const Vec<int64_t> k = exponent_of(total);
+  const Vec<double> m = bits_as<Vec<double>>(bits_as<Vec<int64_t>>(total) - (k << 52));
+  const Vec<double> log = log_of_parts<true>(k, m - 1.0, Vec<double>{});
+  const Vec<double> no_number = total - total;  // of infinity and NaN, else 0
+  return (ref.shift + ref.c * (K::kLn2High + K::kLn2Low)) + (log + no_number);
 }
 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
@@ -97,7 +105,7 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
                       double* loss, double* lse) {
   if (formula.no_class) {  // an empty sum, of which torch spreads s / 0 over class indices
     for (int i = 0; i < n; ++i) {
-      loss[i] = kTerms == Terms::kSmoothed ? __builtin_nan("") : 0;
+      loss[i] = kIsSmoothed<kTerms> ? __builtin_nan("") : 0;
       if (lse) lse[i] = -__builtin_inf();
     }
     return;
@@ -145,7 +153,7 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
       nll = nothing ? above(i, others) - lead() : nll;
     }
     Vec<double> result = formula.keep * lanes(rows.target_weight, i) * nll;
-    if constexpr (kTerms == Terms::kSmoothed) {
+    if constexpr (kIsSmoothed<kTerms>) {
       Vec<double> from_reference = nll + lead();
       if (!plain) from_reference = nothing ? above(i, others) : from_reference;
       // Of double, nll has no digits to spare where it cancels against a target far behind.
@@ -154,24 +162,55 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
       result += formula.spread * (lanes(rows.linear, i) + formula.weight_sum * from_reference);
     }
     if (lse) {
-      const Vec<double> pivot_exp = nothing ? Vec<double>{} : 1.0 / inverse;
-      const Vec<double> all =
-          log_sum(lanes(rows.reference, i) * scale, reference_of(i), others + pivot_exp);
-      put_lse(i, odds < 1.0 ? lanes(rows.pivot_logit, i) * scale + nll : all);
+      Vec<double> value = lanes(rows.pivot_logit, i) * scale + nll;
+      // Of double, nll has no digits to spare where it cancels against a target far behind.
+      const auto cancels = kShort<S> ? nothing : odds > 1.0;
+      if (!all_lanes(~cancels)) {
+        const Vec<double> all = others + (nothing ? Vec<double>{} : 1.0 / inverse);
+        const Vec<double> z = lanes(rows.reference, i) * scale;
+        value = cancels ? log_sum<S>(z, reference_of(i), all) : value;
+      }
+      put_lse(i, value);
     }
     store(loss + i, rows.counting_lanes(i) ? result : Vec<double>{});
   }
 }
 
 // What the gradient of one row's classes is made of, in all lanes; or of a row a lane.
-template <class S>
+template <class S, bool kSloped>
 struct Factor {
+  using V = Vec<Accumulate<S>>;
   Reference<S> reference;
-  Vec<Accumulate<S>> factor, grad;
+  V factor, grad;
 
+  // What the softmax of logits x is multiplied by.
+  template <class X>
+  FUSED_CE_INLINE V of_softmax(X) const {
+    return factor;
+  }
   // Lane i of the result is of lane row[i].
   FUSED_CE_INLINE Factor permuted(Vec<Int<Accumulate<S>>> row) const {
     return {reference.permuted(row), permute(factor, row), permute(grad, row)};
+  }
+};
+// The same where the entropy has a gradient: the factor grows with the distance from the largest
+// logit.
+template <class S>
+struct Factor<S, true> {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  Reference<S> reference;
+  V factor, grad, slope, largest;
+
+  template <class X>
+  FUSED_CE_INLINE X of_softmax(X x) const {
+    constexpr A kFar = A(0x1p60);  // where there is no softmax left, even of -inf
+    const X below = each([](V v) { return at_most<A>(v, splat(kFar)); }, largest - x);
+    return below * slope + factor;
+  }
+  FUSED_CE_INLINE Factor permuted(Vec<Int<A>> row) const {
+    return {reference.permuted(row), permute(factor, row), permute(grad, row), permute(slope, row),
+            permute(largest, row)};
   }
 };
 
@@ -216,9 +255,18 @@ struct Factors {
   bool some_lead, has_more;
   A scale;
 
+  // Of the entropy's gradient.
+  static constexpr bool kSloped = kIsRanked<kTerms>;
+  PerRow<A, kSloped ? kRows : 0> slope, largest;
+
   // Row i's in all lanes.
-  FUSED_CE_INLINE Factor<S> of_row(int i) const {
-    return {{splat(shift[i]), splat(c[i]), shifted, scale}, splat(factor[i]), splat(grad[i])};
+  FUSED_CE_INLINE Factor<S, kSloped> of_row(int i) const {
+    const Reference<S> ref(splat(shift[i]), splat(c[i]), shifted, scale);
+    if constexpr (kSloped) {
+      return {ref, splat(factor[i]), splat(grad[i]), splat(slope[i]), splat(largest[i])};
+    } else {
+      return {ref, splat(factor[i]), splat(grad[i])};
+    }
   }
   FUSED_CE_INLINE PivotFactor<A> pivot_of_row(int i) const {
     return {splat(leader[i]),
@@ -230,8 +278,13 @@ struct Factors {
   }
 
   // Those of rows [i, i + kLanes<A>).
-  FUSED_CE_INLINE Factor<S> of_lanes(int i) const {
-    return {{load(shift + i), load(c + i), shifted, scale}, load(factor + i), load(grad + i)};
+  FUSED_CE_INLINE Factor<S, kSloped> of_lanes(int i) const {
+    const Reference<S> ref(load(shift + i), load(c + i), shifted, scale);
+    if constexpr (kSloped) {
+      return {ref, load(factor + i), load(grad + i), load(slope + i), load(largest + i)};
+    } else {
+      return {ref, load(factor + i), load(grad + i)};
+    }
   }
   FUSED_CE_INLINE PivotFactor<A> pivot_of_lanes(int i) const {
     return {load(leader + i),
@@ -292,12 +345,28 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
     Vec<double> more{};
     if (incoming.more) {
       const Vec<double> m = lanes(rows.reference, i) * scale;
-      more = load(incoming.lse + i) + load(incoming.z_loss + i) * log_sum(m, ref, total);
+      more = load(incoming.lse + i) + load(incoming.z_loss + i) * log_sum<S>(m, ref, total);
       store(rows.pivot_exp + i, more * (pivot_exp * share));
+    }
+    if constexpr (kIsRanked<kTerms>) {
+      const Vec<double> of_entropy = load(incoming.entropy + i), gap = lanes(rows.gap, i);
+      const Vec<double> behind =
+          (lanes(rows.reference, i) - lanes(rows.pivot_logit, i)) * scale - gap;
+      store(rows.pivot_exp + i, (more + of_entropy * behind) * (pivot_exp * share));
+      more -= of_entropy * gap;
     }
     Split product(incoming.more ? (g * mass + more) * share : g * mass * share);
     if constexpr (!kShort<S>) {  // what was a number of float has exponents to spare in double
       if (!incoming.more && !all_lanes(~product.whole)) product = Split::product(g, mass, share);
+    }
+    if constexpr (kIsRanked<kTerms>) {  // the exponent is the larger one's
+      const Vec<double> constant = g * mass + more, slope = load(incoming.entropy + i) * scale;
+      const auto magnitude = [](Vec<double> v) { return larger(v, -v); };
+      const Vec<double> most = magnitude(slope) > magnitude(constant) ? slope : constant;
+      product = Split(most * share);
+      const Vec<double> unit = most == 0.0 ? Vec<double>{} : product.mantissa / most;
+      product.mantissa = constant * unit;
+      store_narrow(out.slope + i, slope * unit);
     }
 
     Vec<double> at_pivot{}, spread_grad = g;
@@ -305,7 +374,7 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
       spread_grad = g * formula.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
       at_pivot = -g * formula.keep * w * (others * share);
-      if constexpr (kTerms == Terms::kSmoothed) {
+      if constexpr (kIsSmoothed<kTerms>) {
         at_pivot += spread_grad * (formula.weight_sum * (pivot_exp * share) - w);
       }
     }
@@ -326,8 +395,8 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
   };
   for_each_offset<S>(rows, n, formula.scale, find_exp);
   for_each_offset<S>(rows, n, formula.scale, find_factors);
-  out.has_more = incoming.more;
-  if (!incoming.more) return;
+  out.has_more = incoming.more || kIsRanked<kTerms>;
+  if (!out.has_more) return;
   // In a loop of its own: the compiler would round the products above otherwise.
   for (int i = 0; i < n; ++i) {
     const A more = static_cast<A>(rows.pivot_exp[i]);
@@ -336,6 +405,7 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
     } else {
       out.more[i] = more;
     }
+    if constexpr (kIsRanked<kTerms>) out.largest[i] = rows.reference[i];
   }
 }
 

@@ -66,14 +66,14 @@ class Flat {
  private:
   // The `size` gradients of the vector of rows that begins with row i of the tile.
   void write(const S* x, const A* t, int i, int size, A* g) {
-    const Factor<S> factors = factors_.of_lanes(i);
+    const Factor<S, kIsRanked<kTerms>> factors = factors_.of_lanes(i);
     const bool some_lead = !kIndices && factors_.some_lead;
     PivotFactor<A> pivots;
     if constexpr (!kIndices) pivots = factors_.pivot_of_lanes(i);
     int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row of the kW
     const auto at = [&](V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
-      const V q = kHasLinear<kTerms> ? objective_.weight(load(weight_of_ + c), target) : V{};
+      const V q = objective_.has_linear() ? objective_.weight(load(weight_of_ + c), target) : V{};
       return some_lead ? objective_.gradient(factors.permuted(row), pivots.permuted(row), logits, q)
                        : objective_.gradient(factors.permuted(row), logits, q);
     };

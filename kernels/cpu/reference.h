@@ -101,6 +101,15 @@ class Reference {
   FUSED_CE_INLINE V exp_except(V x, M out) const {
     return exp_scaled<A, kShort>(from_shift(x), power_, One{}, out);
   }
+  // Adds e^z of the numbers x, relative to the reference m, and e^z times how far z lies below it:
+  // no NaN of -inf, which counts as the farthest number whose exponential is 0.
+  template <class V>
+  FUSED_CE_INLINE void add_exp_and_gap(V x, Vec<A> m, V& exponentials, V& gaps) const {
+    const V d = each([&](Vec<A> v) { return at_least<A>(v, lowest(power_)); }, from_shift(x));
+    const V exponential = exp_scaled<A, kShort, /*kIsAbove=*/true>(d, power_);
+    exponentials += exponential;
+    gaps += exponential * (from_shift(m) - d);
+  }
   // Lane i of the result is the reference of lane from[i].
   FUSED_CE_INLINE Reference permuted(Vec<Int<A>> from) const {
     Reference result;

@@ -25,12 +25,6 @@ struct TaskSums {
   Partial partial() const { return {loss.total(), weight.total(), bad_row, z_loss.total()}; }
 };
 
-// What rows are finished with.
-template <int kRows>
-struct Finished {
-  PerRow<double, kRows> loss, z_loss, lse;
-};
-
 template <class T>
 inline void put_as(void* out, const double* values, int64_t first, int n) {
   T* p = static_cast<T*>(out) + first;
@@ -54,6 +48,9 @@ inline void put_saved(const Forward& out, const RowStates<A, kTerms, kRows>& row
     put_as<A>(out.saved.target_or_mass, rows.mass, first, n);
   } else {
     put_all(out.saved.target_or_mass, rows.pivot_logit);
+  }
+  if constexpr (kIsRanked<kTerms>) {
+    if (out.saved.gap) put_as<A>(out.saved.gap, rows.gap, first, n);
   }
 }
 
@@ -80,7 +77,7 @@ FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const
   const double* const lse = finished.lse;
   double *const loss = finished.loss, *const z_loss = finished.z_loss;
   if (out.statistics.lse) put_as<A>(out.statistics.lse, lse, first, n);
-  if (p.z_loss_weight != 0) {
+  if (p.z_loss_weight != 0 || out.statistics.z_loss) {
     for (int i = 0; i < n; ++i) {
       z_loss[i] = p.z_loss_weight * lse[i] * lse[i];
       loss[i] += z_loss[i];
@@ -93,13 +90,40 @@ FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const
   times_row_weights<A>(p, first, n, target_weight);
 }
 
+// The first NaN of a row, or kIgnored.
+template <class S>
+FUSED_CE_OUT_OF_LINE int64_t first_nan(const Problem& p, int64_t row) {
+  const S* x = static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
+  for (int64_t c = 0; c < p.classes; ++c, x += p.logits_strides.classes) {
+    const Accumulate<S> value = get(x);
+    if (value != value) return c;
+  }
+  return kIgnored;
+}
+
+// The statistics of rows that are finished.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline void put_statistics(const Problem& p, const RowStates<A, kTerms, kRows>& rows, int64_t first,
+                           int n, const Statistics& out, const Finished<kRows>& finished) {
+  if (out.entropy) put_as<A>(out.entropy, finished.entropy, first, n);
+  if (out.confidence) put_as<A>(out.confidence, finished.confidence, first, n);
+  if (!out.prediction) return;
+  for (int i = 0; i < n; ++i) {
+    // No number may be the reason why another class leads.
+    const double confidence = finished.confidence[i];
+    const int64_t nan = confidence == confidence ? int64_t{kIgnored} : first_nan<S>(p, first + i);
+    out.prediction[first + i] = nan >= 0 ? nan : rows.prediction[i];
+  }
+}
+
 // Finishes rows [first, first + n), whose states these are. `finished` is a buffer.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
                      RowStates<A, kTerms, kRows>& rows, int64_t first, int n, const Forward& out,
                      Finished<kRows>& finished, TaskSums& sums) {
-  const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse;
-  objective.finish(rows, n, finished.loss, wants_lse ? &finished.lse[0] : nullptr);
+  const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse || out.statistics.z_loss;
+  objective.finish(rows, n, wants_lse, finished);
+  if constexpr (kIsRanked<kTerms>) put_statistics<S>(p, rows, first, n, out.statistics, finished);
   if (kHasMass<kTerms> && p.row_weight) {
     for (int i = 0; i < n; ++i) rows.target_weight[i] = 1;
   }

@@ -40,7 +40,7 @@ class RowGradients : Blocks<S, kTerms> {
     const int64_t stride = back.grad_strides.classes;
     const bool counts = !kIndices || rows_.counts(i);
     if constexpr (!kIndices) find_pivot(x_row, row, i);
-    const Factor<S> factor = factors_.of_row(i);
+    const Factor<S, kIsRanked<kTerms>> factor = factors_.of_row(i);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       if (!counts) {
@@ -90,7 +90,8 @@ class RowGradients : Blocks<S, kTerms> {
   // overlap those, and are computed before there is anything but logits to be read.
   template <int kCache, class F>
   FUSED_CE_INLINE void write_block(const S* x, int64_t b, const A* t, int n,
-                                   const Factor<S>& factor, A* g, int head, F put_whole) {
+                                   const Factor<S, kIsRanked<kTerms>>& factor, A* g, int head,
+                                   F put_whole) {
     const auto weights = [&](int j) __attribute__((always_inline)) {
       return objective_.weights(b + j, kHasMass<kTerms> ? t + j : t);
     };

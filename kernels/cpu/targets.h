@@ -105,12 +105,16 @@ inline void read_incoming(const Problem& p, const Backward& back, int64_t first,
       incoming.lse[i] = of_lse ? static_cast<double>(of_lse[first + i]) : 0;
     }
   }
+  const A* of_entropy = static_cast<const A*>(back.grad_entropy);
+  for (int i = 0; of_entropy && i < n; ++i)
+    incoming.entropy[i] = static_cast<double>(of_entropy[first + i]);
   const A scale = static_cast<A>(p.scale);
   const auto scale_and_pad = [&](double* values) {
     for (int i = 0; p.scale != 1 && i < n; ++i) values[i] *= static_cast<double>(scale);
     for (int i = n; i < padded; ++i) values[i] = 0;
   };
   scale_and_pad(incoming.loss);
+  if (of_entropy) scale_and_pad(incoming.entropy);
   if (!incoming.more) return;
   scale_and_pad(incoming.z_loss);
   scale_and_pad(incoming.lse);
@@ -135,6 +139,8 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Problem& p, const Backward& back, int
     rows.sum[i] = static_cast<double>(sum[i]);
     rows.pivot_logit[i] = kHasMass<kTerms> ? reference[i] : target_or_mass[i];
     if constexpr (kHasMass<kTerms>) rows.mass[i] = static_cast<double>(target_or_mass[i]);
+    if constexpr (kIsRanked<kTerms>)
+      rows.gap[i] = static_cast<double>(static_cast<const A*>(back.saved.gap)[first + i]);
   }
 }
 

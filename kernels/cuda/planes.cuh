@@ -11,7 +11,7 @@ namespace fused_ce::cuda {
 inline constexpr int kPlanes = 4;
 // Classes whose largest logit is the first guess of a row's reference.
 inline constexpr int64_t kProbedPlanes = 8;
-// How far a target's logit may be above a guessed reference: its exponential fits, and the sum too.
+// How far a target's z may be above a guessed reference: its exponential fits, and the sum too.
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
@@ -62,9 +62,10 @@ class PlaneReader {
 #pragma unroll
       for (int u = 0; u < n; ++u) {
 #pragma unroll
-        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], objective_.logit(x[u].v[k]));
+        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], get(x[u].v[k]));
       }
     });
+    for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
   }
 
   // The rows' states relative to m. y: their targets, or NoClass.
@@ -76,16 +77,19 @@ class PlaneReader {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
           // Made anew for each chunk: what it takes is less than the registers it would hold.
-          const Reference<S> ref(Offset<S>::of(m[k]));
+          const Reference<S> ref = objective_.reference(m[k]);
           const Chunk chunk = Chunk::of(c, n, y[k]);
-          Sums<A, kTerms> some;
+          S numbers[n];
+          A z[n], weights[n];
 #pragma unroll
           for (int u = 0; u < n; ++u) {
-            const A logit = objective_.logit(x[u].v[k]);
-            objective_.add_term(sums[k], some, chunk, u, ref, m[k], logit, q[u][k]);
-            target_logit[k] = u == chunk.target ? logit : target_logit[k];
+            numbers[u] = x[u].v[k];
+            weights[u] = q[u][k];
           }
-          sums[k].add(some);
+          objective_.logits(numbers, z);
+          objective_.add(sums[k], chunk, 0, n, ref, m[k], z, weights);
+#pragma unroll
+          for (int u = 0; u < n; ++u) target_logit[k] = u == chunk.target ? z[u] : target_logit[k];
         }
       });
     });
@@ -116,15 +120,16 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     bool in_range = true;
     for (int k = 0; k < kN; ++k) {
       // The target's own exponential is not in the sum.
-      const bool far = is_class(y[k]) && !(row[k].pivot_logit - m[k] < kFarTarget<S>);
-      in_range &= !objective.counts(y[k]) || (!far && is_in_range<S, kTerms>(row[k], classes));
+      const bool far =
+          is_class(y[k]) && !(objective.distance(m[k], row[k].pivot_logit) < kFarTarget<S>);
+      in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
     }
     if (!in_range) {
       reader.find_largest(classes, m);
       reader.sum(m, y, row);
     }
     for (int k = 0; k < kN; ++k) {
-      if (!objective.counts(y[k])) row[k] = ignored_state<A>();
+      if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
       put_row(objective, row[k], i + k, out, totals);
     }
   }
@@ -150,9 +155,8 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 #pragma unroll
           for (int k = 0; k < kN; ++k) {
             const Factors<S>& f = factors[k];
-            put(&values.v[k],
-                objective.gradient(Reference<S>(f.offset), f, Chunk::of(c, n, f.target), u,
-                                   objective.logit(x[u].v[k]), q[u][k]));
+            put(&values.v[k], objective.gradient(objective.reference(f.offset), f,
+                                                 Chunk::of(c, n, f.target), u, x[u].v[k], q[u][k]));
           }
           store_values<S, kN>(grad + (c + u) * back.grad_strides.classes, values);
         }

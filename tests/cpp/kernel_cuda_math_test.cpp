@@ -14,6 +14,9 @@
 namespace fused_ce::cuda {
 namespace {
 
+template <class A>
+const Scale<A> kOne(1);
+
 // |actual - exact| in units in the last place of T, where T is normal. NaN is infinitely far away.
 template <class T, class Exact>
 double ulps(T actual, Exact exact) {
@@ -28,14 +31,14 @@ double ulps(T actual, Exact exact) {
 // numbers. Odd, so that all last bits come by.
 TEST(CudaMath, ExpOfFloats) {
   constexpr uint32_t kStride = 7;
-  const Power<float> one = Power<float>::of(0);
+  const Power<float> one = Power<float>::of(0, kOne<float>);
   double worst = 0;
   for (uint32_t sign : {0u, 1u << 31}) {
     for (uint32_t bits = 97u << 23; bits < 134u << 23; bits += kStride) {
       const float x = std::bit_cast<float>(bits | sign);
       const double exact = std::exp(static_cast<double>(x));
       if (exact < std::numeric_limits<float>::min() || exact >= 0x1p127) break;
-      worst = std::fmax(worst, ulps(exp_scaled(x, one, 1.0f), exact));
+      worst = std::fmax(worst, ulps(exp_scaled(x, kOne<float>, one, 1.0f), exact));
     }
   }
   RecordProperty("ulps", std::to_string(worst));
@@ -48,11 +51,11 @@ TEST(CudaMath, ExpOfFloatsRelativeToAPowerOfTwo) {
   std::uniform_real_distribution<double> above(-87, 87);
   double worst = 0;
   for (int c : {-2954, -1000, -41, 1, 40, 333, 2954}) {
-    const Power<float> power = Power<float>::of(static_cast<float>(c));
+    const Power<float> power = Power<float>::of(static_cast<float>(c), kOne<float>);
     for (int i = 0; i < 200000; ++i) {
       const auto x = static_cast<float>(c * std::log(2.0) + above(random));
       const long double exact = std::ldexp(std::exp(static_cast<long double>(x)), -c);
-      worst = std::fmax(worst, ulps(exp_scaled(x, power, 1.0f), exact));
+      worst = std::fmax(worst, ulps(exp_scaled(x, kOne<float>, power, 1.0f), exact));
     }
   }
   RecordProperty("ulps", std::to_string(worst));
@@ -64,12 +67,12 @@ TEST(CudaMath, ExpOfDoubles) {
   std::uniform_real_distribution<double> above(-708, 708);
   double worst = 0;
   for (int c : {-2954, -41, 0, 7, 2954}) {
-    const Power<double> power = Power<double>::of(c);
+    const Power<double> power = Power<double>::of(c, kOne<double>);
     for (int i = 0; i < 200000; ++i) {
       const double offset = i % 2 == 0 ? above(random) : above(random) / 700;
       const double x = c * std::log(2.0) + offset;
       const long double exact = std::ldexp(std::exp(static_cast<long double>(x)), -c);
-      worst = std::fmax(worst, ulps(exp_scaled(x, power, 1.0), exact));
+      worst = std::fmax(worst, ulps(exp_scaled(x, kOne<double>, power, 1.0), exact));
     }
   }
   RecordProperty("ulps", std::to_string(worst));
@@ -78,13 +81,14 @@ TEST(CudaMath, ExpOfDoubles) {
 
 // A factor and a power of two change the exponent alone.
 TEST(CudaMath, ExpScalesExactly) {
-  const Power<float> one = Power<float>::of(0);
+  const Power<float> one = Power<float>::of(0, kOne<float>);
   for (int i = 0; i < 64; ++i) {
-    const float x = -40 + 1.3f * static_cast<float>(i), plain = exp_scaled(x, one, 1.0f);
+    const float x = -40 + 1.3f * static_cast<float>(i),
+                plain = exp_scaled(x, kOne<float>, one, 1.0f);
     for (int c : {-40, 7, 33}) {
-      const Power<float> power = Power<float>::of(static_cast<float>(c));
-      EXPECT_EQ(exp_scaled(x, power, 1.0f), std::ldexp(plain, -c)) << x;
-      EXPECT_EQ(exp_scaled(x, power, 0.5f), std::ldexp(plain, -c - 1)) << x;
+      const Power<float> power = Power<float>::of(static_cast<float>(c), kOne<float>);
+      EXPECT_EQ(exp_scaled(x, kOne<float>, power, 1.0f), std::ldexp(plain, -c)) << x;
+      EXPECT_EQ(exp_scaled(x, kOne<float>, power, 0.5f), std::ldexp(plain, -c - 1)) << x;
     }
   }
 }
@@ -93,15 +97,16 @@ template <class A>
 void expect_ends() {
   const A infinity = std::numeric_limits<A>::infinity();
   for (A c : {A(-2000), A(0), A(40), A(2000)}) {
-    const Power<A> power = Power<A>::of(c);
+    const Power<A> power = Power<A>::of(c, kOne<A>);
     for (A x : {-infinity, std::numeric_limits<A>::lowest(), A(-1e5)})
-      EXPECT_EQ(exp_scaled(x, power, A(1)), 0) << x << " " << c;
+      EXPECT_EQ(exp_scaled(x, kOne<A>, power, A(1)), 0) << x << " " << c;
     for (A x : {infinity, std::numeric_limits<A>::max(), A(1e5)})
-      EXPECT_EQ(exp_scaled(x, power, A(1)), infinity) << x << " " << c;
-    EXPECT_TRUE(std::isnan(exp_scaled(std::numeric_limits<A>::quiet_NaN(), power, A(1)))) << c;
+      EXPECT_EQ(exp_scaled(x, kOne<A>, power, A(1)), infinity) << x << " " << c;
+    EXPECT_TRUE(std::isnan(exp_scaled(std::numeric_limits<A>::quiet_NaN(), kOne<A>, power, A(1))))
+        << c;
   }
-  EXPECT_EQ(exp_scaled(A(0), Power<A>::of(0), A(1)), 1);
-  EXPECT_EQ(exp_scaled(-A(0), Power<A>::of(0), A(1)), 1);
+  EXPECT_EQ(exp_scaled(A(0), kOne<A>, Power<A>::of(0, kOne<A>), A(1)), 1);
+  EXPECT_EQ(exp_scaled(-A(0), kOne<A>, Power<A>::of(0, kOne<A>), A(1)), 1);
 }
 TEST(CudaMath, ExpAtTheEnds) {
   expect_ends<float>();

@@ -9,9 +9,9 @@
 namespace fused_ce::cuda {
 
 // Loads under way at once in a thread. Three sums in double leave no registers for more than two,
-// and wait for the FP64 units rather than for memory.
+// and wait for the FP64 units rather than for memory. The general loops have less code with two.
 template <class S, Terms kTerms>
-inline constexpr int kLoads = kHasLinear<kTerms> && sizeof(S) == 8 ? 2 : 4;
+inline constexpr int kLoads = kIsGeneral<kTerms> || (kHasLinear<kTerms> && sizeof(S) == 8) ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 // Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to

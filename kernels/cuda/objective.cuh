@@ -193,13 +193,17 @@ class Objective {
   __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
                                         const Chunk& chunk, int k, S x, A q) const {
     const bool is_target = k == chunk.target;
+    const auto of = [&](A z) {
+      return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z, q);
+    };
     if constexpr (kIsGeneral<kTerms>) {
       if (cap_.is_there()) {
         const Capped<A> z = cap_.of(get(x));
-        return z.slope * gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z.logit, q);
+        return f.counts ? z.slope * of(z.logit) : A(0);
       }
     }
-    return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, get(x), q);
+    const A v = of(get(x));
+    return f.counts ? v : A(0);
   }
 
  private:

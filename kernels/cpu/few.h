@@ -37,9 +37,10 @@ class Few {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
-    sum(/*from_target=*/!kHasLinear<kTerms>);
-    if (!kHasLinear<kTerms> && !all_in_range()) sum(/*from_target=*/false);
-    put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+    constexpr bool kFromTarget = !kHasLinear<kTerms> && !kIsRanked<kTerms>;
+    sum(kFromTarget);
+    if (kFromTarget && !all_in_range()) sum(/*from_target=*/false);
+    put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
   }
 
  private:
@@ -109,11 +110,20 @@ class Few {
       V* kept = kept_;
       for (int i = first; i < end; i += kW, kept += step) {
         const A* x = rows_at(i);
+        if constexpr (kFindsLargest<kTerms>) {
+          transpose_and_rank(x, i, kept);
+          continue;
+        }
         V m = from_target ? V{} : largest(x, i);
         const V pivot_logit = !kHasLinear<kTerms> && classes_ >= kSoughtClasses
                                   ? transpose_and_seek(x, i, kept)
                                   : transpose(x, i, m, kept);
         if (from_target) m = pivot_logit;
+        if constexpr (kIsRanked<kTerms>) {
+          store(rows_.largest + i, m);
+          store(rows_.prediction + i, load(rows_.pivot + i));
+          m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+        }
         store(rows_.reference + i, m);
         store(rows_.pivot_logit + i, pivot_logit);
       }
@@ -188,11 +198,47 @@ class Few {
     return load(pivot_logit);
   }
 
+  // The same where statistics are asked for: the largest logit's exponential does not enter, and it
+  // is the reference.
+  void transpose_and_rank(const A* x, int i, V* kept) {
+    V m = splat(kNone);
+    I at{};
+    for (int c = 0; c < classes_; c += kSide) {
+      V square[kSide];
+      objective_.transposed_logits(x + c, classes_, square);
+#pragma GCC unroll 4
+      for (int k = 0; k < kSide; ++k) {
+        kept[c + k] = square[k];
+        if (c + k >= classes_) break;
+        at = square[k] > m ? I{} + static_cast<Int<A>>(c + k) : at;
+        m = larger(m, square[k]);
+      }
+    }
+    store(rows_.largest + i, m);
+    store(rows_.prediction + i, at);
+    m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));  // below it, -inf is -inf
+    store(rows_.reference + i, m);
+    LaneSums<A, kTerms> sums;
+    for (int c = 0; objective_.has_linear() && c < classes_; c += kSide) {
+      Sums<V, kTerms> some;
+      for (int k = c; k < smaller(c + kSide, classes_); ++k)
+        objective_.add_linear(some, m, kept[k], objective_.weight_of(k, V{}));
+      sums.add_linear(some);
+    }
+    rows_.put_linear(i, sums);
+    A* const logits = reinterpret_cast<A*>(kept);
+    for (int r = 0; r < kW; ++r) {
+      rows_.pivot_logit[i + r] = rows_.counts(i + r) ? logits[rows_.pivot[i + r] * kW + r] : A(0);
+      if (classes_ > 0) logits[rows_.prediction[i + r] * kW + r] = kNone;
+    }
+  }
+
   // Sums of float are rounded every time, which a row of few terms does not average out: two of
   // them are added before they go into double, four where a row has more, or eight, as a tree. Half
   // types do not notice, and double has digits to spare.
   void add_up(int i, const V* kept) {
-    const Exponentials exponentials{Offset<A>::template of<S>(load(rows_.reference + i)), kept,
+    const V m = load(rows_.reference + i);
+    const Exponentials exponentials{objective_.reference(m), m, kept,
                                     logits_ + (n_ + i) * classes_};
     constexpr bool kOften = sizeof(S) == sizeof(float);
     LaneSums<A, kTerms> total;
@@ -212,25 +258,23 @@ class Few {
       add.template operator()<2>(kOften ? 1 : 4);
     }
     add.template operator()<1>(kOften ? 1 : 4);
-    if (c < classes_) total.add_exponentials(objective_.exponential(exponentials.ref, kept[c]));
+    if (c < classes_) total.add_exponentials(objective_.exponential(exponentials.ref, m, kept[c]));
     rows_.put_exponentials(i, total);
   }
 
   // Of a vector of rows, whose logits are kept.
   struct Exponentials {
     const Reference<S> ref;
+    const V m;
     const V* kept;
     const S* next;  // the logits of the next tile's rows
-
-    explicit FUSED_CE_INLINE Exponentials(const Offset<A>& offset, const V* k, const S* n)
-        : ref(offset), kept(k), next(n) {}
 
     // The sum of kPairs pairs of classes from class c on.
     template <int kPairs>
     FUSED_CE_INLINE Sums<Pair<V>, kTerms> tree(int c) const {
       if constexpr (kPairs == 1) {
         prefetch(c);
-        return Objective<S, kTerms>::exponential(ref, Pair<V>{kept[c], kept[c + 1]});
+        return Objective<S, kTerms>::exponential(ref, m, Pair<V>{kept[c], kept[c + 1]});
       } else {
         return tree<kPairs / 2>(c) + tree<kPairs / 2>(c + kPairs);
       }
@@ -263,7 +307,7 @@ class Few {
   int64_t first_ = 0;
   int n_ = 0, readable_ = 0;
   RowStates<A, kTerms, kFewTile> rows_;
-  alignas(64) double loss_[kFewTile];
+  Finished<kFewTile> finished_;
   alignas(64) S gathered_[kFewClasses * kFewTile];
   alignas(64) A converted_[kFewClasses * kW + kSide + kW];
   alignas(64) A probabilities_[kFewClasses * kW + kSide];

@@ -22,19 +22,35 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 template <class S>
 inline constexpr bool kShort = sizeof(S) < sizeof(double);
 
-// The references of rows [i, i + kLanes<double>).
-template <class S, class States>
-inline Offset<double> offset_of(const States& rows, int i) {
-  return Offset<double>::of<S>(lanes(rows.reference, i));
+// What a row's loss is made with, beside the row.
+template <class A>
+struct Formula {
+  double keep, spread;  // 1 - s and s / C
+  double weight_sum;
+  double z_loss_weight;
+  bool no_class;
+  A scale;  // what a number in memory is multiplied by to be a logit
+  explicit Formula(const Problem& p)
+      : keep(1 - p.label_smoothing),
+        spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
+        weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
+        z_loss_weight(p.z_loss_weight),
+        no_class(p.classes == 0),
+        scale(static_cast<A>(p.scale)) {}
+};
+
+// What the references of rows [i, i + kLanes<A>) come down to: found in lanes of the accumulate
+// type, which are twice as many as of double.
+template <class S, class States, class A = Accumulate<S>>
+FUSED_CE_INLINE Offset<A> offset_of(const States& rows, int i, A scale) {
+  return Offset<A>::template of<S>(load(rows.reference + i) * scale);
 }
 
-// Calls f(i, offset) for the vectors of rows [0, n), whose references come down to the offset:
-// found in lanes of the accumulate type, which are twice as many.
-template <class S, class States, class F>
-FUSED_CE_INLINE void for_each_offset(const States& rows, int n, F f) {
-  using A = Accumulate<S>;
+// Calls f(i, offset) for the vectors of rows [0, n).
+template <class S, class States, class F, class A = Accumulate<S>>
+FUSED_CE_INLINE void for_each_offset(const States& rows, int n, A scale, F f) {
   for (int i = 0; i < n; i += kLanes<A>) {
-    const Offset<A> offset = Offset<A>::template of<S>(load(rows.reference + i));
+    const Offset<A> offset = offset_of<S>(rows, i, scale);
     if constexpr (sizeof(A) == sizeof(double)) {
       f(i, offset);
     } else {
@@ -45,91 +61,156 @@ FUSED_CE_INLINE void for_each_offset(const States& rows, int n, F f) {
   }
 }
 
-// e^x relative to a reference
+// e^z relative to a reference
 template <class S>
-inline Vec<double> exp_of(Vec<double> x, const Offset<double>& ref) {
-  return exp_scaled<double, kShort<S>>(x - ref.shift, Power<double>::of(ref.c));
+inline Vec<double> exp_of(Vec<double> z, const Offset<double>& ref) {
+  return exp_scaled<double, kShort<S>>(z - ref.shift, Power<double>::of(ref.c));
 }
 
-// 1 / exp_of(x, ref), infinite where that is nothing
+// 1 / exp_of(z, ref), infinite where that is nothing
 template <class S>
-inline Vec<double> inverse_exp_of(Vec<double> x, const Offset<double>& ref) {
-  const Vec<double> d = at_most<double>(ref.shift - x, splat(-ExpConstants<double>::kLow));
+inline Vec<double> inverse_exp_of(Vec<double> z, const Offset<double>& ref) {
+  const Vec<double> d = at_most<double>(ref.shift - z, splat(-ExpConstants<double>::kLow));
   return exp_scaled<double, kShort<S>>(d, Power<double>::of(-ref.c));
 }
 
-struct Smoothing {
-  double keep, spread;  // 1 - s and s / C
-  double weight_sum;
-  bool no_class;
-  explicit Smoothing(const Problem& p)
-      : keep(1 - p.label_smoothing),
-        spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
-        weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
-        no_class(p.classes == 0) {}
-};
+// lse - z, where z is the reference and the sum of all exponentials is `total`. The reference
+// cancels against z first, while the products are still exact.
+FUSED_CE_INLINE Vec<double> log_sum_above(Vec<double> z, const Offset<double>& ref,
+                                          Vec<double> total) {
+  using K = ExpConstants<double>;
+  return ((ref.shift - z) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
+}
+// lse itself, of sums whose logarithm is no smaller than it by much: that of float rows has digits
+// to spare.
+template <class S>
+FUSED_CE_OUT_OF_LINE Vec<double> log_sum(Vec<double> z, const Offset<double>& ref,
+                                         Vec<double> total) {
+  using K = ExpConstants<double>;
+  if constexpr (!kShort<S>) return z + log_sum_above(z, ref, total);
+  const Vec<int64_t> k = exponent_of(total);
+  const Vec<double> m = bits_as<Vec<double>>(bits_as<Vec<int64_t>>(total) - (k << 52));
+  const Vec<double> log = log_of_parts<true>(k, m - 1.0, Vec<double>{});
+  const Vec<double> no_number = total - total;  // of infinity and NaN, else 0
+  return (ref.shift + ref.c * (K::kLn2High + K::kLn2Low)) + (log + no_number);
+}
 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
 // runs several at a time; in one loop each vector would wait for the one before.
 
-// loss[0, n): rows that do not count give 0. Arrays are read up to the next multiple of a vector.
-template <class S, Terms kTerms, int kRows>
-inline void losses_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
-                      const Smoothing& smoothing, double* loss) {
-  using K = ExpConstants<double>;
-  if (smoothing.no_class) {  // an empty sum, of which torch spreads s / 0 over class indices
-    for (int i = 0; i < n; ++i) loss[i] = kTerms == Terms::kSmoothed ? __builtin_nan("") : 0;
+// loss[0, n), and lse[0, n) unless that is null: rows that do not count give 0. Arrays are read up
+// to the next multiple of a vector.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
+                      double* loss, double* lse) {
+  if (formula.no_class) {  // an empty sum, of which torch spreads s / 0 over class indices
+    for (int i = 0; i < n; ++i) {
+      loss[i] = kIsSmoothed<kTerms> ? __builtin_nan("") : 0;
+      if (lse) lse[i] = -__builtin_inf();
+    }
     return;
   }
-  // lse - m, where the sum of all exponentials is `total`. The reference cancels against m first,
-  // while the products are still exact.
+  const double scale = static_cast<double>(formula.scale);
+  if (kHasLinear<kTerms> && formula.scale != 1) {
+    for (int i = 0; i < n; ++i) rows.linear[i] *= scale;
+  }
+  const auto reference_of = [&](int i) __attribute__((always_inline)) {
+    return Offset<double>::template of<S>(lanes_times(rows.reference, i, formula.scale));
+  };
+  // lse less the reference's logit, where the sum of all exponentials is `total`.
   const auto above = [&](int i, Vec<double> total) __attribute__((always_inline)) {
-    const Offset<double> ref = offset_of<S>(rows, i);
-    return ((ref.shift - lanes(rows.reference, i)) + ref.c * K::kLn2High) +
-           (ref.c * K::kLn2Low + log(total));
+    return log_sum_above(lanes(rows.reference, i) * scale, reference_of(i), total);
+  };
+  const auto put_lse = [&](int i, Vec<double> value) __attribute__((always_inline)) {
+    const Vec<double> m = lanes(rows.reference, i);
+    const auto finite = m - m == 0.0;  // or the largest logit is not
+    const auto counts = kHasMass<kTerms> ? ~Vec<int64_t>{} : rows.counting_lanes(i);
+    store(lse + i, counts ? (finite ? value : m) : Vec<double>{});
   };
   const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i), ref));
+    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i) * scale, ref));
   };
-  for_each_offset<S>(rows, n, find_inverse);
+  for_each_offset<S>(rows, n, formula.scale, find_inverse);
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> others = lanes(rows.sum, i), inverse = lanes(rows.pivot_exp, i);
     // The product is exact to the last bits however small the loss is; it fails only where e^(x_y)
     // is nothing beside the others.
     const Vec<double> odds = others * inverse;
     if constexpr (kHasMass<kTerms>) {
-      store(loss + i, lanes(rows.linear, i) + lanes(rows.mass, i) * log1p<kShort<S>>(odds));
+      const Vec<double> others_above = log1p<kShort<S>>(odds);
+      store(loss + i, lanes(rows.linear, i) + lanes(rows.mass, i) * others_above);
+      if (lse) put_lse(i, lanes(rows.reference, i) * scale + others_above);
       continue;
     }
     Vec<double> nll = log1p<kShort<S>, /*kFinite=*/true>(odds);
     const auto nothing = odds >= 1e290;
-    const auto lead = [&] { return lanes(rows.pivot_logit, i) - lanes(rows.reference, i); };
+    const auto lead = [&] {
+      return (lanes(rows.pivot_logit, i) - lanes(rows.reference, i)) * scale;
+    };
     const bool plain = all_lanes(odds < 1e290);
     if (!plain) {
       nll = odds < 1e290 ? nll : odds;  // NaN
       nll = nothing ? above(i, others) - lead() : nll;
     }
-    Vec<double> result = smoothing.keep * lanes(rows.target_weight, i) * nll;
-    if constexpr (kTerms == Terms::kSmoothed) {
-      Vec<double> lse = nll + lead();  // less the reference
-      if (!plain) lse = nothing ? above(i, others) : lse;
+    Vec<double> result = formula.keep * lanes(rows.target_weight, i) * nll;
+    if constexpr (kIsSmoothed<kTerms>) {
+      Vec<double> from_reference = nll + lead();
+      if (!plain) from_reference = nothing ? above(i, others) : from_reference;
       // Of double, nll has no digits to spare where it cancels against a target far behind.
-      if constexpr (!kShort<S>) lse = odds > 1.0 ? above(i, others + 1.0 / inverse) : lse;
-      result += smoothing.spread * (lanes(rows.linear, i) + smoothing.weight_sum * lse);
+      if constexpr (!kShort<S>)
+        from_reference = odds > 1.0 ? above(i, others + 1.0 / inverse) : from_reference;
+      result += formula.spread * (lanes(rows.linear, i) + formula.weight_sum * from_reference);
+    }
+    if (lse) {
+      Vec<double> value = lanes(rows.pivot_logit, i) * scale + nll;
+      // Of double, nll has no digits to spare where it cancels against a target far behind.
+      const auto cancels = kShort<S> ? nothing : odds > 1.0;
+      if (!all_lanes(~cancels)) {
+        const Vec<double> all = others + (nothing ? Vec<double>{} : 1.0 / inverse);
+        const Vec<double> z = lanes(rows.reference, i) * scale;
+        value = cancels ? log_sum<S>(z, reference_of(i), all) : value;
+      }
+      put_lse(i, value);
     }
     store(loss + i, rows.counting_lanes(i) ? result : Vec<double>{});
   }
 }
 
 // What the gradient of one row's classes is made of, in all lanes; or of a row a lane.
-template <class S>
+template <class S, bool kSloped>
 struct Factor {
+  using V = Vec<Accumulate<S>>;
   Reference<S> reference;
-  Vec<Accumulate<S>> factor, grad;
+  V factor, grad;
 
+  // What the softmax of logits x is multiplied by.
+  template <class X>
+  FUSED_CE_INLINE V of_softmax(X) const {
+    return factor;
+  }
   // Lane i of the result is of lane row[i].
   FUSED_CE_INLINE Factor permuted(Vec<Int<Accumulate<S>>> row) const {
     return {reference.permuted(row), permute(factor, row), permute(grad, row)};
+  }
+};
+// The same where the entropy has a gradient: the factor grows with the distance from the largest
+// logit.
+template <class S>
+struct Factor<S, true> {
+  using A = Accumulate<S>;
+  using V = Vec<A>;
+  Reference<S> reference;
+  V factor, grad, slope, largest;
+
+  template <class X>
+  FUSED_CE_INLINE X of_softmax(X x) const {
+    constexpr A kFar = A(0x1p60);  // where there is no softmax left, even of -inf
+    const X below = each([](V v) { return at_most<A>(v, splat(kFar)); }, largest - x);
+    return below * slope + factor;
+  }
+  FUSED_CE_INLINE Factor permuted(Vec<Int<A>> row) const {
+    return {reference.permuted(row), permute(factor, row), permute(grad, row), permute(slope, row),
+            permute(largest, row)};
   }
 };
 
@@ -137,9 +218,16 @@ struct Factor {
 template <class A>
 struct PivotFactor {
   Vec<A> logit, mass, grad, others;
+  Vec<A> more;  // p times what p is multiplied by beside g mass
+  bool has_more;
 
   FUSED_CE_INLINE PivotFactor permuted(Vec<Int<A>> row) const {
-    return {permute(logit, row), permute(mass, row), permute(grad, row), permute(others, row)};
+    return {permute(logit, row),
+            permute(mass, row),
+            permute(grad, row),
+            permute(others, row),
+            has_more ? permute(more, row) : Vec<A>{},
+            has_more};
   }
   // g ((mass - q) p - q (1 - p))
   FUSED_CE_INLINE Vec<A> gradient(Vec<A> q) const {
@@ -163,23 +251,48 @@ struct Factors {
   // Indices: the gradient at the target. Probabilities: where a loop keeps that of a leading pivot.
   PerRow<A, kRows> at_pivot;
   // Probabilities: the logit of a pivot that leads, or else NaN; g (1 - p); whether any leads.
-  PerRow<A, kRows> leader, mass, others;
-  bool some_lead;
+  PerRow<A, kRows> leader, mass, others, more;
+  bool some_lead, has_more;
+  A scale;
+
+  // Of the entropy's gradient.
+  static constexpr bool kSloped = kIsRanked<kTerms>;
+  PerRow<A, kSloped ? kRows : 0> slope, largest;
 
   // Row i's in all lanes.
-  FUSED_CE_INLINE Factor<S> of_row(int i) const {
-    return {{splat(shift[i]), splat(c[i]), shifted}, splat(factor[i]), splat(grad[i])};
+  FUSED_CE_INLINE Factor<S, kSloped> of_row(int i) const {
+    const Reference<S> ref(splat(shift[i]), splat(c[i]), shifted, scale);
+    if constexpr (kSloped) {
+      return {ref, splat(factor[i]), splat(grad[i]), splat(slope[i]), splat(largest[i])};
+    } else {
+      return {ref, splat(factor[i]), splat(grad[i])};
+    }
   }
   FUSED_CE_INLINE PivotFactor<A> pivot_of_row(int i) const {
-    return {splat(leader[i]), splat(mass[i]), splat(grad[i]), splat(others[i])};
+    return {splat(leader[i]),
+            splat(mass[i]),
+            splat(grad[i]),
+            splat(others[i]),
+            has_more ? splat(more[i]) : Vec<A>{},
+            has_more};
   }
 
   // Those of rows [i, i + kLanes<A>).
-  FUSED_CE_INLINE Factor<S> of_lanes(int i) const {
-    return {{load(shift + i), load(c + i), shifted}, load(factor + i), load(grad + i)};
+  FUSED_CE_INLINE Factor<S, kSloped> of_lanes(int i) const {
+    const Reference<S> ref(load(shift + i), load(c + i), shifted, scale);
+    if constexpr (kSloped) {
+      return {ref, load(factor + i), load(grad + i), load(slope + i), load(largest + i)};
+    } else {
+      return {ref, load(factor + i), load(grad + i)};
+    }
   }
   FUSED_CE_INLINE PivotFactor<A> pivot_of_lanes(int i) const {
-    return {load(leader + i), load(mass + i), load(grad + i), load(others + i)};
+    return {load(leader + i),
+            load(mass + i),
+            load(grad + i),
+            load(others + i),
+            has_more ? load(more + i) : Vec<A>{},
+            has_more};
   }
 };
 
@@ -210,42 +323,65 @@ struct Split {
   }
 };
 
-// grad[i] is g of row i.
-template <class S, Terms kTerms, int kRows>
-inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
-                       const Smoothing& smoothing, const double* grad,
-                       Factors<S, kTerms, kRows>& out) {
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
+                       const Incoming<kRows>& incoming, Factors<S, kTerms, kRows>& out) {
   constexpr bool kIndices = !kHasMass<kTerms>;
   out.shifted = out.some_lead = false;
+  out.scale = formula.scale;
+  const double scale = static_cast<double>(formula.scale);
   const auto find_exp = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i), ref));
+    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i) * scale, ref));
   };
   const auto find_factors = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
     const Vec<double> pivot_exp = lanes(rows.pivot_exp, i);
     const Vec<double> others = lanes(rows.sum, i), total = others + pivot_exp;
-    const Vec<double> g = load(grad + i);
+    const Vec<double> g = load(incoming.loss + i);
     const Vec<double> w = kIndices ? lanes(rows.target_weight, i) : Vec<double>{};
-    const Vec<double> mass = kIndices ? smoothing.keep * w + smoothing.spread * smoothing.weight_sum
-                                      : lanes(rows.mass, i);
+    const Vec<double> mass =
+        kIndices ? formula.keep * w + formula.spread * formula.weight_sum : lanes(rows.mass, i);
     const Vec<double> share = 1.0 / total;
-    Split scale(g * mass * share);
+    // What p_j is multiplied by beside g mass.
+    Vec<double> more{};
+    if (incoming.more) {
+      const Vec<double> m = lanes(rows.reference, i) * scale;
+      more = load(incoming.lse + i) + load(incoming.z_loss + i) * log_sum<S>(m, ref, total);
+      store(rows.pivot_exp + i, more * (pivot_exp * share));
+    }
+    if constexpr (kIsRanked<kTerms>) {
+      const Vec<double> of_entropy = load(incoming.entropy + i), gap = lanes(rows.gap, i);
+      const Vec<double> behind =
+          (lanes(rows.reference, i) - lanes(rows.pivot_logit, i)) * scale - gap;
+      store(rows.pivot_exp + i, (more + of_entropy * behind) * (pivot_exp * share));
+      more -= of_entropy * gap;
+    }
+    Split product(incoming.more ? (g * mass + more) * share : g * mass * share);
     if constexpr (!kShort<S>) {  // what was a number of float has exponents to spare in double
-      if (!all_lanes(~scale.whole)) scale = Split::product(g, mass, share);
+      if (!incoming.more && !all_lanes(~product.whole)) product = Split::product(g, mass, share);
+    }
+    if constexpr (kIsRanked<kTerms>) {  // the exponent is the larger one's
+      const Vec<double> constant = g * mass + more, slope = load(incoming.entropy + i) * scale;
+      const auto magnitude = [](Vec<double> v) { return larger(v, -v); };
+      const Vec<double> most = magnitude(slope) > magnitude(constant) ? slope : constant;
+      product = Split(most * share);
+      const Vec<double> unit = most == 0.0 ? Vec<double>{} : product.mantissa / most;
+      product.mantissa = constant * unit;
+      store_narrow(out.slope + i, slope * unit);
     }
 
     Vec<double> at_pivot{}, spread_grad = g;
     if constexpr (kIndices) {
-      spread_grad = g * smoothing.spread;
+      spread_grad = g * formula.spread;
       // p_y - 1 is minus the other classes' share: no cancellation.
-      at_pivot = -g * smoothing.keep * w * (others * share);
-      if constexpr (kTerms == Terms::kSmoothed) {
-        at_pivot += spread_grad * (smoothing.weight_sum * (pivot_exp * share) - w);
+      at_pivot = -g * formula.keep * w * (others * share);
+      if constexpr (kIsSmoothed<kTerms>) {
+        at_pivot += spread_grad * (formula.weight_sum * (pivot_exp * share) - w);
       }
     }
     out.shifted |= !all_lanes(ref.shift == 0.0);
     store_narrow(out.shift + i, ref.shift);
-    store_narrow(out.c + i, ref.c - scale.exponent);
-    store_narrow(out.factor + i, scale.mantissa);
+    store_narrow(out.c + i, ref.c - product.exponent);
+    store_narrow(out.factor + i, product.mantissa);
     if constexpr (kHasLinear<kTerms>) store_narrow(out.grad + i, spread_grad);
     if constexpr (kIndices) {
       store_narrow(out.at_pivot + i, at_pivot);
@@ -257,8 +393,20 @@ inline void factors_of(RowStates<Accumulate<S>, kTerms, kRows>& rows, int n,
       store_narrow(out.others + i, g * (others * share));
     }
   };
-  for_each_offset<S>(rows, n, find_exp);
-  for_each_offset<S>(rows, n, find_factors);
+  for_each_offset<S>(rows, n, formula.scale, find_exp);
+  for_each_offset<S>(rows, n, formula.scale, find_factors);
+  out.has_more = incoming.more || kIsRanked<kTerms>;
+  if (!out.has_more) return;
+  // In a loop of its own: the compiler would round the products above otherwise.
+  for (int i = 0; i < n; ++i) {
+    const A more = static_cast<A>(rows.pivot_exp[i]);
+    if constexpr (kIndices) {
+      out.at_pivot[i] += more;
+    } else {
+      out.more[i] = more;
+    }
+    if constexpr (kIsRanked<kTerms>) out.largest[i] = rows.reference[i];
+  }
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

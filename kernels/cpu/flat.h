@@ -43,8 +43,8 @@ class Flat {
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);
     if constexpr (kIndices) read_targets(p_, first, n, padded, rows_);
-    read_saved(back, first, n, padded, rows_, grad_);
-    objective_.factors(rows_, padded, grad_, factors_);
+    read_saved(p_, back, first, n, padded, rows_, incoming_);
+    objective_.factors(rows_, padded, incoming_, factors_);
 
     const Strides& to = back.grad_strides;
     const bool in_place = p_.inner == 1 && to.classes == 1 && to.outer == classes_;
@@ -66,14 +66,14 @@ class Flat {
  private:
   // The `size` gradients of the vector of rows that begins with row i of the tile.
   void write(const S* x, const A* t, int i, int size, A* g) {
-    const Factor<S> factors = factors_.of_lanes(i);
+    const Factor<S, kIsRanked<kTerms>> factors = factors_.of_lanes(i);
     const bool some_lead = !kIndices && factors_.some_lead;
     PivotFactor<A> pivots;
     if constexpr (!kIndices) pivots = factors_.pivot_of_lanes(i);
     int c = 0, first_row = 0;  // of a vector's first lane: its class, and its row of the kW
     const auto at = [&](V logits, V target) __attribute__((always_inline)) {
       const I row = load(row_of_ + c) + static_cast<Int<A>>(first_row);
-      const V q = kHasLinear<kTerms> ? objective_.weight(load(weight_of_ + c), target) : V{};
+      const V q = objective_.has_linear() ? objective_.weight(load(weight_of_ + c), target) : V{};
       return some_lead ? objective_.gradient(factors.permuted(row), pivots.permuted(row), logits, q)
                        : objective_.gradient(factors.permuted(row), logits, q);
     };
@@ -135,7 +135,7 @@ class Flat {
   const Objective<S, kTerms> objective_;
   RowStates<A, kTerms, kFlatTile> rows_;
   Factors<S, kTerms, kFlatTile> factors_;
-  alignas(64) double grad_[kFlatTile];
+  Incoming<kFlatTile> incoming_;
   // Of a row's values and those that follow: how many rows further each is, and its class's weight.
   alignas(64) Int<A> row_of_[kFlatClasses + kW];
   alignas(64) A weight_of_[kFlatClasses + kW];

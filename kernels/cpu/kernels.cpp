@@ -55,7 +55,7 @@ void forward_tasks_of(const Problem& p, const Forward& out, const Plan& plan, in
     case Loop::kFew:
       return over_tiles(in_scratch<Few<S, kTerms>>(p));
     case Loop::kSingle:
-      return over_rows(in_scratch<Single<S, kTerms>>(p));
+      if constexpr (!kIsRanked<kTerms>) return over_rows(in_scratch<Single<S, kTerms>>(p));
   }
 }
 
@@ -84,37 +84,40 @@ void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan,
     case Loop::kFew:
       return over_tiles(in_scratch<Flat<S, kTerms>>(p));
     case Loop::kSingle:
-      return over_rows(in_scratch<Single<S, kTerms>>(p));
+      if constexpr (!kIsRanked<kTerms>) return over_rows(in_scratch<Single<S, kTerms>>(p));
   }
 }
 
-// Calls f.template operator()<S, kTerms>() with the problem's storage type and terms.
+// Calls f.template operator()<S, kTerms>() with the problem's storage type and terms. `ranked`:
+// what kIsRanked says.
 template <class S, class F>
-void with_terms(const Problem& p, F f) {
+void with_terms(const Problem& p, bool ranked, F f) {
   if (p.target_kind == TargetKind::kProbabilities)
-    return f.template operator()<S, Terms::kProbabilities>();
+    return ranked ? f.template operator()<S, Terms::kProbabilitiesRanked>()
+                  : f.template operator()<S, Terms::kProbabilities>();
+  if (ranked) return f.template operator()<S, Terms::kIndicesRanked>();
   if (p.label_smoothing > 0) return f.template operator()<S, Terms::kSmoothed>();
   return f.template operator()<S, Terms::kIndices>();
 }
 template <class F>
-void with_types(const Problem& p, F f) {
+void with_types(const Problem& p, bool ranked, F f) {
   switch (p.dtype) {
     case DType::kFloat:
-      return with_terms<float>(p, f);
+      return with_terms<float>(p, ranked, f);
     case DType::kDouble:
-      return with_terms<double>(p, f);
+      return with_terms<double>(p, ranked, f);
     case DType::kBFloat16:
-      return with_terms<BFloat16>(p, f);
+      return with_terms<BFloat16>(p, ranked, f);
     case DType::kHalf:
-      return with_terms<Half>(p, f);
+      return with_terms<Half>(p, ranked, f);
   }
 }
 
-int64_t forward_tasks(const Problem& p) { return forward_plan(p).tasks; }
+int64_t forward_tasks(const Problem& p) { return forward_plan(p, Forward{}).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Plan plan = forward_plan(p);
-  with_types(p, [&]<class S, Terms kTerms>() {
+  const Plan plan = forward_plan(p, out);
+  with_types(p, wants_statistics(out), [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, plan, begin, end, partials);
   });
 }
@@ -125,7 +128,7 @@ int64_t backward_tasks(const Problem& p, const Backward& back) {
 
 void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end, bool streamed) {
   const Plan plan = backward_plan(p, back);
-  with_types(p, [&]<class S, Terms kTerms>() {
+  with_types(p, back.grad_entropy != nullptr, [&]<class S, Terms kTerms>() {
     backward_tasks_of<S, kTerms>(p, back, plan, begin, end, streamed);
   });
 }

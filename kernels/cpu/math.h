@@ -14,6 +14,7 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
+  static constexpr float kLargest = 0x1.fffffep127f;
   static constexpr float kLow = -512;         // AVX-512: below, 2^-c * e^d is 0 for every c in use
   static constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to an integer
   static constexpr int kMantissaBits = 23, kBias = 127;
@@ -29,6 +30,7 @@ struct ExpConstants<float> {
 
 template <>
 struct ExpConstants<double> {
+  static constexpr double kLargest = 0x1.fffffffffffffp1023;
   static constexpr double kLow = -4096;
   static constexpr double kRound = 0x1.8p52;
   static constexpr int kMantissaBits = 52, kBias = 1023;
@@ -92,6 +94,17 @@ struct Power {
 };
 #endif
 
+// What e^d 2^-c is 0 of.
+template <class T>
+FUSED_CE_INLINE Vec<T> lowest(const Power<T>& power) {
+#if defined(__AVX512F__)
+  (void)power;
+  return splat(ExpConstants<T>::kLow);
+#else
+  return power.low;
+#endif
+}
+
 #if defined(__AVX512F__)
 // v * 2^floor(n)
 FUSED_CE_INLINE Vec<float> scale(Vec<float> v, Vec<float> n) { return _mm512_scalef_ps(v, n); }
@@ -140,7 +153,9 @@ inline constexpr bool kIsOne<One> = true;
 // rows.
 //
 // V: a vector, or a pair of them. `out`, masks: the lanes whose result is 0 (of NaN perhaps NaN).
-template <class T, bool kShort = false, class V, class F = One, class M = Nowhere>
+// kIsAbove: d is at least lowest(power), or NaN.
+template <class T, bool kShort = false, bool kIsAbove = false, class V, class F = One,
+          class M = Nowhere>
 FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = {}) {
   using K = ExpConstants<T>;
   constexpr T kLog2E = T(1.4426950408889634074);
@@ -151,10 +166,11 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = 
   }
   if constexpr (kShort && sizeof(T) == 4 && kIsOne<F>) return exp_half(d, power.c);
   if constexpr (kShort && sizeof(T) == 4 && !kIsOne<F>) return exp_half(d, power.c) * factor;
-  d = each([](Vec<T> v) { return at_least<T>(v, splat(K::kLow)); }, d);
+  if constexpr (!kIsAbove) d = each([](Vec<T> v) { return at_least<T>(v, splat(K::kLow)); }, d);
   const V n = (d * kLog2E + K::kRound) - K::kRound;
 #else
-  d = each([&](Vec<T> v) { return at_most<T>(at_least<T>(v, power.low), power.high); }, d);
+  if constexpr (!kIsAbove) d = each([&](Vec<T> v) { return at_least<T>(v, power.low); }, d);
+  d = each([&](Vec<T> v) { return at_most<T>(v, power.high); }, d);
   const V rounded = d * kLog2E + power.round;
   const V n = rounded - power.round;
 #endif

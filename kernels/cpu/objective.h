@@ -3,7 +3,7 @@
 // and in which order to take them, and nothing else. The mirror of cuda/objective.cuh.
 #pragma once
 
-#include "finish.h"
+#include "statistics.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -14,15 +14,16 @@ class Objective {
 
  public:
   // Whether rows have a class for a target, or probabilities.
-  static constexpr bool kIndices = kTerms != Terms::kProbabilities;
+  static constexpr bool kIndices = !kHasMass<kTerms>;
 
   explicit Objective(const Problem& p)
-      : smoothing_(p),
-        keep_(static_cast<A>(smoothing_.keep)),
-        spread_(static_cast<A>(smoothing_.spread)),
+      : formula_(p),
+        keep_(static_cast<A>(formula_.keep)),
+        spread_(static_cast<A>(formula_.spread)),
         weight_(static_cast<const A*>(p.weight)) {}
 
   // ---- A logit: what becomes of the numbers in memory before anything is computed with them.
+  // (Their scale is the reference's affair: numbers keep their order.)
 
   FUSED_CE_INLINE A logit(const S* x) const { return get(x); }
   FUSED_CE_INLINE V logits(const S* x) const { return load(x); }
@@ -37,6 +38,11 @@ class Objective {
   // ---- What a logit weighs in the linear sum: of smoothed class indices w_j, of probabilities
   // q_j.
 
+  // Whether there is such a sum.
+  FUSED_CE_INLINE bool has_linear() const {
+    if constexpr (kTerms == Terms::kIndicesRanked) return formula_.spread > 0;
+    return kHasLinear<kTerms>;
+  }
   FUSED_CE_INLINE A class_weight(int64_t c) const { return weight_ ? weight_[c] : A(1); }
   // q of classes of these weights and target probabilities.
   FUSED_CE_INLINE V weight(V of_class, V target) const {
@@ -46,78 +52,132 @@ class Objective {
   }
   // q of one class, a row a lane.
   FUSED_CE_INLINE V weight_of(int64_t c, V target) const {
-    return kHasLinear<kTerms> ? weight(splat(class_weight(c)), target) : V{};
+    return has_linear() ? weight(splat(class_weight(c)), target) : V{};
   }
   // q of the classes from c on of one row, whose target probabilities are at t.
   FUSED_CE_INLINE V weights(int64_t c, const A* t) const {
-    if constexpr (!kHasLinear<kTerms>) return V{};
+    if (!has_linear()) return V{};
     return weight(weight_ ? load(weight_ + c) : splat(A(1)), kHasMass<kTerms> ? load(t) : V{});
   }
   // The same of n classes, fewer than a vector has lanes, and 0 in the lanes after them.
   FUSED_CE_INLINE V weights(int64_t c, const A* t, int n) const {
-    if constexpr (!kHasLinear<kTerms>) return V{};
+    if (!has_linear()) return V{};
     const V of_class = weight_ ? load_partial(weight_ + c, n, A(0))
                                : (iota<Int<A>>() < static_cast<Int<A>>(n) ? splat(A(1)) : V{});
     return weight(of_class, kHasMass<kTerms> ? load_partial(t, n, A(0)) : V{});
   }
 
+  // ---- What exponentials are relative to: m, of a row a lane; or what that came down to.
+
+  FUSED_CE_INLINE Offset<A> offset(V m) const {
+    return Offset<A>::template of<S>(m * formula_.scale);
+  }
+  FUSED_CE_INLINE Reference<S> reference(const Offset<A>& offset) const {
+    return Reference<S>(offset, formula_.scale);
+  }
+  FUSED_CE_INLINE Reference<S> reference(V m) const { return reference(offset(m)); }
+  FUSED_CE_INLINE Reference<S> reference(A shift, A c, bool shifted) const {
+    return Reference<S>(splat(shift), splat(c), shifted, formula_.scale);
+  }
+
   // ---- What a class adds. X: a vector, or a pair of them.
 
-  // The exponential; the pivot's stays out of the sum, so x is -inf there.
+  // The exponential; the pivot's stays out of the sum, so x is -inf there. m: the reference.
   template <class X>
-  static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Reference<S>& ref, X x) {
+  static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, V m,
+                                              X x) {
+    if constexpr (kIsRanked<kTerms>) {
+      ref.add_exp_and_gap(x, m, sums.exponentials, sums.gap);
+    } else {
+      sums.exponentials += ref.exp(x);
+    }
+  }
+  template <class X>
+  static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Reference<S>& ref, V m, X x) {
     Sums<X, kTerms> sums;
-    sums.exponentials = ref.exp(x);
+    if constexpr (kIsRanked<kTerms>) {
+      ref.add_exp_and_gap(x, m, sums.exponentials, sums.gap);
+    } else {
+      sums.exponentials = ref.exp(x);
+    }
     return sums;
   }
   // What it weighs. m: the reference.
   template <class X>
-  static FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) {
-    if constexpr (kHasLinear<kTerms>) sums.linear += q * (m - x);
+  FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) const {
+    if constexpr (kHasLinear<kTerms>) {
+      if (has_linear()) sums.linear += q * (m - x);
+    }
     if constexpr (kHasMass<kTerms>) sums.mass += q;
   }
   // Both at once. `kept`: x, or -inf at the pivot.
   template <class X>
-  static FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
-                                       X kept, X q) {
-    sums.exponentials += ref.exp(kept);
+  FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x, X kept,
+                                X q) const {
+    add_exponential(sums, ref, m, kept);
     add_linear(sums, m, x, q);
   }
   // The same of the logits x, of which the masks `pivot` say which is the pivot.
   template <class X, class M>
-  static FUSED_CE_INLINE void add_term_except(Sums<X, kTerms>& sums, const Reference<S>& ref, V m,
-                                              X x, M pivot, X q) {
-    sums.exponentials += ref.exp_except(x, pivot);
+  FUSED_CE_INLINE void add_term_except(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
+                                       M pivot, X q) const {
+    if constexpr (kIsRanked<kTerms>) {
+      const auto none = [](V v, auto lanes) {
+        return lanes ? splat(-static_cast<A>(__builtin_inf())) : v;
+      };
+      add_exponential(sums, ref, m, each(none, x, pivot));
+    } else {
+      sums.exponentials += ref.exp_except(x, pivot);
+    }
     add_linear(sums, m, x, q);
   }
 
   // ---- How rows end.
 
   template <int kRows>
-  void finish(RowStates<A, kTerms, kRows>& rows, int n, double* loss) const {
-    losses_of<S>(rows, n, smoothing_, loss);
+  void finish(RowStates<A, kTerms, kRows>& rows, int n, bool wants_lse,
+              Finished<kRows>& out) const {
+    if constexpr (kIsRanked<kTerms>) {
+      statistics_of<S>(rows, n, formula_, out);
+    } else {
+      losses_of<S>(rows, n, formula_, out.loss, wants_lse ? &out.lse[0] : nullptr);
+    }
   }
   template <int kRows>
-  void factors(RowStates<A, kTerms, kRows>& rows, int n, const double* grad,
+  bool all_near(const RowStates<A, kTerms, kRows>& rows, int n) const {
+    return are_all_near<S>(rows, n, formula_);
+  }
+  // Whether the reference of row i, a guess, was so far below the largest logit that statistics
+  // relative to it have lost digits.
+  template <int kRows>
+  bool is_near(const RowStates<A, kTerms, kRows>& rows, int i) const {
+    return is_near_enough<S>(rows, i, formula_);
+  }
+  template <int kRows>
+  void factors(RowStates<A, kTerms, kRows>& rows, int n, const Incoming<kRows>& incoming,
                Factors<S, kTerms, kRows>& out) const {
-    factors_of<S>(rows, n, smoothing_, grad, out);
+    factors_of<S>(rows, n, formula_, incoming, out);
   }
 
   // ---- What a class gets back. X: a vector, or a pair of them.
 
   template <class X>
-  static FUSED_CE_INLINE X gradient(const Factor<S>& row, X x, X q) {
-    const X softmax = row.reference.exp(x, row.factor);
+  static FUSED_CE_INLINE X gradient(const Factor<S, kIsRanked<kTerms>>& row, X x, X q) {
+    const X softmax = row.reference.exp(x, row.of_softmax(x));
     if constexpr (!kHasLinear<kTerms>) return softmax;
     return softmax - row.grad * q;
   }
   // The same of probabilities, of rows whose pivots may lead.
-  static FUSED_CE_INLINE V gradient(const Factor<S>& row, const PivotFactor<A>& pivot, V x, V q) {
-    return x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);
+  static FUSED_CE_INLINE V gradient(const Factor<S, kIsRanked<kTerms>>& row,
+                                    const PivotFactor<A>& pivot, V x, V q) {
+    const auto is_pivot = x == pivot.logit;
+    V v = is_pivot ? pivot.gradient(q) : gradient(row, x, q);
+    if (pivot.has_more) v += is_pivot ? pivot.more : V{};
+    return v;
   }
 
  private:
-  const Smoothing smoothing_;
+  const Formula<A> formula_;
   const A keep_, spread_;
   const A* const weight_;
 };

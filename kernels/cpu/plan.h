@@ -38,10 +38,12 @@ struct Plan {
   }
 };
 
-// `few`: rows of so many classes have a loop of their own.
-inline Loop loop_for(const Problem& p, const Strides& grad, int64_t few) {
+// `few`: rows of so many classes have a loop of their own. `plain`: torch's loss is all that is
+// asked for.
+inline Loop loop_for(const Problem& p, const Strides& grad, int64_t few, bool plain) {
   const Strides& s = p.logits_strides;
-  if (p.classes == 1) return Loop::kSingle;
+  if (p.classes == 1)
+    return plain && p.z_loss_weight == 0 && !p.row_weight ? Loop::kSingle : Loop::kFew;
   if (p.classes > 0 && s.inner == 1 && grad.inner == 1 && s.classes != 1 &&
       p.inner >= kNarrowestPlane) {
     return Loop::kPlanes;
@@ -67,11 +69,14 @@ inline Plan plan_of(const Problem& p, Loop loop) {
   return plan;
 }
 
-inline Plan forward_plan(const Problem& p) {
-  return plan_of(p, loop_for(p, p.logits_strides, kFewClasses));
+// Which tasks there are does not depend on what is asked for.
+inline Plan forward_plan(const Problem& p, const Forward& out) {
+  const bool plain = !out.statistics.lse && !wants_statistics(out);
+  return plan_of(p, loop_for(p, p.logits_strides, kFewClasses, plain));
 }
 inline Plan backward_plan(const Problem& p, const Backward& back) {
-  return plan_of(p, loop_for(p, back.grad_strides, kFlatClasses));
+  const bool plain = !back.grad_lse && !back.grad_entropy;
+  return plan_of(p, loop_for(p, back.grad_strides, kFlatClasses, plain));
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -20,8 +20,8 @@ class PlaneGradients : PlaneTile<S, kTerms> {
   // rows [first, first + n) of one tile
   void backward(const Backward& back, int64_t first, int n, bool streamed) {
     open(first, n);
-    read_saved(back, first, n, padded(n), rows_, grad_);
-    objective_.factors(rows_, padded(n), grad_, factors_);
+    read_saved(p_, back, first, n, padded(n), rows_, incoming_);
+    objective_.factors(rows_, padded(n), incoming_, factors_);
     write(back, streamed);
   }
 
@@ -57,7 +57,7 @@ class PlaneGradients : PlaneTile<S, kTerms> {
     const bool some_lead = !kIndices && factors_.some_lead;
     const auto gradients = [&](int i, auto load_logits, auto put) __attribute__((always_inline)) {
       prefetch(next, i);
-      const Factor<S> factor = factor_[i / kW];
+      const Factor<S, kIsRanked<kTerms>> factor = factor_[i / kW];
       const I y = !kIndices ? I{} : load(rows_.pivot + i) - static_cast<Int<A>>(first);
       PivotFactor<A> pivot;
       if constexpr (!kIndices) pivot = factors_.pivot_of_lanes(i);
@@ -108,8 +108,8 @@ class PlaneGradients : PlaneTile<S, kTerms> {
   }
 
   Factors<S, kTerms, kPlaneTile> factors_;
-  Factor<S> factor_[kPlaneTile / kW];  // of a vector of rows each
-  alignas(64) double grad_[kPlaneTile];
+  Factor<S, kIsRanked<kTerms>> factor_[kPlaneTile / kW];  // of a vector of rows each
+  Incoming<kPlaneTile> incoming_;
   alignas(64) A gradient_[kPlanes][kPlaneTile];
 };
 

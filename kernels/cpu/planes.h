@@ -31,21 +31,26 @@ class Planes : PlaneTile<S, kTerms> {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
+    predicts_ = out.statistics.prediction;
+    all_count_ = predicts_ || out.statistics.confidence;
+    summed_ = false;
     // The first guess is found on the way.
     const bool guess = kIndices && p_.classes > kPlanes;
     if (!guess) find_references();
     sum(guess);
-    if (kIndices && p_.classes > kGuessedFrom<S, kTerms> && !all_in_range()) {
+    constexpr bool kAnyGuess = kFindsLargest<kTerms>;  // may be too far for digits
+    if (kIndices && p_.classes > (kAnyGuess ? kPlanes : kGuessedFrom<S, kTerms>) &&
+        !all_in_range()) {
       find_references();
       sum(/*guess=*/false);
     }
-    put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+    put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
   }
 
  private:
   // The references: the largest of each row's logits; beside probabilities its class is the pivot.
   void find_references() {
-    for (int64_t first = 0; first < p_.classes; first += kPlanes) {
+    for (int64_t first = 0; !knows_largest() && first < p_.classes; first += kPlanes) {
       const int planes = static_cast<int>(smaller<int64_t>(p_.classes - first, kPlanes));
       const S* next = logits_after(first);
       for (int i = 0; i < n_; i += kW) {
@@ -61,11 +66,23 @@ class Planes : PlaneTile<S, kTerms> {
         if constexpr (!kIndices) store(rows_.pivot + i, pivot);
       }
     }
+    for (int i = 0; kIsRanked<kTerms> && i < n_; i += kW) {
+      if (!knows_largest()) {
+        store(rows_.largest + i, load(rows_.reference + i));
+        if constexpr (kHasMass<kTerms>) store(rows_.prediction + i, load(rows_.pivot + i));
+      }
+      const V m = load(rows_.largest + i);
+      store(rows_.reference + i, at_least<A>(m, splat(-ExpConstants<A>::kLargest)));
+    }
     for (int i = 0; i < n_; i += kW)
-      references_[i / kW] = Reference<S>(Offset<A>::template of<S>(load(rows_.reference + i)));
+      references_[i / kW] = objective_.reference(load(rows_.reference + i));
   }
 
+  // Whether the largest of each row's logits was found with its sums.
+  bool knows_largest() const { return kFindsLargest<kTerms> && summed_; }
+
   bool all_in_range() const {
+    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, n_);
     const double limit = largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     I usable = ~I{};
     for (int i = 0; i < n_; i += kW) {
@@ -92,11 +109,13 @@ class Planes : PlaneTile<S, kTerms> {
       }
     }
     for (int i = 0; i < n_; i += kW) rows_.settle_lanes(i);
+    summed_ = true;
+    if (kFindsLargest<kTerms> && all_count_) return;
     // A NaN of an ignored row must not send the tile to the slow path.
     for (int first = 0; kIndices && first < n_; first += kW) {
       if (all_lanes(load(rows_.pivot + first) >= 0)) continue;
       for (int i = first; i < first + kW; ++i) {
-        if (!rows_.counts(i)) rows_.reference[i] = 0, rows_.sum[i] = 1;
+        if (!rows_.counts(i)) rows_.blank(i);
       }
     }
   }
@@ -128,7 +147,8 @@ class Planes : PlaneTile<S, kTerms> {
         for (int k = 0; k < kPlanes; ++k) m = larger(m, load_logits(x[k] + i));
         for (int k = 0; k < ahead; ++k)
           m = larger(m, load_logits(x[0] + (kPlanes + k) * p_.logits_strides.classes + i));
-        ref = Reference<S>(Offset<A>::template of<S>(m));
+        if constexpr (kIsRanked<kTerms>) m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+        ref = objective_.reference(m);
         store(rows_.reference + i, m);
         references_[i / kW] = ref;
       } else {
@@ -136,12 +156,37 @@ class Planes : PlaneTile<S, kTerms> {
         ref = references_[i / kW];
       }
       V pivot_logit = fresh ? V{} : load(rows_.pivot_logit + i);
+      V largest{};
+      I prediction{};
+      if constexpr (kFindsLargest<kTerms>) {
+        largest = fresh ? splat(kNone) : load(rows_.largest + i);
+        prediction = fresh ? I{} : load(rows_.prediction + i);
+      }
       const I pivot = load(rows_.pivot + i) - static_cast<Int<A>>(first);
       const auto load_class = [&](int k, I& is_pivot) __attribute__((always_inline)) {
         const V logits = load_logits(x[k] + i);
         is_pivot = pivot == static_cast<Int<A>>(k);
         pivot_logit = put_in(pivot_logit, is_pivot, logits);
         return logits;
+      };
+      // What class k's logits let into the sums: the smaller of each and the largest yet.
+      const auto entering = [&](int k, V logits) __attribute__((always_inline)) {
+        if (predicts_)
+          prediction = logits > largest ? I{} + static_cast<Int<A>>(first + k) : prediction;
+        const V smaller = at_most<A>(logits, largest);
+        largest = at_least<A>(largest, logits);
+        return smaller;
+      };
+      const auto add_some = [&](auto& some, int k, auto logits, auto is_pivot,
+                                auto q) __attribute__((always_inline)) {
+        if constexpr (!kFindsLargest<kTerms>) {
+          this->objective_.add_term_except(some, ref, m, logits, is_pivot, q);
+        } else if constexpr (kIsPair<decltype(logits)>) {
+          const Pair<V> enters = {entering(k, logits.a), entering(k + 1, logits.b)};
+          this->objective_.add_term(some, ref, m, logits, enters, q);
+        } else {
+          this->objective_.add_term(some, ref, m, logits, entering(k, logits), q);
+        }
       };
       Sums<Pair<V>, kTerms> halves;  // a sum of two sums is rounded less often than a chain
       Sums<V, kTerms> rest;
@@ -151,15 +196,19 @@ class Planes : PlaneTile<S, kTerms> {
         Pair<I> is_pivot;
         const Pair<V> logits = {load_class(k, is_pivot.a), load_class(k + 1, is_pivot.b)};
         const Pair<V> q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
-        objective_.add_term_except(halves, ref, m, logits, is_pivot, q);
+        add_some(halves, k, logits, is_pivot, q);
       }
       if (!kAll && planes % 2 == 1) {
         I is_pivot;
         const int k = planes - 1;
         const V logits = load_class(k, is_pivot);
-        objective_.add_term_except(rest, ref, m, logits, is_pivot, weights(first + k, i, t[k]));
+        add_some(rest, k, logits, is_pivot, weights(first + k, i, t[k]));
       }
       store(rows_.pivot_logit + i, pivot_logit);
+      if constexpr (kFindsLargest<kTerms>) {
+        store(rows_.largest + i, largest);
+        store(rows_.prediction + i, prediction);
+      }
       rows_.add_lanes(i, kAll ? folded(halves) : folded(halves) + rest, fresh);
     };
     int i = 0;
@@ -167,8 +216,11 @@ class Planes : PlaneTile<S, kTerms> {
     if (i < n_) add(i, [&](const S* p) { return objective_.logits(p, n_ - i, A(0)); });
   }
 
+  bool predicts_ = false;   // whether predictions are asked for
+  bool all_count_ = false;  // whether there is something to be found of rows that do not count
+  bool summed_ = false;
   Reference<S> references_[kPlaneTile / kW];  // of a vector of rows each
-  alignas(64) double loss_[kPlaneTile];
+  Finished<kPlaneTile> finished_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -80,47 +80,59 @@ class Reference {
 
  public:
   Reference() = default;
-  // shifted: whether any lane's shift differs from 0. A branch that is never taken costs less than
-  // a subtraction.
-  FUSED_CE_INLINE Reference(Vec<A> shift, Vec<A> c, bool shifted)
-      : shift_(shift), power_(Power<A>::of(c)), shifted_(shifted) {}
-  explicit FUSED_CE_INLINE Reference(const Offset<A>& offset)
-      : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0))) {}
+  // shifted: whether any lane's shift differs from 0. scale: what a number in memory is multiplied
+  // by to be a logit. A branch that is never taken costs less than a subtraction.
+  FUSED_CE_INLINE Reference(Vec<A> shift, Vec<A> c, bool shifted, A scale)
+      : shift_(shift), power_(Power<A>::of(c)), scale_(scale), plain_(!shifted && scale == 1) {}
+  FUSED_CE_INLINE Reference(const Offset<A>& offset, A scale)
+      : Reference(offset.shift, offset.c, !all_lanes(offset.shift == A(0)), scale) {}
 
-  // e^x, relative to the reference; times a factor; or 0 in the lanes of the masks `out`. V: a
-  // vector or a pair.
+  // e^z of the numbers x, relative to the reference; times a factor; or 0 in the lanes of the masks
+  // `out`. V: a vector or a pair.
   template <class V>
   FUSED_CE_INLINE V exp(V x) const {
     return exp_scaled<A, kShort>(from_shift(x), power_);
   }
-  template <class V>
-  FUSED_CE_INLINE V exp(V x, Vec<A> factor) const {
+  template <class V, class F>
+  FUSED_CE_INLINE V exp(V x, F factor) const {
     return exp_scaled<A, kShort>(from_shift(x), power_, factor);
   }
   template <class V, class M>
   FUSED_CE_INLINE V exp_except(V x, M out) const {
     return exp_scaled<A, kShort>(from_shift(x), power_, One{}, out);
   }
+  // Adds e^z of the numbers x, relative to the reference m, and e^z times how far z lies below it:
+  // no NaN of -inf, which counts as the farthest number whose exponential is 0.
+  template <class V>
+  FUSED_CE_INLINE void add_exp_and_gap(V x, Vec<A> m, V& exponentials, V& gaps) const {
+    const V d = each([&](Vec<A> v) { return at_least<A>(v, lowest(power_)); }, from_shift(x));
+    const V exponential = exp_scaled<A, kShort, /*kIsAbove=*/true>(d, power_);
+    exponentials += exponential;
+    gaps += exponential * (from_shift(m) - d);
+  }
   // Lane i of the result is the reference of lane from[i].
   FUSED_CE_INLINE Reference permuted(Vec<Int<A>> from) const {
     Reference result;
-    result.shift_ = shifted_ ? permute(shift_, from) : Vec<A>{};
+    result.shift_ = plain_ ? Vec<A>{} : permute(shift_, from);
     result.power_ = power_.permuted(from);
-    result.shifted_ = shifted_;
+    result.scale_ = scale_;
+    result.plain_ = plain_;
     return result;
   }
 
  private:
   static constexpr bool kShort = sizeof(S) == 2;
 
+  // One rounding of both, where the instruction set has a fused multiply-add.
   template <class V>
   FUSED_CE_INLINE V from_shift(V x) const {
-    return shifted_ ? x - shift_ : x;
+    return plain_ ? x : x * scale_ - shift_;
   }
 
   Vec<A> shift_;
   Power<A> power_;
-  bool shifted_;
+  A scale_;
+  bool plain_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -2,26 +2,27 @@
 #pragma once
 
 #include "objective.h"
+#include "targets.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // What a task adds up on the way.
 struct TaskSums {
-  CompensatedSum loss, weight;
+  CompensatedSum loss, weight, z_loss;
   int64_t bad_row = kNoBadRow;
   void note(int64_t bad) {
     if (bad_row == kNoBadRow) bad_row = bad;
   }
   // Rows' losses, and what their targets weigh.
   void add(const Problem& p, const double* losses, const double* weights, int n) {
-    if (p.weight) {
+    if (p.weight || p.row_weight) {
       loss.add(losses, n);
       weight.add(weights, n);
     } else {
       loss.add_and_count(losses, weight, weights, n);
     }
   }
-  Partial partial() const { return {loss.total(), weight.total(), bad_row}; }
+  Partial partial() const { return {loss.total(), weight.total(), bad_row, z_loss.total()}; }
 };
 
 template <class T>
@@ -48,34 +49,92 @@ inline void put_saved(const Forward& out, const RowStates<A, kTerms, kRows>& row
   } else {
     put_all(out.saved.target_or_mass, rows.pivot_logit);
   }
-}
-
-inline void put_losses(const Forward& out, const double* loss, int64_t first, int n) {
-  switch (out.loss_dtype) {
-    case DType::kFloat:
-      return put_as<float>(out.loss, loss, first, n);
-    case DType::kDouble:
-      return put_as<double>(out.loss, loss, first, n);
-    case DType::kBFloat16:
-      return put_rounded<BFloat16>(out.loss, loss, first, n);
-    case DType::kHalf:
-      return put_rounded<Half>(out.loss, loss, first, n);
+  if constexpr (kIsRanked<kTerms>) {
+    if (out.saved.gap) put_as<A>(out.saved.gap, rows.gap, first, n);
   }
 }
 
-// Finishes rows [first, first + n), whose states these are. `loss` is a buffer.
-template <class S, Terms kTerms, int kRows>
+// Losses, of the type that they have.
+inline void put_losses(void* out, DType dtype, const double* loss, int64_t first, int n) {
+  switch (dtype) {
+    case DType::kFloat:
+      return put_as<float>(out, loss, first, n);
+    case DType::kDouble:
+      return put_as<double>(out, loss, first, n);
+    case DType::kBFloat16:
+      return put_rounded<BFloat16>(out, loss, first, n);
+    case DType::kHalf:
+      return put_rounded<Half>(out, loss, first, n);
+  }
+}
+
+// What is asked for beside torch's loss, of rows whose `loss` and `lse` are finished: puts it where
+// it belongs, and into the losses and the weights of targets.
+template <class A, int kRows>
+FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const Forward& out,
+                                   Finished<kRows>& finished, double* target_weight,
+                                   TaskSums& sums) {
+  const double* const lse = finished.lse;
+  double *const loss = finished.loss, *const z_loss = finished.z_loss;
+  if (out.statistics.lse) put_as<A>(out.statistics.lse, lse, first, n);
+  if (p.z_loss_weight != 0 || out.statistics.z_loss) {
+    for (int i = 0; i < n; ++i) {
+      z_loss[i] = p.z_loss_weight * lse[i] * lse[i];
+      loss[i] += z_loss[i];
+    }
+    times_row_weights<A>(p, first, n, z_loss);
+    sums.z_loss.add(z_loss, n);
+    if (out.statistics.z_loss) put_losses(out.statistics.z_loss, out.loss_dtype, z_loss, first, n);
+  }
+  times_row_weights<A>(p, first, n, loss);
+  times_row_weights<A>(p, first, n, target_weight);
+}
+
+// The first NaN of a row, or kIgnored.
+template <class S>
+FUSED_CE_OUT_OF_LINE int64_t first_nan(const Problem& p, int64_t row) {
+  const S* x = static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
+  for (int64_t c = 0; c < p.classes; ++c, x += p.logits_strides.classes) {
+    const Accumulate<S> value = get(x);
+    if (value != value) return c;
+  }
+  return kIgnored;
+}
+
+// The statistics of rows that are finished.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline void put_statistics(const Problem& p, const RowStates<A, kTerms, kRows>& rows, int64_t first,
+                           int n, const Statistics& out, const Finished<kRows>& finished) {
+  if (out.entropy) put_as<A>(out.entropy, finished.entropy, first, n);
+  if (out.confidence) put_as<A>(out.confidence, finished.confidence, first, n);
+  if (!out.prediction) return;
+  for (int i = 0; i < n; ++i) {
+    // No number may be the reason why another class leads.
+    const double confidence = finished.confidence[i];
+    const int64_t nan = confidence == confidence ? int64_t{kIgnored} : first_nan<S>(p, first + i);
+    out.prediction[first + i] = nan >= 0 ? nan : rows.prediction[i];
+  }
+}
+
+// Finishes rows [first, first + n), whose states these are. `finished` is a buffer.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
-                     RowStates<Accumulate<S>, kTerms, kRows>& rows, int64_t first, int n,
-                     const Forward& out, double* loss, TaskSums& sums) {
-  objective.finish(rows, n, loss);
-  if constexpr (kHasMass<kTerms>) {
-    sums.loss.add(loss, n);
+                     RowStates<A, kTerms, kRows>& rows, int64_t first, int n, const Forward& out,
+                     Finished<kRows>& finished, TaskSums& sums) {
+  const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse || out.statistics.z_loss;
+  objective.finish(rows, n, wants_lse, finished);
+  if constexpr (kIsRanked<kTerms>) put_statistics<S>(p, rows, first, n, out.statistics, finished);
+  if (kHasMass<kTerms> && p.row_weight) {
+    for (int i = 0; i < n; ++i) rows.target_weight[i] = 1;
+  }
+  if (wants_lse || p.row_weight) put_more<A>(p, first, n, out, finished, rows.target_weight, sums);
+  if (kHasMass<kTerms> && !p.row_weight) {
+    sums.loss.add(finished.loss, n);
   } else {
-    sums.add(p, loss, rows.target_weight, n);
+    sums.add(p, finished.loss, rows.target_weight, n);
   }
   if (out.saved.reference) put_saved(out, rows, first, n);
-  if (out.loss) put_losses(out, loss, first, n);
+  if (out.loss) put_losses(out.loss, out.loss_dtype, finished.loss, first, n);
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

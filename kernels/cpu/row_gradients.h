@@ -27,8 +27,8 @@ class RowGradients : Blocks<S, kTerms> {
       const int n = static_cast<int>(end - first < kRowTile ? end - first : kRowTile);
       const int padded = (n + kW - 1) / kW * kW;
       if (kIndices) read_targets(p_, first, n, padded, rows_);
-      read_saved(back, first, n, padded, rows_, grad_);
-      objective_.factors(rows_, n, grad_, factors_);
+      read_saved(p_, back, first, n, padded, rows_, incoming_);
+      objective_.factors(rows_, n, incoming_, factors_);
       for (int i = 0; i < n; ++i) write_row(back, first + i, i);
     }
   }
@@ -40,7 +40,7 @@ class RowGradients : Blocks<S, kTerms> {
     const int64_t stride = back.grad_strides.classes;
     const bool counts = !kIndices || rows_.counts(i);
     if constexpr (!kIndices) find_pivot(x_row, row, i);
-    const Factor<S> factor = factors_.of_row(i);
+    const Factor<S, kIsRanked<kTerms>> factor = factors_.of_row(i);
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       if (!counts) {
@@ -81,14 +81,17 @@ class RowGradients : Blocks<S, kTerms> {
     if (objective_.logit(x_row + c * p_.logits_strides.classes) != logit) return;
     rows_.pivot[i] = c;
     const A target = *probabilities(row, c, 1);
-    factors_.at_pivot[i] = pivot.gradient(objective_.weight_of(c, splat(target)))[0];
+    const V q = objective_.weight_of(c, splat(target));
+    factors_.at_pivot[i] = (pivot.gradient(q) + pivot.more)[0];
   }
 
-  // The gradient of n neighbouring logits. Whole vectors from g + head on go through put_whole; the
-  // lanes before and after them are written with vectors that overlap those.
+  // The gradient of n neighbouring logits, which may be written over them. Whole vectors from g +
+  // head on go through put_whole; the lanes before and after them are written with vectors that
+  // overlap those, and are computed before there is anything but logits to be read.
   template <int kCache, class F>
   FUSED_CE_INLINE void write_block(const S* x, int64_t b, const A* t, int n,
-                                   const Factor<S>& factor, A* g, int head, F put_whole) {
+                                   const Factor<S, kIsRanked<kTerms>>& factor, A* g, int head,
+                                   F put_whole) {
     const auto weights = [&](int j) __attribute__((always_inline)) {
       return objective_.weights(b + j, kHasMass<kTerms> ? t + j : t);
     };
@@ -100,7 +103,10 @@ class RowGradients : Blocks<S, kTerms> {
       store_partial(g, n, objective_.gradient(factor, objective_.logits(x, n, A(0)), q));
       return;
     }
-    if (head > 0) store(g, whole(0));
+    const bool tail = (n - head) % kW != 0;
+    V first{}, last{};
+    if (head > 0) first = whole(0);
+    if (tail) last = whole(n - kW);
     int j = head;
     for (; j + kUnroll * kW <= n; j += kUnroll * kW) {
 #pragma GCC unroll 4
@@ -116,7 +122,8 @@ class RowGradients : Blocks<S, kTerms> {
       }
     }
     for (; j + kW <= n; j += kW) put_whole(g + j, whole(j));
-    if (j < n) store(g + n - kW, whole(n - kW));
+    if (head > 0) store_partial(g, head, first);
+    if (tail) store(g + n - kW, last);
   }
 
   // Writes a block of gradients where it belongs.
@@ -128,7 +135,7 @@ class RowGradients : Blocks<S, kTerms> {
   bool streamed_ = false;
   RowStates<A, kTerms, kRowTile> rows_;
   Factors<S, kTerms, kRowTile> factors_;
-  alignas(64) double grad_[kRowTile];
+  Incoming<kRowTile> incoming_;
   alignas(64) A gradient_[kBlock];
 };
 

@@ -28,6 +28,8 @@ class Rows : Blocks<S, kTerms> {
 
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
     TaskSums sums;
+    predicts_ = out.statistics.prediction;
+    all_count_ = predicts_ || out.statistics.confidence;
     for (int64_t first = begin; first < end; first += kRowTile) {
       const int n = static_cast<int>(end - first < kRowTile ? end - first : kRowTile);
       sums.note(open(first, n));
@@ -35,14 +37,14 @@ class Rows : Blocks<S, kTerms> {
         for (int i = 0; i < n; i += kW) sum_batch(first, i, n - i < kW ? n - i : kW);
       } else {
         for (int i = 0; i < n; ++i) {
-          if (kIndices && !rows_.counts(i)) {
+          if (kIndices && !is_summed(i)) {
             rows_.blank(i);
           } else {
             sum_row(first + i, i);
           }
         }
       }
-      put_rows(p_, objective_, rows_, first, n, out, loss_, sums);
+      put_rows(p_, objective_, rows_, first, n, out, finished_, sums);
     }
     return sums.partial();
   }
@@ -62,14 +64,23 @@ class Rows : Blocks<S, kTerms> {
     return bad;
   }
 
+  // Rows that do not count have a prediction.
+  bool is_summed(int i) const {
+    if (kFindsLargest<kTerms> && all_count_) return true;
+    return rows_.counts(i);
+  }
+
   // The first guess of a row's reference. The sum of exponentials has headroom enough for any guess
   // that is near the row's logits, as the target's is in all but the worst predictions; the linear
   // sum would lose digits with one far from the largest.
   A guess(const S* x, int i) {
-    if (!kHasLinear<kTerms> && rows_.pivot_logit[i] > kNone) return rows_.pivot_logit[i];
-    const A m = larger(largest(x, p_.classes < kProbe ? p_.classes : kProbe), rows_.pivot_logit[i]);
+    if (!kLooksAhead && rows_.pivot_logit[i] > kNone) return rows_.pivot_logit[i];
+    const A probed = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
+    const A m = rows_.counts(i) ? larger(probed, rows_.pivot_logit[i]) : probed;
     return m == kNone ? largest(x, p_.classes) : m;
   }
+  // Statistics would as well.
+  static constexpr bool kLooksAhead = kHasLinear<kTerms> || kFindsLargest<kTerms>;
 
   void sum_row(int64_t row, int i) {
     const S* x = this->row(row);
@@ -83,31 +94,81 @@ class Rows : Blocks<S, kTerms> {
   }
 
   bool in_range(int i) const {
-    return rows_.sum[i] >= 0 && rows_.sum[i] < largest_sum<S>(kHasLinear<kTerms>, p_.classes);
+    if constexpr (kFindsLargest<kTerms>) {
+      return objective_.is_near(rows_, i);
+    } else {
+      return rows_.sum[i] >= 0 && rows_.sum[i] < largest_sum<S>(kHasLinear<kTerms>, p_.classes);
+    }
   }
 
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    const RowSums<A, kTerms> total =
-        sums_of(row_start, row, i, m, Reference<S>(Offset<A>::template of<S>(splat(m))));
+    if (kIsRanked<kTerms> && m == kNone) m = -ExpConstants<A>::kLargest;  // below it, -inf is -inf
+    const RowSums<A, kTerms> total = sums_of(row_start, row, i, m, objective_.reference(splat(m)));
     rows_.reference[i] = m;
     rows_.put(i, total);
   }
 
   FUSED_CE_INLINE RowSums<A, kTerms> sums_of(const S* row_start, int64_t row, int i, A m,
                                              const Reference<S>& ref) {
-    const int64_t y = rows_.pivot[i];
+    const int64_t y = kFindsLargest<kTerms> ? int64_t{kIgnored} : rows_.pivot[i];
     RowSums<A, kTerms> total;
+    Lead lead;
     for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       const S* x = block(row_start, b, n);
       const A* t = probabilities(row, b, n);
       if (y >= b && y < b + n) {
-        sum_block<true, kSecondCache>(x, b, t, n, ref, splat(m), static_cast<int>(y - b), total);
+        sum_block<true, kSecondCache>(x, b, t, n, ref, splat(m), static_cast<int>(y - b), total,
+                                      lead);
       } else {
-        sum_block<false, kSecondCache>(x, b, t, n, ref, splat(m), 0, total);
+        sum_block<false, kSecondCache>(x, b, t, n, ref, splat(m), 0, total, lead);
       }
     }
+    close(row_start, i, ref, splat(m), lead, total);
     return total;
+  }
+
+  // The largest logits yet: each lane's, which stays out of the sums until a larger one comes, and
+  // the first class of the run in which that lay. So the row's largest is never in the sums, and no
+  // exponential is computed twice.
+  struct Lead {
+    V largest = splat(kNone);
+    Vec<Int<A>> run{};
+    Vec<Int<A>> first{};  // of the run that is being read
+
+    // What enters the sums for x. NaN does.
+    FUSED_CE_INLINE V smaller_of(V x) {
+      const V smaller = at_most<A>(x, largest);
+      largest = at_least<A>(largest, x);
+      return smaller;
+    }
+  };
+
+  // Puts what all but one of a row's lanes have set aside into its sums, and the one's into its
+  // state.
+  FUSED_CE_INLINE void close(const S* row_start, int i, const Reference<S>& ref, V m,
+                             const Lead& lead, RowSums<A, kTerms>& total) {
+    if constexpr (kFindsLargest<kTerms>) {
+      const A largest = max_lane<A>(lead.largest);
+      const Vec<Int<A>> leads = lead.largest == largest;
+      V others = leads ? splat(kNone) : lead.largest;
+      if (fold_lanes<Int<A>>(leads, [](auto a, auto b) { return a + b; }) != -1) {  // a tie
+        int one = 0;
+        while (!leads[one]) ++one;
+        others = lead.largest;
+        others[one] = kNone;
+      }
+      total.add_exponentials(objective_.exponential(ref, m, others));
+      rows_.largest[i] = largest;
+      if (!predicts_) return;
+      constexpr Int<A> kNever = ~(Int<A>{1} << (8 * sizeof(A) - 1));
+      const Int<A> run = fold_lanes<Int<A>>(leads ? lead.run : Vec<Int<A>>{} + kNever,
+                                            [](auto a, auto b) { return a < b ? a : b; });
+      rows_.prediction[i] = static_cast<Int<A>>(first_of(row_start, largest, run));
+    } else if constexpr (kIsRanked<kTerms>) {
+      rows_.largest[i] = rows_.pivot_logit[i];
+      rows_.prediction[i] = static_cast<Int<A>>(rows_.pivot[i]);
+    }
   }
 
   // A vector's worth of short rows. Their references are found together before, and their lanes
@@ -115,8 +176,11 @@ class Rows : Blocks<S, kTerms> {
   // dependent instructions, and keep the next rows waiting.
   void sum_batch(int64_t first, int i, int n) {
     V m = load(rows_.pivot_logit + i);
-    if constexpr (kIndices && kHasLinear<kTerms>)
-      m = larger(m, largest_of_batch(first + i, n, smaller<int64_t>(p_.classes, kProbe)));
+    if constexpr (kIndices && kLooksAhead) {
+      const V probed = largest_of_batch(first + i, n, smaller<int64_t>(p_.classes, kProbe));
+      m = load(rows_.pivot + i) >= 0 ? larger(m, probed) : probed;
+      if constexpr (kFindsLargest<kTerms>) m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+    }
     if constexpr (!kIndices) {
       m = largest_of_batch(first + i, n, p_.classes);
       store(rows_.pivot_logit + i, m);
@@ -124,24 +188,28 @@ class Rows : Blocks<S, kTerms> {
         rows_.pivot[r] = first_of(row(first + r), rows_.pivot_logit[r]);
     }
     store(rows_.reference + i, m);
-    const Offset<A> offset = Offset<A>::template of<S>(m);
+    const Offset<A> offset = objective_.offset(m);
     const bool shifted = !all_lanes(offset.shift == A(0));
     alignas(64) A shift[kW], c[kW];
     store(shift, offset.shift);
     store(c, offset.c);
     RowSums<A, kTerms> sums[kW];
     for (int r = 0; r < n; ++r) {
-      if (kIndices && !rows_.counts(i + r)) continue;
-      const Reference<S> ref(splat(shift[r]), splat(c[r]), shifted);
+      if (kIndices && !is_summed(i + r)) continue;
+      const Reference<S> ref = objective_.reference(shift[r], c[r], shifted);
       const int n_classes = static_cast<int>(p_.classes);
       const int64_t at = first + i + r;
       const int y = static_cast<int>(rows_.pivot[i + r]);
-      sum_block<true, kFirstCache>(block(row(at), 0, n_classes), 0, probabilities(at, 0, n_classes),
-                                   n_classes, ref, splat(rows_.reference[i + r]), y, sums[r]);
+      const V reference = splat(rows_.reference[i + r]);
+      Lead lead;
+      sum_block<!kFindsLargest<kTerms>, kFirstCache>(block(row(at), 0, n_classes), 0,
+                                                     probabilities(at, 0, n_classes), n_classes,
+                                                     ref, reference, y, sums[r], lead);
+      close(row(at), i + r, ref, reference, lead, sums[r]);
     }
     rows_.put_batch(i, sums);
     for (int r = i; kIndices && r < i + n; ++r) {
-      if (!rows_.counts(r)) {
+      if (!is_summed(r)) {
         rows_.blank(r);
       } else if (!in_range(r)) {
         sum_row_relative_to(row(first + r), first + r, r, largest(row(first + r), p_.classes));
@@ -160,7 +228,7 @@ class Rows : Blocks<S, kTerms> {
   // exponential stays out of the sum.
   template <bool kHasPivot, int kCache>
   FUSED_CE_INLINE void sum_block(const S* x, int64_t b, const A* t, int n, const Reference<S>& ref,
-                                 V m, int y, RowSums<A, kTerms>& total) {
+                                 V m, int y, RowSums<A, kTerms>& total, Lead& lead) {
     const A* limits = limits_ + kBlock - y;
     const auto logits = [&](int j)
                             __attribute__((always_inline)) { return objective_.logits(x + j); };
@@ -168,7 +236,18 @@ class Rows : Blocks<S, kTerms> {
       return objective_.weights(b + j, kHasMass<kTerms> ? t + j : t);
     };
     const auto kept = [&](V v, int j) __attribute__((always_inline)) {
+      if constexpr (kFindsLargest<kTerms>) return lead.smaller_of(v);
       return kHasPivot ? at_most<A>(v, load(limits + j)) : v;
+    };
+    V before;
+    const auto begin_run = [&](int j) __attribute__((always_inline)) {
+      if constexpr (kFindsLargest<kTerms>) {
+        before = lead.largest;
+        lead.first = Vec<Int<A>>{} + static_cast<Int<A>>(b + j);
+      }
+    };
+    const auto end_run = [&]() __attribute__((always_inline)) {
+      if constexpr (kFindsLargest<kTerms>) lead.run = lead.largest > before ? lead.first : lead.run;
     };
     const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int j) __attribute__((always_inline)) {
       const Pair<V> x_pair = {logits(j), logits(j + kW)};
@@ -179,6 +258,7 @@ class Rows : Blocks<S, kTerms> {
     int j = 0;
     while (j + kUnroll * kW <= n) {
       first_half = second_half = {};
+      begin_run(j);
       const int end = smaller(n, j + kLaneTerms<S> * kUnroll * kW);
       for (; j + kUnroll * kW <= end; j += kUnroll * kW) {
 #pragma GCC unroll 4
@@ -189,10 +269,12 @@ class Rows : Blocks<S, kTerms> {
         add_pair(first_half, j);
         add_pair(second_half, j + 2 * kW);
       }
+      end_run();
       total.add(folded(first_half + second_half));
     }
     static_assert(kUnroll == 4);
     first_half = {};
+    begin_run(j);
     Sums<V, kTerms> rest;
     if (j + 2 * kW <= n) add_pair(first_half, j), j += 2 * kW;
     if (j + kW <= n) {
@@ -210,14 +292,18 @@ class Rows : Blocks<S, kTerms> {
       // What is in the sums already is replaced, not only weighted by 0: it may be infinite.
       const V v = n >= kW ? (present ? logits(first) : m) : objective_.logits(x, n, m[0]);
       const V q = n >= kW ? weights(first) : objective_.weights(b, t, n);
-      objective_.add_term(rest, ref, m, v, present ? kept(v, first) : splat(kNone),
-                          present ? q : V{});
+      const V enters = kFindsLargest<kTerms> ? kept(present ? v : splat(kNone), first)
+                                             : (present ? kept(v, first) : splat(kNone));
+      objective_.add_term(rest, ref, m, v, enters, present ? q : V{});
     }
+    end_run();
     total.add(folded(first_half) + rest);
   }
 
+  bool predicts_ = false;   // whether predictions are asked for
+  bool all_count_ = false;  // whether there is something to be found of rows that do not count
   RowStates<A, kTerms, kRowTile> rows_;
-  alignas(64) double loss_[kRowTile];
+  Finished<kRowTile> finished_;
   // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the pivot y,
   // and else infinity. One minimum instead of a comparison and a selection.
   alignas(64) A limits_[2 * kBlock];

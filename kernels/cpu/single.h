@@ -34,7 +34,7 @@ class Single {
       } else {
         sums.loss.add(loss_, n);
       }
-      if (out.loss) put_losses(out, loss_, first, n);
+      if (out.loss) put_losses(out.loss, out.loss_dtype, loss_, first, n);
     }
     return sums.partial();
   }

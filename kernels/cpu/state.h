@@ -20,6 +20,13 @@ struct alignas(64) PerRow {
 // Double lanes [i, i + kLanes<double>) of an array.
 inline Vec<double> lanes(const double* p, int i) { return load(p + i); }
 inline Vec<double> lanes(const float* p, int i) { return widen_half(load_narrow(p + i)); }
+// The same, multiplied in the array's own type.
+inline Vec<double> lanes_times(const double* p, int i, double factor) {
+  return load(p + i) * factor;
+}
+inline Vec<double> lanes_times(const float* p, int i, float factor) {
+  return widen_half(load_narrow(p + i) * factor);
+}
 
 // Which class of each row stays out of the sum of exponentials (see finish.h), or why there is
 // none.
@@ -39,6 +46,24 @@ struct Pivots {
   }
 };
 
+// The gradients that come in for rows, times what z is of x.
+template <int kRows>
+struct Incoming {
+  PerRow<double, kRows> loss;    // g, of the row's loss
+  PerRow<double, kRows> z_loss;  // that of lse^2, times 2: what lse is multiplied by
+  PerRow<double, kRows> lse;
+  PerRow<double, kRows> entropy;
+  bool more;  // whether there are any but the loss's: else only that is read
+};
+
+// What rows are finished with.
+template <int kRows>
+struct Finished {
+  PerRow<double, kRows> loss;
+  PerRow<double, kRows> lse, z_loss;          // where they are asked for
+  PerRow<double, kRows> entropy, confidence;  // with statistics
+};
+
 // kRows: the rows finished together, at most. What is said to be "of indices" or "of probabilities"
 // is unused for the other kind.
 template <class A, Terms kTerms, int kRows>
@@ -50,12 +75,21 @@ struct RowStates : Pivots<A, kRows> {
   PerRow<A, kRows> pivot_logit;     // probabilities: the reference
   PerRow<double, kRows> pivot_exp;  // relative to the reference; forward: its inverse
 
+  // With statistics: of the largest logit, whose exponential stays out of the sum in the place of
+  // the pivot's.
+  static constexpr int kRanked = kIsRanked<kTerms> ? kRows : 0;
+  PerRow<A, kRanked> largest;
+  PerRow<Int<A>, kRanked> prediction;  // its class
+  // Sum of e^(z_j) (m - x_j) of the others, relative to the reference; backward: see Saved.
+  PerRow<double, kRanked> gap;
+
   // A row that does not count, and is harmless to compute with.
   void blank(int i) {
     reference[i] = 0;
     sum[i] = 1;
     linear[i] = mass[i] = 0;
     pivot_logit[i] = 0;
+    if constexpr (kIsRanked<kTerms>) largest[i] = 0, prediction[i] = 0, gap[i] = 0;
   }
 
   // A row's sums.
@@ -63,6 +97,7 @@ struct RowStates : Pivots<A, kRows> {
     sum[i] = sum_of_lanes(sums.exponentials.lanes());
     if constexpr (kHasLinear<kTerms>) linear[i] = sum_of_lanes(sums.linear.lanes());
     if constexpr (kHasMass<kTerms>) mass[i] = sum_of_lanes(sums.mass.lanes());
+    if constexpr (kIsRanked<kTerms>) gap[i] = sum_of_lanes(sums.gap.lanes());
   }
 
   // Those of a vector of rows, each of which has lanes to be added up.
@@ -72,10 +107,15 @@ struct RowStates : Pivots<A, kRows> {
       put_folded(linear + i, rows, [](const auto& row) { return row.linear.lanes(); });
     if constexpr (kHasMass<kTerms>)
       put_folded(mass + i, rows, [](const auto& row) { return row.mass.lanes(); });
+    if constexpr (kIsRanked<kTerms>)
+      put_folded(gap + i, rows, [](const auto& row) { return row.gap.lanes(); });
   }
 
   // Those of a vector of rows, a row a lane.
-  void put_exponentials(int i, const LaneSums<A, kTerms>& sums) { sums.exponentials.put(sum + i); }
+  void put_exponentials(int i, const LaneSums<A, kTerms>& sums) {
+    sums.exponentials.put(sum + i);
+    if constexpr (kIsRanked<kTerms>) sums.gap.put(gap + i);
+  }
   void put_linear(int i, const LaneSums<A, kTerms>& sums) {
     if constexpr (kHasLinear<kTerms>) sums.linear.put(linear + i);
     if constexpr (kHasMass<kTerms>) sums.mass.put(mass + i);
@@ -87,11 +127,13 @@ struct RowStates : Pivots<A, kRows> {
     add_to(sum, sum_lost, i, sums.exponentials, fresh);
     if constexpr (kHasLinear<kTerms>) add_to(linear, linear_lost, i, sums.linear, fresh);
     if constexpr (kHasMass<kTerms>) add_to(mass, mass_lost, i, sums.mass, fresh);
+    if constexpr (kIsRanked<kTerms>) add_to(gap, gap_lost, i, sums.gap, fresh);
   }
   void settle_lanes(int i) {
     settle(sum, sum_lost, i);
     if constexpr (kHasLinear<kTerms>) settle(linear, linear_lost, i);
     if constexpr (kHasMass<kTerms>) settle(mass, mass_lost, i);
+    if constexpr (kIsRanked<kTerms>) settle(gap, gap_lost, i);
   }
 
  private:
@@ -106,7 +148,7 @@ struct RowStates : Pivots<A, kRows> {
 
   // The lanes of sums that are in memory, and what they have lost: nothing of float terms.
   using Lost = PerRow<double, sizeof(A) == sizeof(double) ? kRows : 0>;
-  Lost sum_lost, linear_lost, mass_lost;
+  Lost sum_lost, linear_lost, mass_lost, gap_lost;
 
   static FUSED_CE_INLINE void add_to(double* p, double* lost, int i, Vec<double> v, bool fresh) {
     CompensatedLanes s;

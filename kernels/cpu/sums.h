@@ -9,11 +9,24 @@
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // kIndices adds up exponentials alone; smoothing adds a linear sum; probabilities add their mass.
-enum class Terms { kIndices, kSmoothed, kProbabilities };
+// The ranked ones add what statistics need; those of indices know of smoothing at run time, which
+// keeps the library small.
+enum class Terms { kIndices, kSmoothed, kProbabilities, kIndicesRanked, kProbabilitiesRanked };
 template <Terms kTerms>
 inline constexpr bool kHasLinear = kTerms != Terms::kIndices;
 template <Terms kTerms>
-inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
+inline constexpr bool kHasMass =
+    kTerms == Terms::kProbabilities || kTerms == Terms::kProbabilitiesRanked;
+template <Terms kTerms>
+inline constexpr bool kIsSmoothed = kHasLinear<kTerms> && !kHasMass<kTerms>;
+// Forward: the largest logit is found, stays out of the sums, and there is a sum of how far the
+// others lie below. Backward: the entropy has a gradient.
+template <Terms kTerms>
+inline constexpr bool kIsRanked = kTerms >= Terms::kIndicesRanked;
+// Beside probabilities, the largest logit is the pivot, and known before. Else it is found on the
+// way.
+template <Terms kTerms>
+inline constexpr bool kFindsLargest = kIsRanked<kTerms> && !kHasMass<kTerms>;
 
 // What a lane adds up before it goes into double: few enough that a float sum keeps its digits,
 // even where all of a row's mass lies in one lane. Half types do not notice.
@@ -26,21 +39,23 @@ inline constexpr int kLaneTerms = sizeof(S) != sizeof(float) ? 16
 template <class V, Terms kTerms>
 struct Sums {
   V exponentials{}, linear{}, mass{};
+  V gap{};  // of exponentials times how far their logits z lie below the reference
 };
 
 template <class V, Terms kTerms>
 FUSED_CE_INLINE Sums<V, kTerms> operator+(const Sums<V, kTerms>& x, const Sums<V, kTerms>& y) {
-  return {x.exponentials + y.exponentials, x.linear + y.linear, x.mass + y.mass};
+  return {x.exponentials + y.exponentials, x.linear + y.linear, x.mass + y.mass, x.gap + y.gap};
 }
 template <class V, Terms kTerms>
 FUSED_CE_INLINE Sums<V, kTerms> folded(const Sums<Pair<V>, kTerms>& s) {
-  return {s.exponentials.a + s.exponentials.b, s.linear.a + s.linear.b, s.mass.a + s.mass.b};
+  return {s.exponentials.a + s.exponentials.b, s.linear.a + s.linear.b, s.mass.a + s.mass.b,
+          s.gap.a + s.gap.b};
 }
 
 // In double: `Sum` is RowSum, of one row, or LaneSum, of a row a lane.
 template <class A, Terms kTerms, template <class> class Sum>
 struct SumsInDouble {
-  Sum<A> exponentials, linear, mass;
+  Sum<A> exponentials, linear, mass, gap;
 
   FUSED_CE_INLINE void add(const Sums<Vec<A>, kTerms>& s) {
     add_exponentials(s);
@@ -48,6 +63,7 @@ struct SumsInDouble {
   }
   FUSED_CE_INLINE void add_exponentials(const Sums<Vec<A>, kTerms>& s) {
     exponentials.add(s.exponentials);
+    if constexpr (kIsRanked<kTerms>) gap.add(s.gap);
   }
   FUSED_CE_INLINE void add_linear(const Sums<Vec<A>, kTerms>& s) {
     if constexpr (kHasLinear<kTerms>) linear.add(s.linear);

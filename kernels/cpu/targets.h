@@ -10,8 +10,18 @@ namespace fused_ce::cpu::FUSED_CE_ISA {
 // f(p) with the class indices as the type that they have.
 template <class F>
 inline auto with_index(const Problem& p, F f) {
-  if (p.target_kind == TargetKind::kUInt8) return f(static_cast<const uint8_t*>(p.target));
-  return f(static_cast<const int64_t*>(p.target));
+  switch (p.target_kind) {
+    case TargetKind::kUInt8:
+      return f(static_cast<const uint8_t*>(p.target));
+    case TargetKind::kInt8:
+      return f(static_cast<const int8_t*>(p.target));
+    case TargetKind::kInt16:
+      return f(static_cast<const int16_t*>(p.target));
+    case TargetKind::kInt32:
+      return f(static_cast<const int32_t*>(p.target));
+    default:
+      return f(static_cast<const int64_t*>(p.target));
+  }
 }
 
 // Reads the targets of rows [first, first + n), and fills up to `padded` rows with ignored ones.
@@ -54,10 +64,24 @@ FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n
   return first + i;
 }
 
-inline void read_grad(const Backward& back, int64_t first, int n, double* grad) {
+template <class A>
+inline void times_row_weights(const Problem& p, int64_t first, int n, double* values) {
+  if (!p.row_weight) return;
+  const A* weight = static_cast<const A*>(p.row_weight) + first;
+  for (int i = 0; i < n; ++i) values[i] *= static_cast<double>(weight[i]);
+}
+
+// Of the loss or its z-loss, of n rows: `from` is null where there is none.
+template <class A>
+inline void read_grad(const Problem& p, const Backward& back, const void* from, int64_t first,
+                      int n, double* grad) {
   const bool shared = back.grad_stride == 0;
+  if (!from) {
+    for (int i = 0; i < n; ++i) grad[i] = 0;
+    return;
+  }
   const double* g =
-      gather<double>(back.grad, back.grad_dtype, shared ? 0 : first, 1, shared ? 1 : n, grad);
+      gather<double>(from, back.grad_dtype, shared ? 0 : first, 1, shared ? 1 : n, grad);
   const double divisor = back.total_weight ? *back.total_weight : 1;
   if (shared) {
     const double value = g[0] / divisor;
@@ -65,18 +89,47 @@ inline void read_grad(const Backward& back, int64_t first, int n, double* grad) 
   } else {
     for (int i = 0; i < n; ++i) grad[i] = g[i] / divisor;
   }
+  times_row_weights<A>(p, first, n, grad);
+}
+
+template <class A, int kRows>
+inline void read_incoming(const Problem& p, const Backward& back, int64_t first, int n, int padded,
+                          Incoming<kRows>& incoming) {
+  read_grad<A>(p, back, back.grad, first, n, incoming.loss);
+  incoming.more = p.z_loss_weight != 0 || back.grad_lse;
+  if (incoming.more) {
+    read_grad<A>(p, back, back.grad_z_loss, first, n, incoming.z_loss);
+    const A* of_lse = static_cast<const A*>(back.grad_lse);
+    for (int i = 0; i < n; ++i) {
+      incoming.z_loss[i] = (incoming.loss[i] + incoming.z_loss[i]) * (2 * p.z_loss_weight);
+      incoming.lse[i] = of_lse ? static_cast<double>(of_lse[first + i]) : 0;
+    }
+  }
+  const A* of_entropy = static_cast<const A*>(back.grad_entropy);
+  for (int i = 0; of_entropy && i < n; ++i)
+    incoming.entropy[i] = static_cast<double>(of_entropy[first + i]);
+  const A scale = static_cast<A>(p.scale);
+  const auto scale_and_pad = [&](double* values) {
+    for (int i = 0; p.scale != 1 && i < n; ++i) values[i] *= static_cast<double>(scale);
+    for (int i = n; i < padded; ++i) values[i] = 0;
+  };
+  scale_and_pad(incoming.loss);
+  if (of_entropy) scale_and_pad(incoming.entropy);
+  if (!incoming.more) return;
+  scale_and_pad(incoming.z_loss);
+  scale_and_pad(incoming.lse);
 }
 
 // Reads back what forward left for n rows, and the gradients of their losses. Up to `padded` rows
 // follow that are harmless to compute with.
 template <class A, Terms kTerms, int kRows>
-FUSED_CE_OUT_OF_LINE void read_saved(const Backward& back, int64_t first, int n, int padded,
-                                     RowStates<A, kTerms, kRows>& rows, double* grad) {
-  read_grad(back, first, n, grad);
+FUSED_CE_OUT_OF_LINE void read_saved(const Problem& p, const Backward& back, int64_t first, int n,
+                                     int padded, RowStates<A, kTerms, kRows>& rows,
+                                     Incoming<kRows>& incoming) {
+  read_incoming<A>(p, back, first, n, padded, incoming);
   for (int i = n; i < padded; ++i) {
     rows.blank(i);
     rows.sum[i] = 0x1p100;  // whose pivot does not lead
-    grad[i] = 0;
   }
   const A* reference = static_cast<const A*>(back.saved.reference) + first;
   const A* sum = static_cast<const A*>(back.saved.sum) + first;
@@ -86,6 +139,8 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Backward& back, int64_t first, int n,
     rows.sum[i] = static_cast<double>(sum[i]);
     rows.pivot_logit[i] = kHasMass<kTerms> ? reference[i] : target_or_mass[i];
     if constexpr (kHasMass<kTerms>) rows.mass[i] = static_cast<double>(target_or_mass[i]);
+    if constexpr (kIsRanked<kTerms>)
+      rows.gap[i] = static_cast<double>(static_cast<const A*>(back.saved.gap)[first + i]);
   }
 }
 

@@ -124,13 +124,23 @@ inline void store_narrow(T* p, V v) {
 template <class T>
 inline Vec<int64_t> widen_integers(typename NarrowOf<T>::type v) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 1)
-    return bits_as<Vec<int64_t>>(_mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bits_as<long long>(v))));
+  constexpr bool kSigned = static_cast<T>(-1) < static_cast<T>(0);
+  if constexpr (sizeof(T) == 1) {
+    const __m128i low = _mm_cvtsi64_si128(bits_as<long long>(v));
+    return bits_as<Vec<int64_t>>(kSigned ? _mm512_cvtepi8_epi64(low) : _mm512_cvtepu8_epi64(low));
+  }
+  if constexpr (sizeof(T) == 2)
+    return bits_as<Vec<int64_t>>(_mm512_cvtepi16_epi64(bits_as<__m128i>(v)));
   if constexpr (sizeof(T) == 4)
     return bits_as<Vec<int64_t>>(_mm512_cvtepi32_epi64(bits_as<__m256i>(v)));
 #elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 1)
-    return bits_as<Vec<int64_t>>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bits_as<int>(v))));
+  constexpr bool kSigned = static_cast<T>(-1) < static_cast<T>(0);
+  if constexpr (sizeof(T) == 1) {
+    const __m128i low = _mm_cvtsi32_si128(bits_as<int>(v));
+    return bits_as<Vec<int64_t>>(kSigned ? _mm256_cvtepi8_epi64(low) : _mm256_cvtepu8_epi64(low));
+  }
+  if constexpr (sizeof(T) == 2)
+    return bits_as<Vec<int64_t>>(_mm256_cvtepi16_epi64(_mm_cvtsi64_si128(bits_as<long long>(v))));
   if constexpr (sizeof(T) == 4)
     return bits_as<Vec<int64_t>>(_mm256_cvtepi32_epi64(bits_as<__m128i>(v)));
 #endif

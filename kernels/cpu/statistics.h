@@ -1,0 +1,143 @@
+// The finish of rows of which statistics are asked for. With k the class of the largest logit,
+// whose own exponential stays out of the sums,
+//   S = sum_{j != k} e^(z_j - z_k),  L = sum_{j != k} e^(z_j - z_k) (z_k - z_j),
+// a row's lse is z_k + log(1 + S), its entropy log(1 + S) + L / (1 + S), p_k is 1 / (1 + S), and
+// lse - z_y is (z_k - z_y) + log(1 + S): no term is negative, and nothing cancels.
+#pragma once
+
+#include "finish.h"
+
+namespace fused_ce::cpu::FUSED_CE_ISA {
+
+// What the sums of a vector of rows come down to.
+struct Ranked {
+  Vec<double> others;  // S
+  Vec<double> top;     // log(1 + S)
+  Vec<double> gap;     // L / (1 + S), the mean of z_k - z_j
+  Vec<double> share;   // 1 / (1 + S)
+  // `lead`: how far z_k is above the reference, to which the sums are relative; `inverse`: of its
+  // exponential.
+  template <class S>
+  static Ranked of(Vec<double> sum, Vec<double> gap, Vec<double> lead, Vec<double> inverse) {
+    const Vec<double> others = sum * inverse, share = 1.0 / (1.0 + others);
+    return {others, log1p<kShort<S>>(others), (gap * inverse + lead * others) * share, share};
+  }
+};
+
+// Rows whose reference is a guess.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows, int i,
+                                         const Formula<A>& formula) {
+  // As far below, nothing is lost: terms of exponentials and of what is below them differ by a few.
+  constexpr double kNear = 4;
+  // A linear sum takes the largest logit's term as well.
+  constexpr double kFarthest = 8;
+  const double scale = static_cast<double>(formula.scale);
+  const double m = static_cast<double>(rows.reference[i]) * scale;
+  const double top = static_cast<double>(rows.largest[i]) * scale, lead = top - m;
+  if (!(rows.sum[i] >= 0 && rows.sum[i] < ReferenceConstants<S>::kLargestSum)) return false;
+  if (lead <= kNear) return true;
+  if (!kHasMass<kTerms> && formula.spread > 0 && lead > kFarthest) return false;
+  const A reference = rows.reference[i] * formula.scale;
+  const Offset<double> ref = Offset<double>::template of<S>(splat(static_cast<double>(reference)));
+  const Ranked row = Ranked::of<S>(splat(rows.sum[i]), splat(rows.gap[i]), splat(lead),
+                                   inverse_exp_of<S>(splat(top), ref));
+  // L is a difference of two sums, of which the one is this.
+  return lead * row.others[0] * row.share[0] <= kNear * (row.top[0] + row.gap[0]);
+}
+
+// Whether that holds of rows [0, n).
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int n,
+                         const Formula<A>& formula) {
+  for (int i = 0; i < n; i += kLanes<A>) {
+    const Vec<A> lead = (load(rows.largest + i) - load(rows.reference + i)) * formula.scale;
+    Vec<int64_t> summed = ~Vec<int64_t>{};
+    for (int k = i; k < i + kLanes<A>; k += kLanes<double>) {
+      const Vec<double> sum = lanes(rows.sum, k);
+      summed &= (sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum);
+    }
+    if (all_lanes(lead <= A(4)) && all_lanes(summed)) continue;
+    for (int k = i; k < smaller(i + kLanes<A>, n); ++k) {
+      if (!is_near_enough<S>(rows, k, formula)) return false;
+    }
+  }
+  return true;
+}
+
+// All that `out` has room for. The numbers that backward needs become relative to the largest
+// logit, which is near enough to every row's.
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
+inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
+                          Finished<kRows>& out) {
+  constexpr double kInfinity = __builtin_inf();
+  const double scale = static_cast<double>(formula.scale);
+  if (formula.no_class) {
+    for (int i = 0; i < n; ++i) {
+      out.loss[i] = !kHasMass<kTerms> && formula.spread > 0 ? __builtin_nan("") : 0;
+      out.lse[i] = -kInfinity;
+      out.entropy[i] = 0;
+      out.confidence[i] = __builtin_nan("");
+    }
+    return;
+  }
+  const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
+    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.largest, i) * scale, ref));
+  };
+  for_each_offset<S>(rows, n, formula.scale, find_inverse);
+  for (int i = 0; i < n; i += kLanes<double>) {
+    const Vec<double> z = lanes(rows.largest, i) * scale;
+    const Vec<double> lead = (lanes(rows.largest, i) - lanes(rows.reference, i)) * scale;
+    const Vec<double> sum = lanes(rows.sum, i);
+    const Ranked row = Ranked::of<S>(sum, lanes(rows.gap, i), lead, lanes(rows.pivot_exp, i));
+    const Vec<double> no_number = z - z;  // of an infinite logit, else 0
+    const auto nothing = (z == -kInfinity) & (sum == 0.0);
+    const auto counts = kHasMass<kTerms> ? ~Vec<int64_t>{} : rows.counting_lanes(i);
+
+    Vec<double> loss;
+    if constexpr (kHasMass<kTerms>) {
+      loss = lanes(rows.linear, i) * scale + lanes(rows.mass, i) * row.top;
+    } else {
+      const Vec<double> behind = (lanes(rows.largest, i) - lanes(rows.pivot_logit, i)) * scale;
+      loss = formula.keep * lanes(rows.target_weight, i) * (behind + row.top);
+      if (formula.spread > 0)
+        loss += formula.spread *
+                (lanes(rows.linear, i) * scale + formula.weight_sum * (lead + row.top));
+    }
+    const auto put = [&](double* to, Vec<double> value) __attribute__((always_inline)) {
+      store(to + i, counts ? value : Vec<double>{});
+    };
+    put(out.loss, loss + no_number);
+    put(out.lse, nothing ? z : z + row.top);
+    put(out.entropy, row.top + row.gap + no_number);
+    store(out.confidence + i, row.share + no_number);
+    store(rows.gap + i, row.gap);
+    store(rows.sum + i, row.others);
+  }
+  // The sum without the target's exponential in the place of the largest's.
+  for (int i = 0; i < n; i += kLanes<double>) {
+    Vec<double> others = lanes(rows.sum, i);
+    if constexpr (!kHasMass<kTerms>) {
+      const Vec<double> d = (lanes(rows.pivot_logit, i) - lanes(rows.largest, i)) * scale;
+      const Vec<double> target = exp_scaled<double, kShort<S>>(d, Power<double>::of(Vec<double>{}));
+      others = d < 0.0 ? at_least<double>(others - target, Vec<double>{}) + 1.0 : others;
+    }
+    store(rows.sum + i, others);
+  }
+  // Where the reference was the largest itself, the inverse is known already.
+  bool same = true;
+  for (int i = 0; i < n; i += kLanes<A>)
+    same &= all_lanes(load(rows.reference + i) == load(rows.largest + i));
+  if (same) {
+    for (int i = 0; i < n; i += kLanes<double>)
+      store(rows.sum + i, lanes(rows.sum, i) / lanes(rows.pivot_exp, i));
+    return;
+  }
+  for (int i = 0; i < n; i += kLanes<A>) store(rows.reference + i, load(rows.largest + i));
+  const auto relative = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
+    store(rows.sum + i, lanes(rows.sum, i) * exp_of<S>(lanes(rows.largest, i) * scale, ref));
+  };
+  for_each_offset<S>(rows, n, formula.scale, relative);
+}
+
+}  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -118,19 +118,20 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
     A m[kN];
     RowState<A> row[kN];
-    reader.find_largest(classes < kProbedPlanes ? classes : kProbedPlanes, m);
-    reader.sum(m, y, row);
-    bool in_range = true;
-#pragma unroll
-    for (int k = 0; k < kN; ++k) {
-      // The target's own exponential is not in the sum.
-      const bool far =
-          is_class(y[k]) && !(objective.distance(m[k], row[k].pivot_logit) < kFarTarget<S>);
-      in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
-    }
-    if (!in_range) {
-      reader.find_largest(classes, m);
+    int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
+#pragma unroll 1
+    for (;; probed = classes) {
+      reader.find_largest(probed, m);
       reader.sum(m, y, row);
+      bool in_range = true;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        // The target's own exponential is not in the sum.
+        const A lead = objective.distance(m[k], row[k].pivot_logit);
+        const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
+        in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+      }
+      if (in_range || probed == classes) break;
     }
 #pragma unroll
     for (int k = 0; k < kN; ++k) {

@@ -143,15 +143,15 @@ __device__ RowState<A> sum_row(const Objective<S, kTerms>& objective, int64_t i,
   const int64_t classes = objective.problem.classes;
   const RowReader<S, kTerms> reader(objective, i, 0, classes);
   const A target_logit = is_class(y) ? reader.logit(y) : A(0);
-  const auto relative_to = [&](A m) {
-    return objective.state(team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y,
-                           target_logit);
-  };
-  if (guessed) {
-    const RowState<A> row = relative_to(guess<S, kTerms>(reader, classes, team, y));
-    if (objective.is_in_range(row)) return row;
+  const auto largest = [&] { return team.largest(reader.largest(Team::thread(), Team::kSize)); };
+  A m = guessed ? guess<S, kTerms>(reader, classes, team, y) : largest();
+#pragma unroll 1
+  for (;; guessed = false) {
+    const RowState<A> row = objective.state(
+        team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y, target_logit);
+    if (!guessed || objective.is_in_range(row)) return row;
+    m = largest();
   }
-  return relative_to(team.largest(reader.largest(Team::thread(), Team::kSize)));
 }
 
 template <class S, Terms kTerms, int kThreads>

@@ -139,15 +139,18 @@ class Objective {
     for (int k = 0; k < kN; ++k) {
       if (k < first || k >= last) continue;
       const bool is_pivot = kHasPivot<kTerms> && k == pivot;
-      const bool is_apart = is_pivot || (!kHasMass<kTerms> && k == chunk.target);
-      some.add(k, is_apart ? A(0) : ref.exp(z[k]), z[k], kHasMass<kTerms> && is_pivot ? A(0) : q[k],
-               m, row.pivot.logit);
+      A exponential = ref.exp(z[k]), weight = q[k];
+      if (is_pivot || (!kHasMass<kTerms> && k == chunk.target)) exponential = 0;
+      if (kHasMass<kTerms> && is_pivot) weight = 0;
+      some.add(k, exponential, z[k], weight, m, row.pivot.logit);
     }
     row.add(some);
     if constexpr (kIsGeneral<kTerms>) {
       if (!is_nan(some.exponentials[0] + some.exponentials[1])) return;
-      for (int k = last; k-- > first;) {
-        if (is_nan(z[k]) && chunk.first + k < row.nan) row.nan = chunk.first + k;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        const bool is_first = k >= first && k < last && is_nan(z[k]) && row.nan == kNowhere;
+        row.nan = is_first ? chunk.first + k : row.nan;
       }
     }
   }
@@ -190,13 +193,17 @@ class Objective {
   __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
                                         const Chunk& chunk, int k, S x, A q) const {
     const bool is_target = k == chunk.target;
+    const auto of = [&](A z) {
+      return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z, q);
+    };
     if constexpr (kIsGeneral<kTerms>) {
       if (cap_.is_there()) {
         const Capped<A> z = cap_.of(get(x));
-        return z.slope * gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z.logit, q);
+        return f.counts ? z.slope * of(z.logit) : A(0);
       }
     }
-    return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, get(x), q);
+    const A v = of(get(x));
+    return f.counts ? v : A(0);
   }
 
  private:

@@ -23,11 +23,10 @@ namespace {
 
 // The unit whose loops read a problem's type. What AVX-512 BF16 adds is for bfloat16 alone: all
 // else would be compiled to the same code twice.
-const Kernels& kernels_for(const Problem& p) {
+const Kernels& kernels_for([[maybe_unused]] const Problem& p) {
 #if defined(__AVX512BF16__)
   if (p.dtype != DType::kBFloat16) return isa_avx512::kKernels;
 #endif
-  (void)p;
   return kKernels;
 }
 
@@ -117,7 +116,7 @@ inline constexpr bool kHasRanked<BFloat16, true> = kVectorBytes > 16;
 
 // f.template operator()<S>() with the problem's storage type.
 template <class F>
-auto with_type(const Problem& p, F f) {
+auto with_type([[maybe_unused]] const Problem& p, F f) {
 #if !defined(__AVX512BF16__)
   switch (p.dtype) {
     case DType::kFloat:

@@ -15,8 +15,12 @@ struct Totals {
   Reduction reduction;
   void* loss;  // one value of loss_dtype; null where the reduction is none
   DType loss_dtype;
-  double* total_weight;  // what a mean divides by: the weights of the rows that count, or, for
-                         // probabilities, the number of rows; null where nobody asks
+  double* total_weight;  // what a mean divides by: *normalizer, or else the weights of the rows
+                         // that count, or, for probabilities, the row weights, without which it is
+                         // the number of rows; null where nobody asks
+  void* z_loss = nullptr;  // the part of `loss` that z_loss_weight makes, reduced likewise and of
+                           // loss_dtype; null where nobody asks
+  const double* normalizer = nullptr;  // device memory: what a mean divides by, or null
 };
 
 // Device memory that forward needs for a problem, in bytes. Its contents do not matter.

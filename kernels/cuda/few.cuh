@@ -61,35 +61,35 @@ class FewTile {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
     const int64_t t = objective_.probabilities(i);
     A m = -infinity<A>();
-    for (int c = 0; c < classes_; ++c) m = larger(m, objective_.logit(x[c]));
-    const Reference<S> ref(Offset<S>::of(m));
+    for_classes([&]<int n>(int c) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) m = larger(m, get(x[c + k]));
+    });
+    m = objective_.logit(m);
+    const Reference<S> ref = objective_.reference(m);
     RowSums<A, kTerms> row;
     for_classes([&]<int n>(int c) {
       const Chunk chunk = chunk_of(c, y);
       objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
-        Sums<A, kTerms> some;
-#pragma unroll
-        for (int k = 0; k < n; ++k) {
-          objective_.add_term(row, some, chunk, k, ref, m, objective_.logit(x[c + k]), q[k]);
-        }
-        row.add(some);
+        A z[n];
+        objective_.logits(x + c, z);
+        objective_.add(row, chunk, 0, n, ref, m, z, q);
       });
     });
-    return objective_.state(row, m, y, is_class(y) ? objective_.logit(x[y]) : A(0));
+    return objective_.state(row, m, y, is_class(y) ? objective_.logit(get(x[y])) : A(0));
   }
 
   // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
     S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
     const int64_t t = objective_.probabilities(i);
-    const Reference<S> ref(factors.offset);
+    const Reference<S> ref = objective_.reference(factors.offset);
     for_classes([&]<int n>(int c) {
       const Chunk chunk = chunk_of(c, factors.target);
       objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
 #pragma unroll
         for (int k = 0; k < n; ++k) {
-          put(x + c + k,
-              objective_.gradient(ref, factors, chunk, k, objective_.logit(x[c + k]), q[k]));
+          put(x + c + k, objective_.gradient(ref, factors, chunk, k, x[c + k], q[k]));
         }
       });
     });
@@ -100,7 +100,9 @@ class FewTile {
   template <class F>
   __device__ __forceinline__ void for_classes(F f) const {
     int c = 0;
+#pragma unroll 1
     for (; c + kTogether <= classes_; c += kTogether) f.template operator()<kTogether>(c);
+#pragma unroll 1
     for (; c < classes_; ++c) f.template operator()<1>(c);
   }
   // Places of few classes are small: a comparison of them in 32 bits will do.
@@ -170,7 +172,8 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     if (static_cast<int>(threadIdx.x) < n) {
       const int64_t i = first + threadIdx.x;
       const int64_t y = objective.target(i);
-      put_row(objective, objective.counts(y) ? tile.sum(i, y) : ignored_state<A>(), i, out, totals);
+      put_row(objective, is_read(objective, y, out) ? tile.sum(i, y) : ignored_state<A>(), i, out,
+              totals);
     }
     __syncthreads();
   }

@@ -17,11 +17,22 @@ constexpr int kNeighbours = neighbours(sizeof(S));
 dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 // Calls f.template operator()<kTeam>() with the number of threads that share a row.
-template <class F>
+template <Terms kTerms, class F>
 void with_team(int team, F f) {
-  if (team == kSmallTeam) return f.template operator()<kSmallTeam>();
+  if constexpr (!kIsGeneral<kTerms>) {
+    if (team == kSmallTeam) return f.template operator()<kSmallTeam>();
+  }
   if (team == kWarp) return f.template operator()<kWarp>();
   return f.template operator()<kBlock>();
+}
+
+// The same with the number of neighbouring rows that a thread has.
+template <Terms kTerms, class F>
+void with_neighbours(int neighbours, F f) {
+  if constexpr (!kIsGeneral<kTerms>) {
+    if (neighbours > 1) return f.template operator()<kNeighbours>();
+  }
+  return f.template operator()<1>();
 }
 
 template <Terms kTerms>
@@ -37,26 +48,23 @@ void forward_of(const Objective<S, kTerms>& objective, const Forward& out, const
       return;
     }
     case Loop::kRows:
-      return with_team(plan.team, [&]<int kTeam>() {
+      return with_team<kTerms>(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream,
                         objective, out, partials);
       });
     case Loop::kSlices: {
       auto* const sums = static_cast<RowSums<A, kTerms>*>(slice_sums);
       FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock), 0,
-                      stream, objective, sums, plan.slices, plan.slice_classes);
+                      stream, objective, sums, out, plan.slices, plan.slice_classes);
       FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, objective, out,
                       sums, plan.slices, partials);
       return;
     }
     case Loop::kPlanes:
-      if (plan.neighbours == 1) {
-        FUSED_CE_LAUNCH((planes_forward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream,
+      return with_neighbours<kTerms>(plan.neighbours, [&]<int kN>() {
+        FUSED_CE_LAUNCH((planes_forward<S, kTerms, kN>), blocks, dim3(kPlaneBlock), 0, stream,
                         objective, out, partials);
-      } else {
-        FUSED_CE_LAUNCH((planes_forward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
-                        stream, objective, out, partials);
-      }
+      });
   }
 }
 
@@ -74,26 +82,25 @@ void backward_of(const Objective<S, kTerms>& objective, const Backward& back, co
     }
     case Loop::kRows:
     case Loop::kSlices:
-      return with_team(plan.team, [&]<int kTeam>() {
+      return with_team<kTerms>(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), grid(plan.blocks * plan.slices),
                         dim3(kBlock), 0, stream, objective, back, plan.slices, plan.slice_classes);
       });
     case Loop::kPlanes:
-      if (plan.neighbours == 1) {
-        FUSED_CE_LAUNCH((planes_backward<S, kTerms, 1>), blocks, dim3(kPlaneBlock), 0, stream,
+      return with_neighbours<kTerms>(plan.neighbours, [&]<int kN>() {
+        FUSED_CE_LAUNCH((planes_backward<S, kTerms, kN>), blocks, dim3(kPlaneBlock), 0, stream,
                         objective, back);
-      } else {
-        FUSED_CE_LAUNCH((planes_backward<S, kTerms, kNeighbours>), blocks, dim3(kPlaneBlock), 0,
-                        stream, objective, back);
-      }
+      });
   }
 }
 
 // Calls f.template operator()<kTerms>() with what the problem's loops compute.
 template <class F>
-void with_terms(const Problem& p, F f) {
-  if (p.target_kind == TargetKind::kProbabilities)
-    return f.template operator()<Terms::kProbabilities>();
+void with_terms(const Problem& p, bool general, F f) {
+  const bool probabilities = p.target_kind == TargetKind::kProbabilities;
+  if (general && probabilities) return f.template operator()<Terms::kGeneralProbabilities>();
+  if (general) return f.template operator()<Terms::kGeneralIndices>();
+  if (probabilities) return f.template operator()<Terms::kProbabilities>();
   if (p.label_smoothing > 0) return f.template operator()<Terms::kSmoothed>();
   return f.template operator()<Terms::kIndices>();
 }
@@ -102,13 +109,14 @@ void with_terms(const Problem& p, F f) {
 
 void forward(const Problem& p, const Forward& out, const Plan& plan, Partial* partials,
              void* slice_sums, Stream stream) {
-  with_terms(p, [&]<Terms kTerms>() {
+  with_terms(p, is_general(p, out), [&]<Terms kTerms>() {
     forward_of(Objective<S, kTerms>(p), out, plan, partials, slice_sums, stream);
   });
 }
 
 void backward(const Problem& p, const Backward& back, const Plan& plan, Stream stream) {
-  with_terms(p, [&]<Terms kTerms>() { backward_of(Objective<S, kTerms>(p), back, plan, stream); });
+  with_terms(p, is_general(p, back),
+             [&]<Terms kTerms>() { backward_of(Objective<S, kTerms>(p), back, plan, stream); });
 }
 
 }  // namespace fused_ce::cuda::FUSED_CE_STORAGE_NAME

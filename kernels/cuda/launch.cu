@@ -14,21 +14,27 @@ int64_t partials_bytes(const Plan& plan) {
 }
 
 int64_t slice_sums_bytes(DType type) {
-  return type == DType::kDouble ? sizeof(RowSums<double, Terms::kProbabilities>)
-                                : sizeof(RowSums<float, Terms::kProbabilities>);
+  return type == DType::kDouble ? sizeof(RowSums<double, Terms::kGeneralProbabilities>)
+                                : sizeof(RowSums<float, Terms::kGeneralProbabilities>);
 }
 
 }  // namespace
 
+// Enough for either of the plans that a problem may have.
 int64_t workspace_bytes(const Problem& p) {
-  const Plan plan = forward_plan(p);
-  const int64_t slices = plan.loop == Loop::kSlices ? rows_of(p) * plan.slices : 0;
-  return partials_bytes(plan) + slices * slice_sums_bytes(p.dtype);
+  int64_t most = 0;
+  for (const bool general : {false, true}) {
+    const Plan plan = forward_plan(p, general);
+    const int64_t slices = plan.loop == Loop::kSlices ? rows_of(p) * plan.slices : 0;
+    const int64_t bytes = partials_bytes(plan) + slices * slice_sums_bytes(p.dtype);
+    most = bytes > most ? bytes : most;
+  }
+  return most;
 }
 
 void forward(const Problem& p, const Forward& out, const Totals& totals, void* workspace,
              Stream stream) {
-  const Plan plan = forward_plan(p);
+  const Plan plan = forward_plan(p, is_general(p, out));
   Partial* const partials = static_cast<Partial*>(workspace);
   void* const slice_sums = static_cast<char*>(workspace) + partials_bytes(plan);
   if (plan.blocks > 0) {
@@ -47,12 +53,12 @@ void forward(const Problem& p, const Forward& out, const Totals& totals, void* w
         break;
     }
   }
-  if (!totals.loss && !totals.total_weight) return;
+  if (!totals.loss && !totals.z_loss && !totals.total_weight) return;
   // torch counts the rows as logits / classes, which is no number where there are no classes.
   const double classes = static_cast<double>(p.classes);
   const double rows = static_cast<double>(rows_of(p)) * classes / classes;
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
-  FUSED_CE_LAUNCH(total, dim3(1), dim3(kTotalBlock), 0, stream, partials, plan.blocks, indices,
+  const bool weighted = p.target_kind != TargetKind::kProbabilities || p.row_weight;
+  FUSED_CE_LAUNCH(total, dim3(1), dim3(kTotalBlock), 0, stream, partials, plan.blocks, weighted,
                   rows, loss_of_no_rows(p), totals);
 }
 

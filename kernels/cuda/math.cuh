@@ -17,7 +17,7 @@ struct Constants<float> {
   static constexpr float kLog2EHigh = 0x1.715476p0f, kLog2ELow = 0x1.4ae0cp-26f;
   static constexpr float kLn2High = 0x1.62ep-1f;  // 12 bits: n * kLn2High is exact for |n| < 2^12
   static constexpr float kLn2Low = 0x1.0bfbe8p-15f;
-  static constexpr float kTiny = 1e-30f;
+  static constexpr float kTiny = 1e-30f, kLargest = 0x1.fffffep127f;
 };
 template <>
 struct Constants<double> {
@@ -26,13 +26,18 @@ struct Constants<double> {
   static constexpr double kLog2EHigh = 0x1.71547652b82fep0, kLog2ELow = 0x1.777d0ffda0d24p-56;
   static constexpr double kLn2High = 0x1.62e42fefa3000p-1;  // 41 bits: exact for |n| < 2^12
   static constexpr double kLn2Low = 0x1.3de6af278ece6p-42;
-  static constexpr double kTiny = 1e-290;
+  static constexpr double kTiny = 1e-290, kLargest = 0x1.fffffffffffffp1023;
 };
 
 __device__ __forceinline__ float fma_of(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double fma_of(double a, double b, double c) { return fma(a, b, c); }
+// A product that no addition is fused with: the same bits wherever it is made.
+__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double product(double a, double b) { return __dmul_rn(a, b); }
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+__device__ __forceinline__ float smaller(float a, float b) { return fminf(a, b); }
+__device__ __forceinline__ double smaller(double a, double b) { return fmin(a, b); }
 __device__ __forceinline__ float ldexp_of(float x, int n) { return ldexpf(x, n); }
 __device__ __forceinline__ double ldexp_of(double x, int n) { return ldexp(x, n); }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
@@ -46,6 +51,10 @@ __device__ __forceinline__ A infinity() {
 template <class A>
 __device__ __forceinline__ bool is_finite(A x) {
   return x - x == A(0);
+}
+template <class A>
+__device__ __forceinline__ bool is_nan(A x) {
+  return x != x;
 }
 
 __device__ __forceinline__ int32_t bits_of(float x) { return __float_as_int(x); }
@@ -64,37 +73,79 @@ __device__ __forceinline__ float exp2_slope(float f) {
   q = fmaf(q, f, 0x1.ebfbdcp-3f);
   return fmaf(q, f, 0x1.62e43p-1f);
 }
+// 2^f - 1 on [-1/2, 1/2], of which exp2_slope would lose digits near 0: relative error 2^-27.6.
+__device__ __forceinline__ float exp2_less_one(float f) {
+  float q = 0x1.ffcbdep-17f;
+  q = fmaf(q, f, 0x1.443f62p-13f);
+  q = fmaf(q, f, 0x1.5d88bep-10f);
+  q = fmaf(q, f, 0x1.3b2a1cp-7f);
+  q = fmaf(q, f, 0x1.c6b08cp-5f);
+  q = fmaf(q, f, 0x1.ebfbep-3f);
+  return fmaf(q, f, 0x1.62e43p-1f) * f;
+}
+__device__ __forceinline__ double exp2_less_one(double f) {
+  return expm1(f * 0.6931471805599453094);
+}
 __device__ __forceinline__ float exp2_of_fraction(float f) { return fmaf(exp2_slope(f), f, 1.0f); }
 __device__ __forceinline__ double exp2_of_fraction(double f) { return exp2(f); }
+
+// What exponentials multiply their arguments by: e^(s x) with x as it is. s is in the constants of
+// the reduction to base 2, where it costs no instruction and no rounding. Made on the host.
+template <class A>
+struct Scale {
+  A s;
+  A log2e_high, log2e_low;  // s log2(e), to twice the digits of A
+  A ln2;                    // ln(2) / s
+  A unit;                   // 1 / s: what e^(s x) grows e-fold in
+
+  explicit Scale(double scale) : s(static_cast<A>(scale)) {
+    using K = Constants<double>;
+    log2e_high = static_cast<A>(scale * K::kLog2EHigh);
+    log2e_low = static_cast<A>(fma(scale, K::kLog2EHigh, -static_cast<double>(log2e_high)) +
+                               scale * K::kLog2ELow);
+    ln2 = static_cast<A>(0.6931471805599453094 / scale);
+    unit = static_cast<A>(1 / scale);
+  }
+};
 
 // A power of two, 2^-c, in the form that exp_scaled multiplies by it.
 template <class A>
 struct Power {
   A low, high;  // arguments from which on the product is 0 and infinity
   A round;      // added, it rounds to an integer whose low bits are the product's exponent field
-  static __device__ __forceinline__ Power of(A c) {
+  static __device__ __forceinline__ Power of(A c, const Scale<A>& scale) {
     using K = Constants<A>;
-    constexpr A kLn2 = A(0.6931471805599453094);
-    const A low = (c - A(K::kBias)) * kLn2;
-    return {low, low + A(2 * K::kBias + 1) * kLn2, (K::kRound + A(K::kBias)) - c};
+    const A low = (c - A(K::kBias)) * scale.ln2;
+    return {low, low + A(2 * K::kBias + 1) * scale.ln2, (K::kRound + A(K::kBias)) - c};
   }
 };
 
-// factor * e^d * 2^-c for integer-valued c, |c| < 2^13. d log2(e) is cut into an integer and a
-// fraction in two steps that round nothing away (Cody and Waite, 1980), and the power of two is
-// added to the integer, so that a reference costs no rounding at all. Products below the smallest
-// normal number are 0.
+// e^(s d) * 2^-c as 2^fraction * two_to_n.
 template <class A>
-__device__ __forceinline__ A exp_scaled(A d, const Power<A>& power, A factor) {
-  using K = Constants<A>;
-  d = d < power.low ? power.low : d;  // not fmax, which loses NaN
-  d = d > power.high ? power.high : d;
-  const A rounded = fma_of(d, K::kLog2EHigh, power.round);
-  const A n = rounded - power.round;
-  A f = fma_of(d, K::kLog2EHigh, -n);
-  f = fma_of(d, K::kLog2ELow, f);
-  const Int<A> field = bits_of(rounded) << K::kMantissaBits;
-  return exp2_of_fraction(f) * (factor * from_bits(field));
+struct Reduced {
+  A fraction, two_to_n;
+
+  // s d log2(e) is cut into an integer and a fraction in two steps that round nothing away (Cody
+  // and Waite, 1980), and the power of two is added to the integer, so that a reference costs no
+  // rounding at all.
+  static __device__ __forceinline__ Reduced of(A d, const Scale<A>& scale, const Power<A>& power) {
+    d = d < power.low ? power.low : d;  // not fmax, which loses NaN
+    d = d > power.high ? power.high : d;
+    const A rounded = fma_of(d, scale.log2e_high, power.round);
+    const A n = rounded - power.round;
+    const A f = fma_of(d, scale.log2e_high, -n);
+    return {fma_of(d, scale.log2e_low, f),
+            from_bits(bits_of(rounded) << Constants<A>::kMantissaBits)};
+  }
+};
+
+// factor * e^(s d) * 2^-c for integer-valued c, |c| < 2^13. Products below the smallest normal
+// number are 0.
+template <class A>
+__device__ __forceinline__ A exp_scaled(A d, const Scale<A>& scale, const Power<A>& power,
+                                        A factor) {
+  const Reduced<A> r = Reduced<A>::of(d, scale, power);
+  return exp2_of_fraction(r.fraction) * (factor * r.two_to_n);
 }
 
 // A sum and what its additions rounded away (Knuth's two-sum; Neumaier, ZAMM 54, 1974).
@@ -123,20 +174,20 @@ __device__ __forceinline__ Sum<float> exp2_and_rest(float f) {
 }
 __device__ __forceinline__ Sum<double> exp2_and_rest(double f) { return {exp2(f), 0}; }
 
-// e^d * 2^-c as exp_scaled computes it, and what that rounds away, but for a fourth of a unit in
-// the last place: for the one exponential of a row by which the others' sum is divided.
+// e^(s d) * 2^-c as exp_scaled computes it, and what that rounds away, but for a fourth of a unit
+// in the last place: for the one exponential of a row by which the others' sum is divided.
 template <class A>
-__device__ inline Sum<A> exp_and_rest(A d, const Power<A>& power) {
+__device__ inline Sum<A> exp_and_rest(A d, const Scale<A>& scale, const Power<A>& power) {
   using K = Constants<A>;
   constexpr A kLn2 = A(0.6931471805599453094);
   d = d < power.low ? power.low : d;
   d = d > power.high ? power.high : d;
-  const A rounded = fma_of(d, K::kLog2EHigh, power.round);
-  const A n = rounded - power.round, high = fma_of(d, K::kLog2EHigh, -n);
-  const A f = fma_of(d, K::kLog2ELow, high), lost = fma_of(d, K::kLog2ELow, high - f);
+  const A rounded = fma_of(d, scale.log2e_high, power.round);
+  const A n = rounded - power.round, high = fma_of(d, scale.log2e_high, -n);
+  const A f = fma_of(d, scale.log2e_low, high), lost = fma_of(d, scale.log2e_low, high - f);
   const Sum<A> e = exp2_and_rest(f);
-  const A scale = from_bits(bits_of(rounded) << K::kMantissaBits);
-  return {e.high * scale, (e.low + e.high * (kLn2 * lost)) * scale};
+  const A two_to_n = from_bits(bits_of(rounded) << K::kMantissaBits);
+  return {e.high * two_to_n, (e.low + e.high * (kLn2 * lost)) * two_to_n};
 }
 
 // a / b, rounded little more than once.
@@ -174,6 +225,14 @@ struct Scaled {
   }
   __device__ Scaled operator/(const Scaled& x) const {
     return {mantissa / x.mantissa, exponent - x.exponent};
+  }
+  __device__ Scaled operator+(const Scaled& x) const {
+    const bool first = x.mantissa == 0 || (mantissa != 0 && exponent > x.exponent);
+    const Scaled& large = first ? *this : x;
+    const Scaled& small = first ? x : *this;
+    return {large.mantissa +
+                ldexp_of(small.mantissa, static_cast<int>(small.exponent - large.exponent)),
+            large.exponent};
   }
 };
 

@@ -4,7 +4,9 @@
 // cpu/objective.h.
 #pragma once
 
-#include "finish.cuh"
+#include "cap.cuh"
+#include "factors.cuh"
+#include "statistics.cuh"
 
 namespace fused_ce::cuda {
 
@@ -16,11 +18,40 @@ class Objective {
  public:
   const Problem problem;
 
-  explicit Objective(const Problem& p) : problem(p), smoothing_(p) {}
+  explicit Objective(const Problem& p) : problem(p), coefficients_(p), cap_(p) {}
 
-  // ---- A logit: what becomes of a number in memory before anything is computed with it.
+  // ---- A logit: what becomes of a number in memory before anything is computed with it. (Its
+  // scale does not show here: exponentials have it.)
 
-  __device__ __forceinline__ A logit(S x) const { return get(x); }
+  __device__ __forceinline__ A logit(A x) const {
+    if constexpr (kIsGeneral<kTerms>) return cap_.is_there() ? cap_.of(x).logit : x;
+    return x;
+  }
+  template <int kN>
+  __device__ __forceinline__ void logits(const S* x, A (&z)[kN]) const {
+#pragma unroll
+    for (int k = 0; k < kN; ++k) z[k] = get(x[k]);
+    if constexpr (kIsGeneral<kTerms>) {
+      if (!cap_.is_there()) return;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) z[k] = cap_.of(z[k]).logit;
+    }
+  }
+
+  // How far apart z's are, for two logits.
+  __device__ __forceinline__ A distance(A from, A to) const {
+    return coefficients_.scale.s * (to - from);
+  }
+
+  // What exponentials of a row are taken relative to, by a reference m. One that is infinite leaves
+  // sums that tell such rows from those with NaN.
+  __device__ __forceinline__ Reference<S> reference(A m) const {
+    constexpr A kLargest = Constants<A>::kLargest;
+    return reference(Offset<S>::of(larger(-kLargest, smaller(m, kLargest)), coefficients_.scale));
+  }
+  __device__ __forceinline__ Reference<S> reference(const Offset<S>& offset) const {
+    return Reference<S>(offset, coefficients_.scale);
+  }
 
   // ---- What a row is held against.
 
@@ -58,7 +89,7 @@ class Objective {
 #pragma unroll
     for (int k = 0; k < kN; ++k) q[k] = 1;
     if (all_weigh_the_same()) return f(q);
-    if (problem.weight) {
+    if (has_class_weights()) {
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
         if (k >= first && k < last) q[k] = class_weight(c + k);
@@ -69,7 +100,7 @@ class Objective {
       const int64_t stride = problem.target_strides.classes;
       numbers_at(problem.target, problem.target_dtype, t + c * stride, stride, first, last, target);
 #pragma unroll
-      for (int k = 0; k < kN; ++k) q[k] *= smoothing_.smoothed(target[k]);
+      for (int k = 0; k < kN; ++k) q[k] *= coefficients_.smoothed(target[k]);
     }
     f(q);
   }
@@ -82,7 +113,7 @@ class Objective {
     if (all_weigh_the_same()) return f(q);
 #pragma unroll
     for (int u = 0; u < kClasses; ++u) {
-      const A w = class_weight(c + u);
+      const A w = has_class_weights() ? class_weight(c + u) : A(1);
 #pragma unroll
       for (int k = 0; k < kN; ++k) q[u][k] = w;
       if (!kHasMass<kTerms>) continue;
@@ -90,18 +121,38 @@ class Objective {
       numbers_at(problem.target, problem.target_dtype, t + (c + u) * problem.target_strides.classes,
                  problem.target_strides.inner, 0, kN, target);
 #pragma unroll
-      for (int k = 0; k < kN; ++k) q[u][k] *= smoothing_.smoothed(target[k]);
+      for (int k = 0; k < kN; ++k) q[u][k] *= coefficients_.smoothed(target[k]);
     }
     f(q);
   }
 
-  // ---- What a class adds: the k-th of a chunk, with logit x, to a few classes' sums, or in their
-  // place what it drives out of the row's. `ref` is the reference m.
+  // ---- What classes add to a row's sums: those of a chunk that are there, first <= k < last, with
+  // logits z. `ref` is the reference m.
 
-  __device__ __forceinline__ void add_term(RowSums<A, kTerms>& row, Sums<A, kTerms>& some,
-                                           const Chunk& chunk, int k, const Reference<S>& ref, A m,
-                                           A x, A q) const {
-    some.add(k, row.entering({ref.exp(x), x, q}, k == chunk.target), m);
+  template <int kN>
+  __device__ __forceinline__ void add(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
+                                      int last, const Reference<S>& ref, A m, const A (&z)[kN],
+                                      const A (&q)[kN]) const {
+    const int pivot = set_pivot(row, chunk, first, last, ref, m, z, q);
+    Sums<A, kTerms> some;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) {
+      if (k < first || k >= last) continue;
+      const bool is_pivot = kHasPivot<kTerms> && k == pivot;
+      A exponential = ref.exp(z[k]), weight = q[k];
+      if (is_pivot || (!kHasMass<kTerms> && k == chunk.target)) exponential = 0;
+      if (kHasMass<kTerms> && is_pivot) weight = 0;
+      some.add(k, exponential, z[k], weight, m, row.pivot.logit);
+    }
+    row.add(some);
+    if constexpr (kIsGeneral<kTerms>) {
+      if (!is_nan(some.exponentials[0] + some.exponentials[1])) return;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        const bool is_first = k >= first && k < last && is_nan(z[k]) && row.nan == kNowhere;
+        row.nan = is_first ? chunk.first + k : row.nan;
+      }
+    }
   }
 
   // ---- How a row ends.
@@ -111,29 +162,86 @@ class Objective {
                                A target_logit) const {
     return state_of(sums, m, y, target_logit, target_weight(y));
   }
+  __device__ bool is_in_range(const RowState<A>& row) const {
+    const bool linear =
+        kIsGeneral<kTerms> ? kHasMass<kTerms> || coefficients_.spread != 0 : kHasLinear<kTerms>;
+    return cuda::is_in_range<S, kTerms>(row, linear, coefficients_.classes);
+  }
   // The loss.
-  __device__ A finish(const RowState<A>& row) const { return loss_of<S, kTerms>(smoothing_, row); }
+  __device__ RowLoss<A> finish(const RowState<A>& row, bool wants_lse) const {
+    if (!counts(row.target)) return {coefficients_.nothing};
+    return loss_of<S, kTerms>(coefficients_, row, wants_lse);
+  }
+  __device__ RowStatistics<A> statistics(const RowState<A>& row) const {
+    return statistics_of<S, kTerms>(coefficients_, row);
+  }
   // What backward will need.
-  __device__ SavedRow<A> saved(const RowState<A>& row) const { return saved_of<S, kTerms>(row); }
+  __device__ SavedRow<A> saved(const RowState<A>& row) const {
+    return saved_of<S, kTerms>(coefficients_, row);
+  }
   __device__ Factors<S> factors(const Backward& back, int64_t row) const {
     const int64_t y = target(row);
-    return factors_of<S, kTerms>(smoothing_, SavedRow<A>::of(back.saved, row), y, target_weight(y),
-                                 read_grad<A>(back, row));
+    const SavedRow<A> saved = SavedRow<A>::of(back.saved, row);
+    const bool has_gap = kIsGeneral<kTerms> && back.grad_entropy;
+    return factors_of<S, kTerms>(
+        coefficients_, saved, has_gap ? static_cast<const A*>(back.saved.gap)[row] : A(0), y,
+        target_weight(y), grads_of<S, kTerms>(coefficients_, problem, back, saved, row));
   }
 
-  // ---- What a class gets back: the k-th of a chunk, with logit x.
+  // ---- What a class gets back: the k-th of a chunk, with x in memory.
 
   __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
-                                        const Chunk& chunk, int k, A x, A q) const {
-    return gradient_of<S, kTerms>(ref, f, k == chunk.target, x, q);
+                                        const Chunk& chunk, int k, S x, A q) const {
+    const bool is_target = k == chunk.target;
+    const auto of = [&](A z) {
+      return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z, q);
+    };
+    if constexpr (kIsGeneral<kTerms>) {
+      if (cap_.is_there()) {
+        const Capped<A> z = cap_.of(get(x));
+        return f.counts ? z.slope * of(z.logit) : A(0);
+      }
+    }
+    const A v = of(get(x));
+    return f.counts ? v : A(0);
   }
 
  private:
+  // Whether weights are known to be 1. The general loops are compiled once: they read no weights
+  // then, and multiply by 1.
   __device__ __forceinline__ bool all_weigh_the_same() const {
-    return !kHasLinear<kTerms> || (!kHasMass<kTerms> && !problem.weight);
+    return !kHasLinear<kTerms> || (!kIsGeneral<kTerms> && !kHasMass<kTerms> && !problem.weight);
+  }
+  __device__ __forceinline__ bool has_class_weights() const {
+    return problem.weight && (kHasMass<kTerms> || coefficients_.spread != 0);
   }
 
-  const Smoothing<A> smoothing_;
+  // A larger logit among a chunk's classes than any before takes the pivot's place. Which of them
+  // it is, or -1.
+  template <int kN>
+  __device__ __forceinline__ int set_pivot(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
+                                           int last, const Reference<S>& ref, A m, const A (&z)[kN],
+                                           const A (&q)[kN]) const {
+    if constexpr (!kHasPivot<kTerms>) return -1;
+    A most = -infinity<A>();
+#pragma unroll
+    for (int k = 0; k < kN; ++k) most = k >= first && k < last ? larger(most, z[k]) : most;
+    if (!(most > row.pivot.logit)) return -1;
+    int found = -1;
+    A weight = 0;
+#pragma unroll
+    for (int k = kN; k-- > 0;) {
+      const bool is_most = k >= first && k < last && z[k] == most;
+      found = is_most ? k : found;
+      weight = is_most ? q[k] : weight;
+    }
+    const bool is_target = !kHasMass<kTerms> && found == chunk.target;
+    row.set_pivot({most, is_target ? A(0) : ref.exp(most), weight, chunk.first + found}, m);
+    return found;
+  }
+
+  const Coefficients<A> coefficients_;
+  const Cap<A> cap_;
 };
 
 }  // namespace fused_ce::cuda

@@ -28,7 +28,7 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
 }
 
 // `grad`: the gradients, or forward the logits once more.
-Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides) {
+Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bool general) {
   const Strides& s = p.logits_strides;
   const int64_t rows = rows_of(p), size = size_of(p.dtype);
   Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
@@ -36,16 +36,17 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides) {
   if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {
     plan.loop = Loop::kPlanes;
     const int64_t n = neighbours(size);
-    if (p.inner % n == 0 && aligned(p.logits, s, n, size) && aligned(grad, grad_strides, n, size)) {
+    if (!general && p.inner % n == 0 && aligned(p.logits, s, n, size) &&
+        aligned(grad, grad_strides, n, size)) {
       plan.neighbours = static_cast<int>(n);
     }
     rows_per_block = kPlaneBlock * plan.neighbours;
   } else if (p.classes > kFewClasses) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
-    plan.team = p.classes <= kSmallTeamClasses      ? kSmallTeam
-                : p.classes <= kWarpClasses && many ? kWarp
-                                                    : kBlock;
+    plan.team = p.classes <= kSmallTeamClasses && !general ? kSmallTeam
+                : p.classes <= kWarpClasses && many        ? kWarp
+                                                           : kBlock;
     rows_per_block = kBlock / plan.team;
     if (rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;
@@ -61,12 +62,12 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides) {
 
 }  // namespace
 
-Plan forward_plan(const Problem& problem) {
-  return plan_of(problem, problem.logits, problem.logits_strides);
+Plan forward_plan(const Problem& problem, bool general) {
+  return plan_of(problem, problem.logits, problem.logits_strides, general);
 }
 
 Plan backward_plan(const Problem& problem, const Backward& back) {
-  return plan_of(problem, back.grad_logits, back.grad_strides);
+  return plan_of(problem, back.grad_logits, back.grad_strides, is_general(problem, back));
 }
 
 }  // namespace fused_ce::cuda

@@ -30,7 +30,15 @@ struct Plan {
   int64_t blocks;
 };
 
-Plan forward_plan(const Problem& problem);
+// Whether a problem takes the general loops, which have statistics and capped logits.
+static inline bool is_general(const Problem& problem, const Forward& out) {
+  return problem.cap > 0 || wants_statistics(out);
+}
+static inline bool is_general(const Problem& problem, const Backward& back) {
+  return problem.cap > 0 || back.grad_entropy;
+}
+
+Plan forward_plan(const Problem& problem, bool general);
 Plan backward_plan(const Problem& problem, const Backward& back);
 
 }  // namespace fused_ce::cuda

@@ -11,7 +11,7 @@ namespace fused_ce::cuda {
 inline constexpr int kPlanes = 4;
 // Classes whose largest logit is the first guess of a row's reference.
 inline constexpr int64_t kProbedPlanes = 8;
-// How far a target's logit may be above a guessed reference: its exponential fits, and the sum too.
+// How far a target's z may be above a guessed reference: its exponential fits, and the sum too.
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
@@ -44,12 +44,14 @@ class PlaneReader {
   __device__ __forceinline__ void for_planes(int64_t classes, F f) const {
     const int64_t stride = objective_.problem.logits_strides.classes;
     int64_t c = 0;
+#pragma unroll 1
     for (; c + kPlanes <= classes; c += kPlanes) {
       Values<S, kN> values[kPlanes];
 #pragma unroll
       for (int u = 0; u < kPlanes; ++u) values[u] = load_values<S, kN>(logits_ + (c + u) * stride);
       f(c, values);
     }
+#pragma unroll 1
     for (; c < classes; ++c) {
       const Values<S, kN> values[1] = {load_values<S, kN>(logits_ + c * stride)};
       f(c, values);
@@ -62,9 +64,10 @@ class PlaneReader {
 #pragma unroll
       for (int u = 0; u < n; ++u) {
 #pragma unroll
-        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], objective_.logit(x[u].v[k]));
+        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], get(x[u].v[k]));
       }
     });
+    for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
   }
 
   // The rows' states relative to m. y: their targets, or NoClass.
@@ -76,19 +79,23 @@ class PlaneReader {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
           // Made anew for each chunk: what it takes is less than the registers it would hold.
-          const Reference<S> ref(Offset<S>::of(m[k]));
+          const Reference<S> ref = objective_.reference(m[k]);
           const Chunk chunk = Chunk::of(c, n, y[k]);
-          Sums<A, kTerms> some;
+          S numbers[n];
+          A z[n], weights[n];
 #pragma unroll
           for (int u = 0; u < n; ++u) {
-            const A logit = objective_.logit(x[u].v[k]);
-            objective_.add_term(sums[k], some, chunk, u, ref, m[k], logit, q[u][k]);
-            target_logit[k] = u == chunk.target ? logit : target_logit[k];
+            numbers[u] = x[u].v[k];
+            weights[u] = q[u][k];
           }
-          sums[k].add(some);
+          objective_.logits(numbers, z);
+          objective_.add(sums[k], chunk, 0, n, ref, m[k], z, weights);
+#pragma unroll
+          for (int u = 0; u < n; ++u) target_logit[k] = u == chunk.target ? z[u] : target_logit[k];
         }
       });
     });
+#pragma unroll
     for (int k = 0; k < kN; ++k) rows[k] = objective_.state(sums[k], m[k], y[k], target_logit[k]);
   }
 
@@ -111,20 +118,24 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
     A m[kN];
     RowState<A> row[kN];
-    reader.find_largest(classes < kProbedPlanes ? classes : kProbedPlanes, m);
-    reader.sum(m, y, row);
-    bool in_range = true;
-    for (int k = 0; k < kN; ++k) {
-      // The target's own exponential is not in the sum.
-      const bool far = is_class(y[k]) && !(row[k].pivot_logit - m[k] < kFarTarget<S>);
-      in_range &= !objective.counts(y[k]) || (!far && is_in_range<S, kTerms>(row[k], classes));
-    }
-    if (!in_range) {
-      reader.find_largest(classes, m);
+    int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
+#pragma unroll 1
+    for (;; probed = classes) {
+      reader.find_largest(probed, m);
       reader.sum(m, y, row);
+      bool in_range = true;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        // The target's own exponential is not in the sum.
+        const A lead = objective.distance(m[k], row[k].pivot_logit);
+        const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
+        in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+      }
+      if (in_range || probed == classes) break;
     }
+#pragma unroll
     for (int k = 0; k < kN; ++k) {
-      if (!objective.counts(y[k])) row[k] = ignored_state<A>();
+      if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
       put_row(objective, row[k], i + k, out, totals);
     }
   }
@@ -141,6 +152,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     const PlaneReader<S, kTerms, kN> reader(objective, i);
     S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
     Factors<S> factors[kN];
+#pragma unroll
     for (int k = 0; k < kN; ++k) factors[k] = objective.factors(back, i + k);
     reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       reader.template with_weights<n>(c, [&](const A(&q)[n][kN]) {
@@ -150,9 +162,8 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 #pragma unroll
           for (int k = 0; k < kN; ++k) {
             const Factors<S>& f = factors[k];
-            put(&values.v[k],
-                objective.gradient(Reference<S>(f.offset), f, Chunk::of(c, n, f.target), u,
-                                   objective.logit(x[u].v[k]), q[u][k]));
+            put(&values.v[k], objective.gradient(objective.reference(f.offset), f,
+                                                 Chunk::of(c, n, f.target), u, x[u].v[k], q[u][k]));
           }
           store_values<S, kN>(grad + (c + u) * back.grad_strides.classes, values);
         }

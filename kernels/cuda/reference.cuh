@@ -8,7 +8,7 @@ namespace fused_ce::cuda {
 
 template <class S>
 struct ReferenceConstants {
-  static constexpr Accumulate<S> kLargest = 2048;  // |m| beyond which m is subtracted
+  static constexpr Accumulate<S> kLargest = 2048;  // |s m| beyond which m is subtracted
   // What e^m becomes, a power of two: float has 87 bits above 2^40, and 166 below. Less of half
   // types, whose exponentials lose digits to a large exponent: the hardware takes both in one
   // float. It is as much as keeps 2^-126, were it the sum of 2^19 exponentials, to 9 bits.
@@ -16,19 +16,19 @@ struct ReferenceConstants {
   static constexpr double kLargestSum = sizeof(S) == 8 ? 0x1p1000 : 0x1p126;
 };
 
-// Relative to a reference m, e^x is e^(x - shift) 2^-c.
+// Relative to a reference m, e^z is e^(s (x - shift)) 2^-c, where z = s x.
 template <class S>
 struct Offset {
   using A = Accumulate<S>;
   A shift, c;
 
-  static __device__ __forceinline__ Offset of(A m) {
+  static __device__ __forceinline__ Offset of(A m, const Scale<A>& scale) {
     using R = ReferenceConstants<S>;
     using K = Constants<A>;
     // Differences of half types are exact in float: m itself is subtracted.
     if constexpr (kIsHalf<S>) return {m, -A(R::kHeadroomBits)};
-    const bool small = m <= R::kLargest && m >= -R::kLargest;
-    const A rounded = (m * K::kLog2EHigh + K::kRound) - K::kRound;
+    const bool small = m <= R::kLargest * scale.unit && m >= -R::kLargest * scale.unit;
+    const A rounded = (m * scale.log2e_high + K::kRound) - K::kRound;
     return {small ? A(0) : m, (small ? rounded : A(0)) - A(R::kHeadroomBits)};
   }
 };
@@ -39,16 +39,19 @@ class Reference {
   using A = Accumulate<S>;
 
  public:
-  explicit __device__ __forceinline__ Reference(const Offset<S>& offset)
-      : shift_(offset.shift), power_(Power<A>::of(offset.c)) {}
+  __device__ __forceinline__ Reference(const Offset<S>& offset, const Scale<A>& scale)
+      : scale_(scale), shift_(offset.shift), power_(Power<A>::of(offset.c, scale)) {}
 
-  // factor * e^x, relative to the reference
+  // factor * e^z, relative to the reference
   __device__ __forceinline__ A exp(A x, A factor = A(1)) const {
-    return exp_scaled<A>(x - shift_, power_, factor);
+    return exp_scaled<A>(x - shift_, scale_, power_, factor);
   }
-  __device__ Sum<A> exp_and_rest(A x) const { return cuda::exp_and_rest<A>(x - shift_, power_); }
+  __device__ Sum<A> exp_and_rest(A x) const {
+    return cuda::exp_and_rest<A>(x - shift_, scale_, power_);
+  }
 
  private:
+  const Scale<A>& scale_;
   A shift_;
   Power<A> power_;
 };
@@ -58,15 +61,16 @@ class Reference {
 template <class S>
 class HalfReference {
  public:
-  explicit __device__ __forceinline__ HalfReference(const Offset<S>& offset)
-      : shift_(offset.shift), c_(offset.c) {}
+  __device__ __forceinline__ HalfReference(const Offset<S>& offset, const Scale<float>& scale)
+      : scale_(scale), shift_(offset.shift), c_(offset.c) {}
 
   __device__ __forceinline__ float exp(float x, float factor = 1) const {
-    return factor * fast_exp2(fmaf(x - shift_, Constants<float>::kLog2EHigh, -c_));
+    return factor * fast_exp2(fmaf(x - shift_, scale_.log2e_high, -c_));
   }
   __device__ Sum<float> exp_and_rest(float x) const { return {exp(x), 0}; }
 
  private:
+  const Scale<float>& scale_;
   float shift_, c_;
 };
 template <>

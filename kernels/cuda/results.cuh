@@ -10,32 +10,31 @@ namespace fused_ce::cuda {
 // share of the rows follows from the problem alone, and so do the bits of the sum.
 template <class A>
 struct BlockTotals {
-  Sum<A> loss, weight;
+  Sum<A> loss, weight, z_loss;
 
-  __device__ void add(A row_loss, A row_weight) {
+  __device__ void add(A row_loss, A row_weight, A row_z_loss) {
     loss.add(row_loss);
     weight.add(row_weight);
+    z_loss.add(row_z_loss);
   }
 
   // All threads of the block call this once, as the last thing they do.
   __device__ void put(Partial* partials) const {
-    __shared__ Sum<double> losses[kBlock / kWarp], weights[kBlock / kWarp];
-    Sum<double> l = widened(loss), w = widened(weight);
+    constexpr int kSums = 3;
+    __shared__ Sum<double> shared[kBlock / kWarp][kSums];
+    Sum<double> sums[kSums] = {widened(loss), widened(weight), widened(z_loss)};
     for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-      l.add(other(l, distance));
-      w.add(other(w, distance));
+      for (Sum<double>& sum : sums) sum.add(other(sum, distance));
     }
     if (threadIdx.x % kWarp == 0) {
-      losses[threadIdx.x / kWarp] = l;
-      weights[threadIdx.x / kWarp] = w;
+      for (int k = 0; k < kSums; ++k) shared[threadIdx.x / kWarp][k] = sums[k];
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
     for (unsigned i = 1; i < blockDim.x / kWarp; ++i) {
-      l.add(losses[i]);
-      w.add(weights[i]);
+      for (int k = 0; k < kSums; ++k) sums[k].add(shared[i][k]);
     }
-    partials[blockIdx.x] = {l.total(), w.total(), kNoBadRow};
+    partials[blockIdx.x] = {sums[0].total(), sums[1].total(), kNoBadRow, sums[2].total()};
   }
 
  private:
@@ -58,14 +57,51 @@ __device__ inline void put_saved(const Saved& saved, int64_t i, const SavedRow<A
   static_cast<A*>(saved.target_or_mass)[i] = row.target_or_mass;
 }
 
+// Whether row i's logits are of any interest; y: its target.
+template <class S, Terms kTerms>
+__device__ inline bool is_read(const Objective<S, kTerms>& objective, int64_t y,
+                               const Forward& out) {
+  return objective.counts(y) ||
+         (kIsGeneral<kTerms> && (out.statistics.prediction || out.statistics.confidence));
+}
+
+// The statistics of row i.
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ inline void put_statistics(const Objective<S, kTerms>& objective, const RowState<A>& row,
+                                      int64_t i, const Forward& out) {
+  const RowStatistics<A> found = objective.statistics(row);
+  const Statistics& to = out.statistics;
+  const bool counts = objective.counts(row.target);
+  if (to.entropy) static_cast<A*>(to.entropy)[i] = counts ? found.entropy : A(0);
+  if (to.prediction) to.prediction[i] = found.prediction;
+  if (to.confidence) static_cast<A*>(to.confidence)[i] = found.confidence;
+  if (out.saved.gap) static_cast<A*>(out.saved.gap)[i] = found.gap;
+}
+
 // Finishes row i of the problem, whose state this is.
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline void put_row(const Objective<S, kTerms>& objective, const RowState<A>& row,
                                int64_t i, const Forward& out, BlockTotals<A>& totals) {
-  const A loss = objective.finish(row);
+  const Problem& p = objective.problem;
+  const Statistics& to = out.statistics;
+  RowLoss<A> found = objective.finish(row, to.lse != nullptr);
+  A weight = 0;
+  if (objective.counts(row.target)) {
+    weight = row_weight_of<A>(p, i);
+    found.loss *= weight;
+    found.z_loss *= weight;
+  }
   if (out.saved.reference) put_saved(out.saved, i, objective.saved(row));
-  if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, loss);
-  totals.add(loss, row.target_weight);
+  if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, found.loss);
+  if (to.z_loss) put_number<A>(to.z_loss, out.loss_dtype, i, found.z_loss);
+  if (to.lse) static_cast<A*>(to.lse)[i] = found.lse;
+  if constexpr (kIsGeneral<kTerms>) put_statistics(objective, row, i, out);
+  // Of probabilities rows weigh nothing where none has a weight of its own.
+  if constexpr (kHasMass<kTerms>)
+    weight = p.row_weight ? weight : A(0);
+  else
+    weight *= row.target_weight;
+  totals.add(found.loss, weight, found.z_loss);
 }
 
 }  // namespace fused_ce::cuda

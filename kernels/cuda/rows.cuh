@@ -9,9 +9,9 @@
 namespace fused_ce::cuda {
 
 // Loads under way at once in a thread. Three sums in double leave no registers for more than two,
-// and wait for the FP64 units rather than for memory.
+// and wait for the FP64 units rather than for memory. The general loops have less code with two.
 template <class S, Terms kTerms>
-inline constexpr int kLoads = kHasLinear<kTerms> && sizeof(S) == 8 ? 2 : 4;
+inline constexpr int kLoads = kIsGeneral<kTerms> || (kHasLinear<kTerms> && sizeof(S) == 8) ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 // Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
@@ -43,7 +43,7 @@ class RowReader {
         stride_ == 1 ? reinterpret_cast<uintptr_t>(logits_ + begin_) / sizeof(S) % kN : 0;
     return begin_ - misaligned;
   }
-  __device__ A logit(int64_t c) const { return objective_.logit(logits_[c * stride_]); }
+  __device__ A logit(int64_t c) const { return objective_.logit(get(logits_[c * stride_])); }
   // Calls f(q) with the weights of the logits of classes c + [first, last) in the linear sum.
   template <class F>
   __device__ __forceinline__ void with_weights(int64_t c, int first, int last, F f) const {
@@ -77,8 +77,9 @@ class RowReader {
             Values<S, kN> values;
 #pragma unroll
             for (int k = 0; k < kN; ++k) {
-              const bool present = k >= first && k < last;
-              values.v[k] = logits_[(present ? start + k : begin_) * stride_];
+              // An absent one is read where this thread has another: nobody else writes there.
+              const int present = k < first ? first : k < last ? k : last - 1;
+              values.v[k] = logits_[(start + present) * stride_];
             }
             f(start, values, first, last);
           }
@@ -89,33 +90,29 @@ class RowReader {
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
   __device__ RowSums<A, kTerms> sum(int thread, int threads, A m, int64_t y) const {
-    const Reference<S> ref(Offset<S>::of(m));
+    const Reference<S> ref = objective_.reference(m);
     RowSums<A, kTerms> row;
     for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const Chunk chunk = Chunk::of(c, kN, y);
       with_weights(c, first, last, [&](const A(&q)[kN]) {
-        Sums<A, kTerms> some;
-#pragma unroll
-        for (int k = 0; k < kN; ++k) {
-          if (k < first || k >= last) continue;
-          objective_.add_term(row, some, chunk, k, ref, m, objective_.logit(x.v[k]), q[k]);
-        }
-        row.add(some);
+        A z[kN];
+        objective_.logits(x.v, z);
+        objective_.add(row, chunk, first, last, ref, m, z, q);
       });
     });
     return row;
   }
 
-  // The largest logit that a thread sees; -inf if all are NaN.
+  // The largest logit that a thread sees; -inf if all are NaN. The largest number has it.
   __device__ A largest(int thread, int threads) const {
     A m = -infinity<A>();
     for_vectors(thread, threads, [&](int64_t, const Values<S, kN>& x, int first, int last) {
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        m = k >= first && k < last ? larger(m, objective_.logit(x.v[k])) : m;
+        m = k >= first && k < last ? larger(m, get(x.v[k])) : m;
       }
     });
-    return m;
+    return objective_.logit(m);
   }
 
  private:
@@ -146,15 +143,15 @@ __device__ RowState<A> sum_row(const Objective<S, kTerms>& objective, int64_t i,
   const int64_t classes = objective.problem.classes;
   const RowReader<S, kTerms> reader(objective, i, 0, classes);
   const A target_logit = is_class(y) ? reader.logit(y) : A(0);
-  const auto relative_to = [&](A m) {
-    return objective.state(team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y,
-                           target_logit);
-  };
-  if (guessed) {
-    const RowState<A> row = relative_to(guess<S, kTerms>(reader, classes, team, y));
-    if (is_in_range<S, kTerms>(row, classes)) return row;
+  const auto largest = [&] { return team.largest(reader.largest(Team::thread(), Team::kSize)); };
+  A m = guessed ? guess<S, kTerms>(reader, classes, team, y) : largest();
+#pragma unroll 1
+  for (;; guessed = false) {
+    const RowState<A> row = objective.state(
+        team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y, target_logit);
+    if (!guessed || objective.is_in_range(row)) return row;
+    m = largest();
   }
-  return relative_to(team.largest(reader.largest(Team::thread(), Team::kSize)));
 }
 
 template <class S, Terms kTerms, int kThreads>
@@ -168,7 +165,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
   BlockTotals<A> totals;
   for (int64_t i = int64_t{blockIdx.x} * T::kTeams + T::index(); i < rows; i += step) {
     const int64_t y = objective.target(i);
-    const RowState<A> row = objective.counts(y)
+    const RowState<A> row = is_read(objective, y, out)
                                 ? sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/true)
                                 : ignored_state<A>();
     if (T::thread() == 0) put_row(objective, row, i, out, totals);
@@ -191,7 +188,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const int64_t end = begin + slice_classes < p.classes ? begin + slice_classes : p.classes;
     const RowReader<S, kTerms> reader(objective, i, begin, end);
     const Factors<S> factors = objective.factors(back, i);
-    const Reference<S> ref(factors.offset);
+    const Reference<S> ref = objective.reference(factors.offset);
     S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
     const int64_t stride = back.grad_strides.classes;
     // All vectors of the row are, if its first is.
@@ -202,8 +199,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
       reader.with_weights(c, first, last, [&](const A(&q)[kN]) {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
-          put(&values.v[k],
-              objective.gradient(ref, factors, chunk, k, objective.logit(x.v[k]), q[k]));
+          put(&values.v[k], objective.gradient(ref, factors, chunk, k, x.v[k], q[k]));
         }
       });
       if (aligned && first == 0 && last == kN) {

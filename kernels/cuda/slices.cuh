@@ -11,7 +11,7 @@ namespace fused_ce::cuda {
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_forward(const Objective<S, kTerms> objective, RowSums<Accumulate<S>, kTerms>* slice_sums,
-                   const int64_t slices, const int64_t slice_classes) {
+                   const Forward out, const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const int64_t i = item / slices, begin = item % slices * slice_classes;
     const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
     const int64_t y = objective.target(i);
-    if (!objective.counts(y)) continue;
+    if (!is_read(objective, y, out)) continue;
     const RowReader<S, kTerms> row(objective, i, 0, classes), slice(objective, i, begin, end);
     const A m = guess<S, kTerms>(row, classes, team, y);
     const RowSums<A, kTerms> sums = team.sum(slice.sum(T::thread(), T::kSize, m, y), m);
@@ -44,14 +44,14 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
   for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
     const int64_t y = objective.target(i);
     RowState<A> row = ignored_state<A>();
-    if (objective.counts(y)) {
+    if (is_read(objective, y, out)) {
       const RowReader<S, kTerms> reader(objective, i, 0, classes);
       const A m = guess<S, kTerms>(reader, classes, team, y);
       RowSums<A, kTerms> sums;
       for (int64_t k = T::thread(); k < slices; k += T::kSize)
         sums.merge(slice_sums[i * slices + k], m);
       row = objective.state(team.sum(sums, m), m, y, is_class(y) ? reader.logit(y) : A(0));
-      if (!is_in_range<S, kTerms>(row, classes))
+      if (!objective.is_in_range(row))
         row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
     }
     if (T::thread() == 0) put_row(objective, row, i, out, totals);

@@ -17,26 +17,35 @@ struct RowState {
   A pivot_logit;    // the pivot of class indices is the target
   int64_t target;   // class indices: the class, or why there is none
   A target_weight;  // class indices: 0 for rows that do not count
+
+  // General: what statistics are made of.
+  Pivot<A> largest{};      // of the logits
+  Sum<A> rest{};           // of exponentials, without the largest's and the target's
+  A gap = 0;               // of those times x_k - x_j, x_k the largest logit
+  int64_t nan = kNowhere;  // the first class that is NaN, or kNowhere
 };
 
 // The state of a row of these sums relative to m. y: its target, or a NoClass.
 template <class A, Terms kTerms>
 __device__ inline RowState<A> state_of(const RowSums<A, kTerms>& sums, A m, int64_t y,
                                        A target_logit, A target_weight) {
-  const Sum<A>& others = sums.exponentials;
-  const A linear = sums.linear.total();
-  if constexpr (!kHasMass<kTerms>) return {m, others, linear, 0, 0, target_logit, y, target_weight};
-  const Term<A>& pivot = sums.pivot;
-  const A mass = sums.mass.total();
-  // The pivot's own adds nothing to a linear sum relative to it.
-  return {m,
-          others,
-          linear - mass * (m - pivot.logit),
-          mass + pivot.weight,
-          pivot.exponential,
-          pivot.logit,
-          y,
-          target_weight};
+  const Pivot<A>& pivot = sums.pivot;
+  RowState<A> row{m, sums.exponentials, sums.linear.total(), 0, 0, target_logit, y, target_weight};
+  if constexpr (kIsGeneral<kTerms>) {
+    row.largest = pivot;
+    row.rest = sums.exponentials;
+    row.gap = sums.gap.total();
+    row.nan = is_class(y) && is_nan(target_logit) && y < sums.nan ? y : sums.nan;
+    if constexpr (!kHasMass<kTerms>) row.sum.add(pivot.exponential);
+  }
+  if constexpr (kHasMass<kTerms>) {
+    const A mass = sums.mass.total();
+    row.linear -= mass * (m - pivot.logit);  // the pivot's own adds nothing relative to it
+    row.mass = mass + pivot.weight;
+    row.pivot_exp = pivot.exponential;
+    row.pivot_logit = pivot.logit;
+  }
+  return row;
 }
 
 // A row that counts for nothing, and is harmless to compute with.
@@ -45,14 +54,15 @@ __device__ inline RowState<A> ignored_state() {
   return {0, {1, 0}, 0, 0, 0, 0, kIgnored, 0};
 }
 
-// Whether a guessed reference was near enough to the logits: else the row is summed again.
+// Whether a guessed reference was near enough to the logits: else the row is summed again. linear:
+// whether a linear sum is made use of.
 template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ bool is_in_range(const RowState<A>& row, int64_t classes) {
+__device__ bool is_in_range(const RowState<A>& row, bool linear, int64_t classes) {
   const A sum = row.sum.total();
-  return row.reference > -infinity<A>() && sum >= 0 &&
-         sum < largest_sum<S>(kHasLinear<kTerms>, classes) &&
+  return row.reference > -infinity<A>() && sum >= 0 && sum < largest_sum<S>(linear, classes) &&
          // A linear sum without the pivot loses no digits to it; half types' exponential does.
-         row.pivot_exp < largest_sum<S>(kIsHalf<S>, classes);
+         row.pivot_exp < largest_sum<S>(kIsHalf<S>, classes) &&
+         (!kIsGeneral<kTerms> || is_finite(row.gap));
 }
 
 }  // namespace fused_ce::cuda

@@ -1,80 +1,112 @@
 // The sums over a row's classes, from one class up. The mirror of cpu/sums.h.
 //
-// One class's exponential stays out of them: the target's, or, beside probabilities, the largest,
-// so that a confident row cancels nowhere. Which class that is shows only at the end of the row.
-// So whoever adds up some of its classes sets the largest of theirs aside, whole: a larger one that
-// comes later, here or with another thread's sums, takes its place and lets it into the sums. One
-// read of the row is enough, and nothing is computed twice.
+// One class's exponential stays out of them, so that a confident row cancels nowhere: the target's,
+// or, beside probabilities, that of the pivot, the largest logit. Statistics need both out. Which
+// class the pivot is shows only at the end of the row. So whoever adds up some of its classes sets
+// the largest of theirs aside; a larger one that comes later, here or with another thread's sums,
+// takes its place and lets it into the sums. One read of the row is enough, and nothing is computed
+// twice.
 #pragma once
 
 #include "math.cuh"
 
 namespace fused_ce::cuda {
 
-// kIndices adds up exponentials alone; smoothing adds a linear sum; probabilities add their mass.
-enum class Terms { kIndices, kSmoothed, kProbabilities };
+// What a row's classes add up to. kIndices: exponentials alone; smoothing adds a linear sum;
+// probabilities add their mass. The general ones have all that any problem may ask for: statistics,
+// and logits that are capped; that of indices serves smoothed ones too.
+enum class Terms { kIndices, kSmoothed, kProbabilities, kGeneralIndices, kGeneralProbabilities };
+template <Terms kTerms>
+inline constexpr bool kIsGeneral = kTerms >= Terms::kGeneralIndices;
 template <Terms kTerms>
 inline constexpr bool kHasLinear = kTerms != Terms::kIndices;
 template <Terms kTerms>
-inline constexpr bool kHasMass = kTerms == Terms::kProbabilities;
+inline constexpr bool kHasMass =
+    kTerms == Terms::kProbabilities || kTerms == Terms::kGeneralProbabilities;
+template <Terms kTerms>
+inline constexpr bool kHasPivot = kHasMass<kTerms> || kIsGeneral<kTerms>;
 
-// What a class adds to its row's sums.
+// No class.
+inline constexpr int64_t kNowhere = INT64_MAX;
+
+// The largest logit of a row, or of some of its classes: the first of several.
 template <class A>
-struct Term {
-  A exponential = 0;
-  A logit = 0;
-  A weight = 0;  // smoothed class indices: w_j; probabilities: q_j
+struct Pivot {
+  A logit = -infinity<A>();  // -inf: there is none
+  A exponential = 0;         // 0 of the target, which enters no sum
+  A weight = 0;              // probabilities: q_j
+  int64_t index = kNowhere;
+
+  __device__ __forceinline__ bool leads(const Pivot& other) const {
+    return logit > other.logit || (logit == other.logit && index < other.index);
+  }
 };
 
-// Some terms' sums: plain additions, which cost less than those of Sum.
+// Some classes' sums: plain additions, which cost less than those of Sum.
 template <class A, Terms kTerms>
 struct Sums {
   // Two chains, each half as long, are rounded less often. -0: nothing is added to the first term.
-  A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0);
+  A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0), gap = -A(0);
 
-  // The k-th term. m: the reference.
-  __device__ __forceinline__ void add(int k, const Term<A>& term, A m) {
-    exponentials[k % 2] += term.exponential;
-    if constexpr (kHasLinear<kTerms>) linear += term.weight * (m - term.logit);
-    if constexpr (kHasMass<kTerms>) mass += term.weight;
+  // The k-th class: its exponential, logit and weight (smoothed class indices: w_j; probabilities:
+  // q_j). m: the reference; largest: the pivot's logit.
+  __device__ __forceinline__ void add(int k, A exponential, A logit, A weight, A m, A largest) {
+    exponentials[k % 2] += exponential;
+    if constexpr (kHasLinear<kTerms>) linear += weight * (m - logit);
+    if constexpr (kHasMass<kTerms>) mass += weight;
+    // -inf, whose exponential is 0, adds 0.
+    if constexpr (kIsGeneral<kTerms>)
+      gap += exponential * smaller(largest - logit, Constants<A>::kLargest);
   }
 };
 
 template <class A, Terms kTerms>
 struct RowSums {
-  Sum<A> exponentials;  // without the target's, or the pivot's
-  Sum<A> linear;        // of w_j (m - x_j), or without the pivot's of q_j (m - x_j)
-  Sum<A> mass;          // probabilities: of q_j without the pivot's
-  Term<A> pivot;        // probabilities: the term with the largest exponential yet
+  Sum<A> exponentials;     // without the target's, and the pivot's
+  Sum<A> linear;           // of w_j (m - x_j), or without the pivot's of q_j (m - x_j)
+  Sum<A> mass;             // probabilities: of q_j without the pivot's
+  Sum<A> gap;              // general: of the exponentials times x_p - x_j, x_p the pivot's logit
+  Pivot<A> pivot;          // all but kIndices and kSmoothed
+  int64_t nan = kNowhere;  // general: the first class that is NaN, but for the target
 
-  // What enters the sums for this term: the smaller of it and the pivot; or all but the target's
-  // exponential.
-  __device__ __forceinline__ Term<A> entering(Term<A> term, bool is_target) {
-    if constexpr (!kHasMass<kTerms>) {
-      if (is_target) term.exponential = 0;
-      return term;
+  // A larger logit takes the pivot's place, which enters the sums.
+  __device__ __forceinline__ void set_pivot(const Pivot<A>& larger, A m) {
+    if (pivot.logit > -infinity<A>()) {
+      exponentials.add(pivot.exponential);
+      if constexpr (kHasMass<kTerms>) {
+        linear.add(pivot.weight * (m - pivot.logit));
+        mass.add(pivot.weight);
+      }
+      if constexpr (kIsGeneral<kTerms>)
+        gap.add(exponentials.total() * (larger.logit - pivot.logit));
     }
-    const bool leads = term.exponential > pivot.exponential;  // NaN and 0 enter the sums
-    const Term<A> smaller = leads ? pivot : term;
-    pivot = leads ? term : pivot;
-    return smaller;
+    pivot = larger;
   }
 
   __device__ __forceinline__ void add(const Sums<A, kTerms>& some) {
     exponentials.add(some.exponentials[0] + some.exponentials[1]);
     if constexpr (kHasLinear<kTerms>) linear.add(some.linear);
     if constexpr (kHasMass<kTerms>) mass.add(some.mass);
+    if constexpr (kIsGeneral<kTerms>) gap.add(some.gap);
   }
-  // Other classes of the row, relative to the same reference m. The same exponentials whichever is
-  // merged into which.
-  __device__ void merge(const RowSums& other, A m) {
+
+  // Other classes of the row, relative to the same reference m. The same sums whichever is merged
+  // into which.
+  __device__ void merge(RowSums other, A m) {
+    if constexpr (kHasPivot<kTerms>) {
+      if (other.pivot.leads(pivot)) {
+        const RowSums leader = other;
+        other = *this;
+        *this = leader;
+      }
+      other.set_pivot(pivot, m);
+    }
     exponentials.add(other.exponentials);
     if constexpr (kHasLinear<kTerms>) linear.add(other.linear);
-    if constexpr (kHasMass<kTerms>) {
-      mass.add(other.mass);
-      Sums<A, kTerms> smaller;
-      smaller.add(0, entering(other.pivot, false), m);
-      add(smaller);
+    if constexpr (kHasMass<kTerms>) mass.add(other.mass);
+    if constexpr (kIsGeneral<kTerms>) {
+      gap.add(other.gap);
+      nan = other.nan < nan ? other.nan : nan;
     }
   }
 };

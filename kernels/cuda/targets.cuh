@@ -12,8 +12,18 @@ __device__ __forceinline__ bool is_class(int64_t y) { return y >= 0; }
 // f(y) with the class indices as the type that they have.
 template <class F>
 __device__ __forceinline__ auto with_index(const Problem& p, F f) {
-  if (p.target_kind == TargetKind::kUInt8) return f(static_cast<const uint8_t*>(p.target));
-  return f(static_cast<const int64_t*>(p.target));
+  switch (p.target_kind) {
+    case TargetKind::kInt32:
+      return f(static_cast<const int32_t*>(p.target));
+    case TargetKind::kInt16:
+      return f(static_cast<const int16_t*>(p.target));
+    case TargetKind::kInt8:
+      return f(static_cast<const int8_t*>(p.target));
+    case TargetKind::kUInt8:
+      return f(static_cast<const uint8_t*>(p.target));
+    default:
+      return f(static_cast<const int64_t*>(p.target));
+  }
 }
 
 // The class of a row of class indices. One out of range trips an assertion, and is never used as an
@@ -27,10 +37,17 @@ __device__ inline int64_t read_target(const Problem& p, int64_t row) {
   return in_range ? y : int64_t{kOutOfRange};
 }
 
-// The gradient of a row's loss.
+// What multiplies a row's loss.
 template <class A>
-__device__ inline A read_grad(const Backward& back, int64_t row) {
-  const A g = number_at<A>(back.grad, back.grad_dtype, row * back.grad_stride);
+__device__ inline A row_weight_of(const Problem& p, int64_t row) {
+  return p.row_weight ? static_cast<const A*>(p.row_weight)[row] : A(1);
+}
+
+// The gradient of a row's loss, or z-loss: of `grad`, one of back's.
+template <class A>
+__device__ inline A read_grad(const Backward& back, const void* grad, int64_t row) {
+  if (!grad) return 0;
+  const A g = number_at<A>(grad, back.grad_dtype, row * back.grad_stride);
   return back.total_weight ? static_cast<A>(g / *back.total_weight) : g;
 }
 

@@ -73,8 +73,16 @@ class Team {
     if constexpr (kHasLinear<kTerms>) others.linear = of_sum(sums.linear);
     if constexpr (kHasMass<kTerms>) {
       others.mass = of_sum(sums.mass);
-      const Term<A>& pivot = sums.pivot;
-      others.pivot = {of(pivot.exponential), of(pivot.logit), of(pivot.weight)};
+      others.pivot.weight = of(sums.pivot.weight);
+    }
+    if constexpr (kHasPivot<kTerms>) {
+      others.pivot.logit = of(sums.pivot.logit);
+      others.pivot.exponential = of(sums.pivot.exponential);
+      others.pivot.index = __shfl_xor_sync(mask(), sums.pivot.index, distance);
+    }
+    if constexpr (kIsGeneral<kTerms>) {
+      others.gap = of_sum(sums.gap);
+      others.nan = __shfl_xor_sync(mask(), sums.nan, distance);
     }
     return others;
   }

@@ -19,7 +19,8 @@ struct CudaFixture : ProblemFixture {
   Partial forward() {
     Partial sum{0, 0, kNoBadRow};
     workspace.assign(cuda::workspace_bytes(p), 0xAB);
-    cuda::forward(p, forward_out(), {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight},
+    cuda::forward(p, forward_out(),
+                  {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight, &sum.z_loss},
                   workspace.data(), nullptr);
     EXPECT_EQ(simt::error(), "");
     return sum;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iomanip>
 #include <limits>
 #include <random>
 #include <utility>
@@ -18,43 +19,73 @@ namespace fused_ce::testing {
 
 // A problem with random contents and all that it points into.
 struct ProblemFixture : ProblemData {
-  std::vector<uint8_t> bytes;  // targets of kUInt8
-  std::vector<double> row_grads;
-  Array grad, reference, sum, target_or_mass, loss;
+  Asked asked;
+  Array grad, reference, sum, target_or_mass, gap;
+  Array loss, z_loss, lse, entropy, confidence;
+  std::vector<int64_t> prediction;
+  std::vector<double> row_grads, z_loss_grads;
+  Array lse_grads, entropy_grads;
 
   ProblemFixture(DType dtype, Layout layout, const Options& options, const Shape& s,
                  double scale = 3)
-      : row_grads(s.outer * s.inner),
+      : asked(options.asked),
         grad(dtype, strides_of(layout, s).second, kUntouched),
-        reference(accumulate_type(dtype), s.outer * s.inner),
+        reference(accumulate_type(dtype), s.outer * s.inner, kUntouched),
         sum(reference),
         target_or_mass(reference),
-        loss(reference) {
+        gap(reference),
+        loss(reference),
+        z_loss(reference),
+        lse(reference),
+        entropy(reference),
+        confidence(reference),
+        prediction(s.outer * s.inner, -1),
+        row_grads(s.outer * s.inner),
+        z_loss_grads(row_grads),
+        lse_grads(reference),
+        entropy_grads(reference) {
     p.outer = s.outer;
     p.classes = s.classes;
     p.inner = s.inner;
     p.dtype = dtype;
     p.target_kind = options.targets;
     p.label_smoothing = options.smoothing;
+    p.scale = options.scale;
+    p.cap = options.cap;
+    p.z_loss_weight = options.z_loss_weight;
     std::mt19937 random(static_cast<unsigned>(s.classes));
     fill_logits(random, strides_of(layout, s), scale);
     fill_targets(random);
     if (options.targets == TargetKind::kProbabilities) fill_probabilities(random, layout);
     fill_weights(random, options.weights);
     fill_row_grads(random);
+    if (options.row_weights) fill_row_weights(random);
   }
 
+  Saved saved() {
+    return {reference.data(), sum.data(), target_or_mass.data(),
+            asked.entropy ? gap.data() : nullptr};
+  }
   Forward forward_out() {
-    return {{reference.data(), sum.data(), target_or_mass.data()}, loss.data(), loss.type()};
+    Forward out{saved(), loss.data(), loss.type()};
+    if (asked.z_loss) out.statistics.z_loss = z_loss.data();
+    if (asked.lse) out.statistics.lse = lse.data();
+    if (asked.entropy) out.statistics.entropy = entropy.data();
+    if (asked.prediction) out.statistics.prediction = prediction.data();
+    if (asked.confidence) out.statistics.confidence = confidence.data();
+    return out;
   }
   Backward backward_out() {
-    return {{reference.data(), sum.data(), target_or_mass.data()},
-            row_grads.data(),
-            DType::kDouble,
-            1,
-            nullptr,
-            grad.data(),
-            p.logits_strides};
+    Backward out{saved(), row_grads.data(), DType::kDouble,  1,
+                 nullptr, grad.data(),      p.logits_strides};
+    if (asked.z_loss) out.grad_z_loss = z_loss_grads.data();
+    if (asked.lse) out.grad_lse = lse_grads.data();
+    if (asked.entropy) out.grad_entropy = entropy_grads.data();
+    return out;
+  }
+  RowGrads grads_of(int64_t row) const {
+    return {row_grads[row], asked.z_loss ? z_loss_grads[row] : 0,
+            asked.lse ? lse_grads.get(row) : 0, asked.entropy ? entropy_grads.get(row) : 0};
   }
 
   // Each row's target is its last class, whose logit is far above those that a first guess sees.
@@ -138,42 +169,89 @@ struct ProblemFixture : ProblemData {
   }
 
   void check(const std::vector<Partial>& partials) {
-    const double work = term_error(p);
-    long double total = 0;  // equal losses would all be rounded the same way
-    double total_terms = 0, total_weight = 0;
+    // Long double: equal losses would all be rounded the same way.
+    long double all_losses = 0, all_z_losses = 0;
+    double loss_error = 0, z_loss_error = 0, all_weights = 0;
     std::vector<bool> written(grad.size());
     for (int64_t row = 0; row < rows(); ++row) {
-      const Expected e = expected_row(*this, row, row_grads[row]);
-      ASSERT_NEAR(loss.get(row), e.loss, work * e.loss_terms) << "row " << row;
+      SCOPED_TRACE("row " + std::to_string(row));
+      const Expected e = expected_row(*this, row, grads_of(row));
+      ASSERT_TRUE(near(loss.get(row), e.loss));
+      check_statistics(row, e);
       for (int64_t c = 0; c < p.classes; ++c) {
         const int64_t i = at(p, p.logits_strides, row, c);
         written[i] = true;
-        ASSERT_NEAR(grad.get(i), e.grad[c], grad_error(p, e, c))
-            << "row " << row << ", class " << c;
+        ASSERT_TRUE(near(grad.get(i), e.grad[c])) << "class " << c;
       }
-      total += e.loss;
-      total_terms += e.loss_terms;
-      total_weight += e.weight;
+      if (::testing::Test::HasFatalFailure()) return;
+      all_losses += e.loss.value;
+      loss_error += e.loss.error;
+      all_z_losses += e.z_loss.value;
+      z_loss_error += e.z_loss.error;
+      all_weights += e.weight;
     }
     for (int64_t i = 0; i < grad.size(); ++i) {
       if (!written[i]) {
         ASSERT_EQ(grad.get(i), untouched()) << "element " << i;
       }
     }
-    double sum_of_losses = 0, sum_of_weights = 0;
+    double sum_of_losses = 0, sum_of_z_losses = 0, sum_of_weights = 0;
     for (const Partial& partial : partials) {
       ASSERT_EQ(partial.bad_row, kNoBadRow);
       sum_of_losses += partial.loss;
+      sum_of_z_losses += partial.z_loss;
       sum_of_weights += partial.weight;
     }
-    ASSERT_NEAR(sum_of_losses, static_cast<double>(total), work * total_terms);
-    if (p.target_kind != TargetKind::kProbabilities) {
-      ASSERT_NEAR(sum_of_weights, total_weight, 1e-12 * total_weight);
+    ASSERT_NEAR(sum_of_losses, static_cast<double>(all_losses), loss_error);
+    ASSERT_NEAR(sum_of_z_losses, static_cast<double>(all_z_losses), z_loss_error);
+    if (indices() || p.row_weight) {
+      // The product of two weights may be rounded.
+      const double rounding = p.row_weight && p.weight ? epsilon(accumulate_type(p.dtype)) / 2 : 0;
+      ASSERT_NEAR(sum_of_weights, all_weights, (1e-12 + rounding) * all_weights);
+    }
+  }
+
+  // Those that were asked for.
+  void check_statistics(int64_t row, const Expected& e) const {
+    if (asked.z_loss) {
+      ASSERT_TRUE(near(z_loss.get(row), e.z_loss)) << "z-loss";
+    }
+    if (asked.lse) {
+      ASSERT_TRUE(near(lse.get(row), e.lse)) << "lse";
+    }
+    if (asked.entropy) {
+      ASSERT_TRUE(near(entropy.get(row), e.entropy)) << "entropy";
+    }
+    if (asked.confidence) {
+      ASSERT_TRUE(near(confidence.get(row), e.confidence)) << "confidence";
+    }
+    if (asked.prediction) {
+      ASSERT_TRUE(is_prediction(row, e.prediction));
     }
   }
 
  private:
   static constexpr double kUntouched = 77;
+
+  static ::testing::AssertionResult near(double actual, const Near& expected) {
+    if (is_near(actual, expected)) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << std::setprecision(17) << actual << " is not "
+                                         << expected.value << " +- " << expected.error;
+  }
+
+  // Capped logits that differ may be the same once they are rounded: then the first of them.
+  ::testing::AssertionResult is_prediction(int64_t row, int64_t expected) const {
+    const int64_t actual = prediction[row];
+    if (actual == expected) return ::testing::AssertionSuccess();
+    if (p.cap > 0 && actual >= 0 && actual < p.classes) {
+      const auto logit = [&](int64_t c) {
+        return logit_of(p, logits.get(at(p, p.logits_strides, row, c)));
+      };
+      const long double top = logit(expected);
+      if (top - logit(actual) <= 2 * logit_error(p, top)) return ::testing::AssertionSuccess();
+    }
+    return ::testing::AssertionFailure() << "prediction " << actual << ", not " << expected;
+  }
 
   double untouched() const { return Array(p.dtype, 1, kUntouched).get(0); }
 
@@ -190,17 +268,13 @@ struct ProblemFixture : ProblemData {
   }
 
   void fill_targets(std::mt19937& random) {
-    const bool small = p.target_kind == TargetKind::kUInt8;
-    const auto limit = static_cast<uint64_t>(small ? std::min<int64_t>(p.classes, 256) : p.classes);
+    const auto limit = static_cast<uint64_t>(std::min(p.classes, classes_of(p.target_kind)));
     target.resize(rows());
     if (limit > 0) {
       for (int64_t& y : target) y = static_cast<int64_t>(random() % limit);
     }
     p.ignore_index = p.classes > 1 ? 1 : -100;
-    p.target = target.data();
-    if (!small) return;
-    bytes.assign(target.begin(), target.end());
-    p.target = bytes.data();
+    put_targets();
   }
 
   void fill_probabilities(std::mt19937& random, Layout layout) {
@@ -222,6 +296,16 @@ struct ProblemFixture : ProblemData {
   void fill_row_grads(std::mt19937& random) {
     std::normal_distribution<double> normal;
     for (double& g : row_grads) g = normal(random);
+    for (double& g : z_loss_grads) g = normal(random);
+    for (int64_t row = 0; row < rows(); ++row) {
+      lse_grads.set(row, normal(random));
+      entropy_grads.set(row, normal(random));
+    }
+  }
+
+  void fill_row_weights(std::mt19937& random) {
+    std::uniform_real_distribution<double> uniform;
+    set_row_weights([&](int64_t row) { return row % 5 == 4 ? 0 : 0.5 + uniform(random); });
   }
 };
 

@@ -1,76 +1,28 @@
-// One cross entropy problem's answer by the formula in long double: with x87 that has 11 bits more
-// than the double kernels that it judges.
+// One cross entropy problem's answer by the formula in long double, and how far from it a device's
+// may be, as tests/README.md derives it.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include <algorithm>
 #include <vector>
 
-#include "problem_data.h"
+#include "near.h"
+#include "softmax.h"
 
 namespace fused_ce::testing {
 
-// One row's answer. `terms` is the sum of the absolute terms that the result is a sum of: what a
-// relative rounding error of one term is relative to.
-struct Expected {
-  double loss = 0, loss_terms = 0, weight = 0;
-  std::vector<double> grad, grad_terms;
+// What gradients come in for a row.
+struct RowGrads {
+  double loss = 0, z_loss = 0, lse = 0, entropy = 0;
 };
 
-// Of a row whose gradient is `g`.
-inline Expected expected_row(const ProblemData& data, int64_t row, double g) {
-  const Problem& p = data.p;
-  const std::vector<int64_t>& target = data.target;
-  const std::vector<double>& weight = data.weights;
-  const int64_t classes = p.classes;
-  Expected e;
-  e.grad.assign(classes, 0);
-  e.grad_terms.assign(classes, 0);
-  std::vector<double> q(classes), q_terms(classes);  // a negative probability may cancel smoothing
-  std::vector<long double> log_p(classes);
-  const bool indices = p.target_kind != TargetKind::kProbabilities;
-  const double s = p.label_smoothing;
-  // As torch has it, an empty sum times s / 0.
-  if (indices && classes == 0 && s > 0) e.loss = std::numeric_limits<double>::quiet_NaN();
-  if (indices && target[row] == p.ignore_index) return e;
-  long double mass = 0, all_mass = 0, peak = -std::numeric_limits<long double>::infinity();
-  for (int64_t c = 0; c < classes; ++c) {
-    const double t = indices ? 0 : data.probabilities.get(at(p, p.target_strides, row, c));
-    const double own = (1 - s) * t, spread = s / static_cast<double>(classes);
-    q[c] = weight[c] * (own + spread);
-    q_terms[c] = std::fabs(weight[c]) * (std::fabs(own) + spread);
-    mass += q[c];
-    all_mass += q_terms[c];
-    log_p[c] = data.logits.get(at(p, p.logits_strides, row, c));
-    peak = fmaxl(peak, log_p[c]);
-  }
-  const double at_target = indices ? (1 - s) * weight[target[row]] : 0;
-  mass += at_target;
-  all_mass += std::fabs(at_target);
-  long double sum = 0;
-  for (int64_t c = 0; c < classes; ++c) sum += expl(log_p[c] - peak);
-  const long double log_sum = logl(sum);
-  long double loss = 0;
-  for (int64_t c = 0; c < classes; ++c) {
-    log_p[c] = (log_p[c] - peak) - log_sum;  // not one number: a huge peak has no room for it
-    const long double softmax = expl(log_p[c]);
-    const bool is_target = indices && c == target[row];
-    // Each term for itself: torch's, too, is NaN where one is 0 times infinity.
-    if (!indices || s > 0) loss -= q[c] * log_p[c];
-    if (is_target) loss -= at_target * log_p[c];
-    if (is_target) q[c] += at_target, q_terms[c] += std::fabs(at_target);
-    if (q_terms[c] != 0) e.loss_terms += static_cast<double>(q_terms[c] * (fabsl(log_p[c]) + 1));
-    e.grad[c] = static_cast<double>(g * (mass * softmax - q[c]));
-    e.grad_terms[c] = std::fabs(g) * static_cast<double>(all_mass * softmax + q_terms[c]);
-  }
-  e.loss = static_cast<double>(loss);
-  e.weight = indices ? weight[target[row]] : 1;
-  return e;
-}
+// One row's answer. Where the row does not count, all is 0 but prediction and confidence.
+struct Expected {
+  Near loss, z_loss, lse, entropy, confidence;
+  int64_t prediction = 0;
+  double weight = 0;  // what the row adds to that which a mean divides by
+  std::vector<Near> grad;
+};
 
-// How far from the formula a result may be, as tests/README.md says.
-//
 // A term may be wrong by 4 units of the type that is computed in (half types: by 2e-6), and by its
 // share of the roundings of a sum in double, which walk at random, but all one way where the
 // classes share one logit.
@@ -79,10 +31,163 @@ inline double term_error(const Problem& p) {
   const auto classes = static_cast<double>(p.classes);
   return term + 0x1p-53 * (p.logits_strides.classes == 0 ? classes / 4 : std::sqrt(classes));
 }
-// A gradient is rounded once more, to its type.
-inline double grad_error(const Problem& p, const Expected& e, int64_t c) {
-  return epsilon(p.dtype) / 2 * std::fabs(e.grad[c]) + term_error(p) * e.grad_terms[c] +
-         smallest(p.dtype);
+
+// How far a logit itself may be off: its rounding to the accumulate type, or a capped one's 4
+// units.
+inline double logit_error(const Problem& p, long double z) {
+  if ((p.scale == 1 && p.cap == 0) || !std::isfinite(z)) return 0;
+  const double units = p.cap > 0 ? 4 : 0.5;
+  return units * epsilon(accumulate_type(p.dtype)) * static_cast<double>(fabsl(z));
+}
+
+// The half types' exponential is wrong by as many units as its logit lies below the largest.
+inline double short_exp_error(const Problem& p, long double below) {
+  return size_of(p.dtype) == 2 ? 0x1p-23 * static_cast<double>(below) : 0;
+}
+
+// What a row's target makes of its classes, with q the weights of their log-probabilities. `terms`
+// are the absolute ones that a sum is made of: a negative probability may cancel smoothing.
+struct Targets {
+  int64_t target = kMixed;                   // of class indices
+  double at_target = 0;                      // what q has there beside what all classes have:
+  std::vector<double> linear, linear_terms;  // smoothing's, or of probabilities all of q
+  long double mass = 0, mass_terms = 0;      // sums of q
+
+  long double q(int64_t c) const { return linear[c] + (c == target ? at_target : 0); }
+  long double q_terms(int64_t c) const {
+    return linear_terms[c] + (c == target ? std::fabs(at_target) : 0);
+  }
+};
+
+inline Targets targets_of(const ProblemData& data, int64_t row) {
+  const Problem& p = data.p;
+  const double s = p.label_smoothing, spread = s / static_cast<double>(p.classes);
+  Targets t;
+  if (data.indices()) {
+    t.target = data.target[row];
+    t.at_target = (1 - s) * data.weights[t.target];
+  }
+  for (int64_t c = 0; c < p.classes; ++c) {
+    const double probability =
+        data.indices() ? 0 : data.probabilities.get(at(p, p.target_strides, row, c));
+    const double own = (1 - s) * probability, w = data.weights[c];
+    t.linear.push_back(w * (own + spread));
+    t.linear_terms.push_back(std::fabs(w) * (std::fabs(own) + spread));
+    t.mass += t.q(c);
+    t.mass_terms += t.q_terms(c);
+  }
+  return t;
+}
+
+// Adds the loss without the z-loss, `weight` times.
+inline void add_loss(const Problem& p, const Softmax& s, const Targets& t, double weight,
+                     Expected& e) {
+  const bool linear = t.target == kMixed || p.label_smoothing > 0;
+  long double loss = 0, terms = 0, from_logits = 0;
+  for (int64_t c = 0; c < p.classes; ++c) {
+    // Each term for itself: torch's, too, is NaN where one is 0 times infinity.
+    if (linear) loss -= t.linear[c] * s.log_p[c];
+    if (c == t.target) loss -= t.at_target * s.log_p[c];
+    if (t.q_terms(c) != 0) terms += t.q_terms(c) * (fabsl(s.log_p[c]) + 1);
+    from_logits += (t.mass_terms * s.p[c] + t.q_terms(c)) * logit_error(p, s.z[c]);
+  }
+  e.loss = {static_cast<double>(weight * loss),
+            std::fabs(weight) * static_cast<double>(term_error(p) * terms + from_logits)};
+}
+
+// What `weight` times z_loss_weight lse^2 adds.
+inline void add_z_loss(const Problem& p, double weight, Expected& e) {
+  if (p.z_loss_weight == 0) return;
+  const auto [lse, error] = e.lse;
+  const double all = p.z_loss_weight * weight;
+  e.z_loss.value = all * lse * lse;
+  e.z_loss.error =
+      std::fabs(all) * ((2 * std::fabs(lse) + error) * error + term_error(p) * lse * lse);
+  e.loss.value += e.z_loss.value;
+  e.loss.error += e.z_loss.error;
+}
+
+inline void add_statistics(const Problem& p, const Softmax& s, bool counts, Expected& e) {
+  const double work = term_error(p);
+  const long double top = p.classes > 0 ? s.z[s.largest] : 0;
+  const double top_error = logit_error(p, top);
+  long double exponents = 0, entropy = 0;  // what the errors of exponents make
+  for (int64_t c = 0; c < p.classes; ++c) {
+    const long double off =
+        s.p[c] > 0 ? s.p[c] * (logit_error(p, s.z[c]) + short_exp_error(p, s.below[c])) : 0;
+    exponents += off;
+    if (off > 0) entropy += off * fabsl(s.below[c] - s.gap);
+  }
+  e.prediction = s.prediction;
+  e.confidence = {static_cast<double>(s.confidence),
+                  static_cast<double>(s.confidence * (work + top_error + exponents))};
+  if (!counts) return;
+  e.lse = {static_cast<double>(s.lse),
+           static_cast<double>(work * (fabsl(top) + s.log_others) + exponents)};
+  // No term is negative.
+  e.entropy = {static_cast<double>(s.entropy), static_cast<double>(work * s.entropy + entropy) +
+                                                   smallest(accumulate_type(p.dtype))};
+}
+
+inline void add_gradient(const Problem& p, const Softmax& s, const Targets& t, const RowGrads& in,
+                         double weight, Expected& e) {
+  const double work = term_error(p), g = in.loss * weight;
+  const double of_z = (in.loss + in.z_loss) * weight * 2 * p.z_loss_weight;
+  const bool has_lse = of_z != 0 || in.lse != 0, has_entropy = in.entropy != 0;
+  long double mean = 0, mean_gap = 0;  // what the errors of logits make of a p, and of the gap
+  for (int64_t c = 0; c < p.classes; ++c) {
+    const double off = logit_error(p, s.z[c]);
+    if (s.p[c] > 0) mean += s.p[c] * off;
+    if (s.p[c] > 0) mean_gap += s.p[c] * fabsl(s.below[c] - s.gap - 1) * off;
+  }
+  for (int64_t c = 0; c < p.classes; ++c) {
+    const long double share = s.p[c], q = t.q(c);
+    const double off = logit_error(p, s.z[c]);
+    long double dz = g * ((t.mass - q) * share - q * s.rest[c]);
+    long double terms = std::fabs(g) * t.mass_terms, error = 0;
+    if (has_lse) {
+      const long double lse = e.lse.value;
+      dz += share * (of_z * lse + in.lse);
+      terms += fabsl(of_z * lse) + std::fabs(in.lse);
+      error += std::fabs(of_z) * e.lse.error;
+    }
+    if (has_entropy && share != 0) {  // a class at -infinity has no part in the entropy
+      dz += share * in.entropy * (s.below[c] - s.gap);
+      terms += std::fabs(in.entropy) * (s.below[c] + s.gap);
+      error += std::fabs(in.entropy) * (off + logit_error(p, s.z[s.largest]) + mean_gap);
+    }
+    error += (work + off + mean) * terms;
+    const long double dx = dz * s.slope[c];
+    // The slope of a capped logit, 1 - (z / cap)^2, may cancel.
+    const long double slope_error = p.cap > 0 ? 2 * work * p.scale : 0;
+    const long double from_z = share * error + work * std::fabs(g) * t.q_terms(c);
+    e.grad[c] = {static_cast<double>(dx),
+                 static_cast<double>(from_z * s.slope[c] + fabsl(dz) * slope_error +
+                                     epsilon(p.dtype) / 2 * fabsl(dx)) +
+                     smallest(p.dtype)};
+  }
+}
+
+inline Expected expected_row(const ProblemData& data, int64_t row, const RowGrads& grads) {
+  const Problem& p = data.p;
+  const bool indices = data.indices();
+  const bool counts = !indices || data.target[row] != p.ignore_index;
+  const Softmax s = softmax_of(data, row);
+  Expected e;
+  e.grad.resize(p.classes);
+  add_statistics(p, s, counts, e);
+  if (counts) {
+    const Targets t = targets_of(data, row);
+    const double weight = data.row_weight_of(row);
+    e.weight = weight * (indices ? data.weights[data.target[row]] : 1);
+    add_loss(p, s, t, weight, e);
+    add_z_loss(p, weight, e);
+    add_gradient(p, s, t, grads, weight, e);
+  }
+  // As torch has it, an empty sum times s / 0.
+  if (indices && p.classes == 0 && p.label_smoothing > 0)
+    e.loss.value = std::numeric_limits<double>::quiet_NaN();
+  return e;
 }
 
 }  // namespace fused_ce::testing

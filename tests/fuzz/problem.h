@@ -20,6 +20,8 @@ inline constexpr double kScales[] = {1, 3, 0, 1e-3, 10, 40, 300, 1e4};
 inline constexpr double kOffsets[] = {0,    0,   1,     -50, 88,   -88,  256,
                                       -257, 800, -3000, 3e4, 1e30, -1e30};
 inline constexpr double kSmoothings[] = {0, 0, 0.1, 0.5, 1, 1e-8};
+inline constexpr TargetKind kTargetKinds[] = {TargetKind::kInt64, TargetKind::kUInt8,
+                                              TargetKind::kProbabilities};
 // Enough for some rows so long that CUDA cuts them into slices.
 inline constexpr int64_t kMostLogits = 80000;
 
@@ -59,7 +61,7 @@ struct FuzzedProblem : ProblemData {
 
   explicit FuzzedProblem(Bytes bytes) {
     p.dtype = static_cast<DType>(bytes.below(4));
-    p.target_kind = static_cast<TargetKind>(bytes.below(3));
+    p.target_kind = bytes.one_of(kTargetKinds);
     p.label_smoothing = bytes.one_of(kSmoothings);
     choose_shape(bytes);
     p.logits_strides = fuzzed_strides(bytes, p, /*written=*/false);
@@ -75,10 +77,8 @@ struct FuzzedProblem : ProblemData {
     fill_row_grads(bytes);
   }
 
-  bool indices() const { return p.target_kind != TargetKind::kProbabilities; }
-  // What the gradient of a row's loss is multiplied by.
-  double g(int64_t row) const {
-    return row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);
+  RowGrads grads_of(int64_t row) const {
+    return {.loss = row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1)};
   }
 
  private:

@@ -65,20 +65,21 @@ inline double largest(DType type) {
                                   : std::numeric_limits<float>::max();
 }
 
-// `actual` is of `type`, and computed in the accumulate type: what is too large for either may be
-// infinite.
-inline bool near(const Problem& p, double actual, double expected, double bound, DType type) {
-  if (std::isnan(expected)) return std::isnan(actual);
-  if (std::isinf(expected)) return actual == expected;
-  const double limit = std::min(largest(type), largest(accumulate_type(p.dtype)));
-  if (std::fabs(expected) + bound >= limit && std::isinf(actual))
-    return std::signbit(actual) == std::signbit(expected);
-  return std::fabs(actual - expected) <= bound;
+// A number of `type`, computed in the accumulate type, that has yet to be rounded.
+inline Near rounded(const Near& n, DType type) {
+  return {n.value, n.error + epsilon(type) / 2 * std::fabs(n.value) + smallest(type)};
+}
+inline bool near(const Problem& p, double actual, const Near& expected, DType type) {
+  return is_near(actual, expected, std::min(largest(type), largest(accumulate_type(p.dtype))));
+}
+inline std::ostream& operator<<(std::ostream& out, const Near& n) {
+  return out << n.value << " +- " << n.error;
 }
 
 inline std::vector<Expected> expected_rows(const FuzzedProblem& f) {
   std::vector<Expected> rows;
-  for (int64_t row = 0; row < f.rows(); ++row) rows.push_back(expected_row(f, row, f.g(row)));
+  for (int64_t row = 0; row < f.rows(); ++row)
+    rows.push_back(expected_row(f, row, f.grads_of(row)));
   return rows;
 }
 
@@ -87,16 +88,14 @@ inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Ex
   std::vector<bool> written(r.grad.size());
   for (int64_t row = 0; row < f.rows(); ++row) {
     const Expected& e = expected[row];
-    const double bound = term_error(f.p) * e.loss_terms +
-                         epsilon(f.loss_dtype) / 2 * std::fabs(e.loss) + smallest(f.loss_dtype);
-    if (f.reduction == Reduction::kNone && !near(f.p, r.loss.get(row), e.loss, bound, f.loss_dtype))
-      fail(f, who, "loss ", row, " is ", r.loss.get(row), ", not ", e.loss, " +- ", bound);
+    const Near loss = rounded(e.loss, f.loss_dtype);
+    if (f.reduction == Reduction::kNone && !near(f.p, r.loss.get(row), loss, f.loss_dtype))
+      fail(f, who, "loss ", row, " is ", r.loss.get(row), ", not ", loss);
     for (int64_t c = 0; c < f.p.classes; ++c) {
       const int64_t i = at(f.p, f.grad_strides, row, c);
       written[i] = true;
-      if (!near(f.p, r.grad.get(i), e.grad[c], grad_error(f.p, e, c), f.p.dtype))
-        fail(f, who, "gradient ", row, ", ", c, " is ", r.grad.get(i), ", not ", e.grad[c], " +- ",
-             grad_error(f.p, e, c));
+      if (!near(f.p, r.grad.get(i), e.grad[c], f.p.dtype))
+        fail(f, who, "gradient ", row, ", ", c, " is ", r.grad.get(i), ", not ", e.grad[c]);
     }
   }
   const double untouched = Array(f.p.dtype, 1, Results::kUntouched).get(0);
@@ -112,22 +111,22 @@ inline void check_sums(const FuzzedProblem& f, Reduction reduction, double loss,
   long double sum = 0, weights = 0;
   if (f.indices() && f.p.classes == 0 && f.p.label_smoothing > 0)
     sum = std::numeric_limits<double>::quiet_NaN();  // of no rows, too
-  double terms = 0, weight_terms = 0;
+  double error = 0, weight_terms = 0;
   for (const Expected& e : expected) {
-    sum += e.loss;
-    terms += e.loss_terms;
+    sum += e.loss.value;
+    error += e.loss.error;
     weights += e.weight;
     weight_terms += std::fabs(e.weight);
   }
   const double exact_weight = static_cast<double>(weights);
-  if (f.indices() && !near(f.p, weight, exact_weight, 1e-12 * weight_terms, DType::kDouble))
+  if (f.indices() && !near(f.p, weight, {exact_weight, 1e-12 * weight_terms}, DType::kDouble))
     fail(f, who, "total weight is ", weight, ", not ", exact_weight);
   const bool mean = reduction == Reduction::kMean;
-  const double exact = static_cast<double>(mean ? sum / static_cast<long double>(weight) : sum);
-  const double bound = term_error(f.p) * (mean ? terms / std::fabs(weight) : terms) +
-                       epsilon(type) / 2 * std::fabs(exact) + smallest(type);
-  if (reduction != Reduction::kNone && !near(f.p, loss, exact, bound, type))
-    fail(f, who, mean ? "mean is " : "sum is ", loss, ", not ", exact, " +- ", bound);
+  const double divisor = mean ? weight : 1;
+  const Near loss_of_all =
+      rounded({static_cast<double>(sum / divisor), error / std::fabs(divisor)}, type);
+  if (reduction != Reduction::kNone && !near(f.p, loss, loss_of_all, type))
+    fail(f, who, mean ? "mean is " : "sum is ", loss, ", not ", loss_of_all);
 }
 
 }  // namespace fused_ce::testing

@@ -147,6 +147,8 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 // ---- Arithmetic: <math.h> has the rest, overloaded for float as in CUDA -----------------------
 
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 
 // Of two different types CUDA picks one; here that does not compile. Not constexpr, as in CUDA.
 template <std::integral T>

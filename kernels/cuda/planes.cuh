@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
-      put_row(objective, row[k], i + k, out, totals);
     }
+    put_rows(objective, row, i, out, totals);
   }
   totals.put(partials);
 }

@@ -63,7 +63,7 @@ __device__ inline RowGrads<A> grads_of(const Coefficients<A>& k, const Problem& 
 // logit's p is 0.
 template <class A>
 __device__ __forceinline__ A below(const Coefficients<A>& k, A largest, A x) {
-  return smaller(largest - x, 2048 * k.scale.unit);
+  return smaller(largest - x, k.scale.largest);
 }
 
 // y: the row's target, or a NoClass; w: what that class weighs, 0 if there is none; gap: G.
@@ -142,7 +142,7 @@ __device__ __forceinline__ A gradient_of(const Coefficients<A>& k, const Referen
     // mass - q has the rounding errors of the saved mass. One-hot probabilities' has none: what is
     // left is as exact as beside a class index. Beside others, the errors are those that a sum of
     // the row's q has, times p.
-    return x == f.pivot_logit ? (f.mass - q) * f.grad_own - q * f.grad_others + f.rest_own : v;
+    return x == f.pivot_logit ? (f.mass - q) * f.grad_own + (f.rest_own - q * f.grad_others) : v;
   }
   return is_target ? f.at_target : v;
 }

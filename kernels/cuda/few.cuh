@@ -61,12 +61,10 @@ class FewTile {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
     const int64_t t = objective_.probabilities(i);
     A m = -infinity<A>();
-    for_classes([&]<int n>(int c) {
-#pragma unroll
-      for (int k = 0; k < n; ++k) m = larger(m, get(x[c + k]));
-    });
+#pragma unroll 4
+    for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
     m = objective_.logit(m);
-    const Reference<S> ref = objective_.reference(m);
+    const Reference<S> ref = objective_.reference(objective_.finite(m));
     RowSums<A, kTerms> row;
     for_classes([&]<int n>(int c) {
       const Chunk chunk = chunk_of(c, y);
@@ -100,9 +98,7 @@ class FewTile {
   template <class F>
   __device__ __forceinline__ void for_classes(F f) const {
     int c = 0;
-#pragma unroll 1
     for (; c + kTogether <= classes_; c += kTogether) f.template operator()<kTogether>(c);
-#pragma unroll 1
     for (; c < classes_; ++c) f.template operator()<1>(c);
   }
   // Places of few classes are small: a comparison of them in 32 bits will do.

@@ -96,7 +96,7 @@ struct Scale {
   A s;
   A log2e_high, log2e_low;  // s log2(e), to twice the digits of A
   A ln2;                    // ln(2) / s
-  A unit;                   // 1 / s: what e^(s x) grows e-fold in
+  A largest;                // 2048 / s: |x| beyond which e^(s x) has to be relative to something
 
   explicit Scale(double scale) : s(static_cast<A>(scale)) {
     using K = Constants<double>;
@@ -104,7 +104,7 @@ struct Scale {
     log2e_low = static_cast<A>(fma(scale, K::kLog2EHigh, -static_cast<double>(log2e_high)) +
                                scale * K::kLog2ELow);
     ln2 = static_cast<A>(0.6931471805599453094 / scale);
-    unit = static_cast<A>(1 / scale);
+    largest = static_cast<A>(2048 / scale);
   }
 };
 

@@ -43,14 +43,18 @@ class Objective {
     return coefficients_.scale.s * (to - from);
   }
 
-  // What exponentials of a row are taken relative to, by a reference m. One that is infinite leaves
-  // sums that tell such rows from those with NaN.
+  // What exponentials of a row are taken relative to, by a reference m.
   __device__ __forceinline__ Reference<S> reference(A m) const {
-    constexpr A kLargest = Constants<A>::kLargest;
-    return reference(Offset<S>::of(larger(-kLargest, smaller(m, kLargest)), coefficients_.scale));
+    return reference(Offset<S>::of(m, coefficients_.scale));
   }
   __device__ __forceinline__ Reference<S> reference(const Offset<S>& offset) const {
     return Reference<S>(offset, coefficients_.scale);
+  }
+  // The reference to sum a row by. Beside an infinite one, sums would be NaN: beside the number
+  // next to it they tell a row with an infinite logit from one with NaN.
+  __device__ __forceinline__ A finite(A m) const {
+    constexpr A kLargest = Constants<A>::kLargest;
+    return larger(-kLargest, smaller(m, kLargest));
   }
 
   // ---- What a row is held against.

@@ -73,13 +73,15 @@ class PlaneReader {
   // The rows' states relative to m. y: their targets, or NoClass.
   __device__ void sum(const A (&m)[kN], const int64_t (&y)[kN], RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    A target_logit[kN] = {};
+    A target_logit[kN] = {}, finite[kN];
+#pragma unroll
+    for (int k = 0; k < kN; ++k) finite[k] = objective_.finite(m[k]);
     for_planes(objective_.problem.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
           // Made anew for each chunk: what it takes is less than the registers it would hold.
-          const Reference<S> ref = objective_.reference(m[k]);
+          const Reference<S> ref = objective_.reference(finite[k]);
           const Chunk chunk = Chunk::of(c, n, y[k]);
           S numbers[n];
           A z[n], weights[n];
@@ -136,8 +138,8 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
-      put_row(objective, row[k], i + k, out, totals);
     }
+    put_rows(objective, row, i, out, totals);
   }
   totals.put(partials);
 }

@@ -90,7 +90,7 @@ class RowReader {
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
   __device__ RowSums<A, kTerms> sum(int thread, int threads, A m, int64_t y) const {
-    const Reference<S> ref = objective_.reference(m);
+    const Reference<S> ref = objective_.reference(objective_.finite(m));
     RowSums<A, kTerms> row;
     for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const Chunk chunk = Chunk::of(c, kN, y);

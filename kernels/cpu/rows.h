@@ -199,7 +199,7 @@ class Rows : Blocks<S, kTerms> {
     if (!predicts_) return;
     for (int r = 0; r < kW; ++r) runs[r] = leads[r].leading_run(rows_.largest[i + r]);
     const I run = fold_each<Int<A>>(runs, [](auto a, auto b) { return a < b ? a : b; });
-    for (int r = 0; r < n; ++r) predict(row(first + r), i + r, run[r]);
+    for (int r = 0; r < n; ++r) predict(row(first + i + r), i + r, run[r]);
   }
 
   // The first class of a run that has the row's largest logit, found without a branch that depends

@@ -196,17 +196,10 @@ class Objective {
 
   __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
                                         const Chunk& chunk, int k, S x, A q) const {
-    const bool is_target = k == chunk.target;
-    const auto of = [&](A z) {
-      return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z, q);
-    };
-    if constexpr (kIsGeneral<kTerms>) {
-      if (cap_.is_there()) {
-        const Capped<A> z = cap_.of(get(x));
-        return f.counts ? z.slope * of(z.logit) : A(0);
-      }
-    }
-    const A v = of(get(x));
+    Capped<A> z{get(x), 1};
+    if (kIsGeneral<kTerms> && cap_.is_there()) z = cap_.of(z.logit);
+    A v = gradient_of<S, kTerms>(coefficients_, ref, f, k == chunk.target, z.logit, q);
+    if constexpr (kIsGeneral<kTerms>) v *= z.slope;
     return f.counts ? v : A(0);
   }
 

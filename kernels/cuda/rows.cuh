@@ -8,16 +8,19 @@
 
 namespace fused_ce::cuda {
 
-// Loads under way at once in a thread. Three sums in double leave no registers for more than two,
-// and wait for the FP64 units rather than for memory. The general loops have less code with two.
+// Loads under way at once in a thread. Double leaves no registers for more than two, and waits for
+// the FP64 units rather than for memory. The general loops have less code with two.
 template <class S, Terms kTerms>
-inline constexpr int kLoads = kIsGeneral<kTerms> || (kHasLinear<kTerms> && sizeof(S) == 8) ? 2 : 4;
+inline constexpr int kLoads = kIsGeneral<kTerms> || sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
-// Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
-// itself, ptxas takes up to 240 for some architectures, and spills at 48 for others.
+// Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128; of double
+// beside probabilities 255. Left to itself, ptxas takes up to 240 for some architectures, and
+// spills at 48 for others.
 template <class S, Terms kTerms>
-inline constexpr int kRowBlocks = !kHasLinear<kTerms> && sizeof(S) < 8 ? 3 : 2;
+inline constexpr int kRowBlocks = sizeof(S) == 8       ? (kHasMass<kTerms> ? 1 : 2)
+                                  : kHasLinear<kTerms> ? 2
+                                                       : 3;
 
 // One row, or one slice of it: classes [begin, end).
 template <class S, Terms kTerms>

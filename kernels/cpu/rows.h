@@ -148,7 +148,7 @@ class Rows : Blocks<S, kTerms> {
     // All lanes' but one that leads; and the first class of the first run in which one did.
     FUSED_CE_INLINE V others(A leader) const { return largest == leader ? splat(kNone) : largest; }
     FUSED_CE_INLINE I leading_run(A leader) const { return largest == leader ? run : I{} + kNever; }
-    V others_of_a_tie(A leader) const {
+    FUSED_CE_OUT_OF_LINE V others_of_a_tie(A leader) const {
       V v = largest;
       int one = 0;
       while (v[one] != leader) ++one;
@@ -157,6 +157,9 @@ class Rows : Blocks<S, kTerms> {
     }
   };
   static constexpr Int<A> kNever = ~(Int<A>{1} << (8 * sizeof(A) - 1));
+  static FUSED_CE_INLINE Int<A> first_of_lanes(I v) {
+    return fold_lanes<Int<A>>(v, [](auto a, auto b) { return a < b ? a : b; });
+  }
 
   // Puts what all but one of a row's lanes have set aside into its sums, and the one's into its
   // state.
@@ -170,9 +173,7 @@ class Rows : Blocks<S, kTerms> {
       total.add_exponentials(objective_.exponential(ref, m, others));
       rows_.largest[i] = largest;
       if (!predicts_) return;
-      const I run = lead.leading_run(largest);
-      const auto first = [](auto a, auto b) { return a < b ? a : b; };
-      predict(row_start, i, fold_lanes<Int<A>>(run, first));
+      predict(row_start, i, first_of_lanes(lead.leading_run(largest)));
     } else if constexpr (kIsRanked<kTerms>) {
       rows_.largest[i] = rows_.pivot_logit[i];
       rows_.prediction[i] = static_cast<Int<A>>(rows_.pivot[i]);
@@ -183,7 +184,7 @@ class Rows : Blocks<S, kTerms> {
   FUSED_CE_INLINE void close_batch(int64_t first, int i, int n, const Reference<S> (&refs)[kW],
                                    const Lead (&leads)[kW], RowSums<A, kTerms> (&totals)[kW]) {
     V largest[kW];
-    I ties[kW], runs[kW];
+    I ties[kW];
     for (int r = 0; r < kW; ++r) largest[r] = leads[r].largest;
     const V leader = fold_each<A>(largest, [](auto a, auto b) { return larger(a, b); });
     store(rows_.largest + i, leader);
@@ -197,9 +198,10 @@ class Rows : Blocks<S, kTerms> {
           objective_.exponential(refs[r], splat(rows_.reference[i + r]), others));
     }
     if (!predicts_) return;
-    for (int r = 0; r < kW; ++r) runs[r] = leads[r].leading_run(rows_.largest[i + r]);
-    const I run = fold_each<Int<A>>(runs, [](auto a, auto b) { return a < b ? a : b; });
-    for (int r = 0; r < n; ++r) predict(row(first + i + r), i + r, run[r]);
+    for (int r = 0; r < n; ++r) {
+      const I run = leads[r].leading_run(rows_.largest[i + r]);
+      predict(row(first + i + r), i + r, first_of_lanes(run));
+    }
   }
 
   // The first class of a run that has the row's largest logit, found without a branch that depends
@@ -213,8 +215,7 @@ class Rows : Blocks<S, kTerms> {
       const V v = n - j >= kW ? objective_.logits(x + j) : objective_.logits(x + j, n - j, kNan);
       at = v == rows_.largest[i] ? iota<Int<A>>() + static_cast<Int<A>>(j) : at;
     }
-    rows_.prediction[i] =
-        run + fold_lanes<Int<A>>(at, [](auto a, auto b) { return a < b ? a : b; });
+    rows_.prediction[i] = run + first_of_lanes(at);
   }
 
   // A vector's worth of short rows. Their references are found together before, and their lanes

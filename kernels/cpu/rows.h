@@ -169,7 +169,8 @@ class Rows : Blocks<S, kTerms> {
       const A largest = max_lane<A>(lead.largest);
       const I leads = lead.largest == largest;
       const bool tie = fold_lanes<Int<A>>(leads, [](auto a, auto b) { return a + b; }) != -1;
-      const V others = tie ? lead.others_of_a_tie(largest) : lead.others(largest);
+      V others = lead.others(largest);  // (no selection: gcc 12 fails at it for SSE2)
+      if (tie) others = lead.others_of_a_tie(largest);
       total.add_exponentials(objective_.exponential(ref, m, others));
       rows_.largest[i] = largest;
       if (!predicts_) return;

@@ -164,6 +164,7 @@ void check_head(const at::Tensor& self, const Options& options) {
   if (options.softcap) check_positive(*options.softcap, "softcap");
   TORCH_CHECK(std::isfinite(options.z_loss_weight), "z_loss_weight must be finite, got ",
               options.z_loss_weight);
+  if (options.scale() == 1 && !options.softcap) return;
   // The kernels have the two quotients in the accumulate type.
   const bool is_double = accumulate_type(self) == at::kDouble;
   const double least =

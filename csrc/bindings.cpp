@@ -58,18 +58,19 @@ PyObject* loss_of(const Arguments& args) {
   const at::Tensor& input = THPVariable_Unpack(args.input);
   const fused_ce::Options options{*reduction, ignore_index, *label_smoothing};
 
-  std::optional<fused_ce::ops::ForwardResult> result;
+  fused_ce::ops::ForwardResult result;
+  bool is_direct = false;
   {
     std::optional<py::gil_scoped_release> no_gil;
     if (!is_brief(input)) no_gil.emplace();
     const at::Tensor none;
-    result =
+    is_direct =
         fused_ce::direct({input, THPVariable_Unpack(args.target),
                           args.weight == Py_None ? none : THPVariable_Unpack(args.weight), options},
-                         std::nullopt);
+                         std::nullopt, result);
   }
-  if (!result) Py_RETURN_NONE;
-  return THPVariable_Wrap(std::move(result->loss));
+  if (!is_direct) Py_RETURN_NONE;
+  return THPVariable_Wrap(std::move(result.loss));
   END_HANDLE_TH_ERRORS
 }
 

@@ -11,17 +11,18 @@
 namespace fused_ce::composite {
 
 at::Tensor cross_entropy(const Call& call) {
-  if (std::optional<ops::ForwardResult> result = direct(call, std::nullopt))
-    return std::move(result->loss);
+  ops::ForwardResult result;
+  if (direct(call, std::nullopt, result)) return std::move(result.loss);
   // Below vmap and its kin, autocast's turn comes after the operators have fallen apart.
   return autocast::is_enabled(call) ? autocast::cross_entropy(call)
                                     : dispatched(call, std::nullopt).loss;
 }
 
 ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
-  if (std::optional<ops::ForwardResult> result = direct(call, dtype)) {
-    device::replace_undefined(*result, call.self);
-    return *std::move(result);
+  ops::ForwardResult result;
+  if (direct(call, dtype, result)) {
+    device::replace_undefined(result, call.self);
+    return result;
   }
   return autocast::is_enabled(call) ? autocast::cross_entropy_stats(call, dtype)
                                     : dispatched(call, dtype);
@@ -39,8 +40,9 @@ ops::ForwardResult predict(const at::Tensor& self, const Options& given) {
   // Every row counts, whatever its class.
   const at::Tensor target = at::zeros_symint(row_shape(self), self.options().dtype(at::kByte));
   const Call call{self, target, undefined(), options};
-  std::optional<ops::ForwardResult> result = direct(call, std::nullopt);
-  return result ? *std::move(result) : dispatched(call, std::nullopt);
+  ops::ForwardResult result;
+  if (!direct(call, std::nullopt, result)) result = dispatched(call, std::nullopt);
+  return result;
 }
 
 ops::ForwardResult dispatched(const Call& call, std::optional<at::ScalarType> dtype) {

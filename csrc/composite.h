@@ -7,7 +7,7 @@ namespace fused_ce::composite {
 
 at::Tensor cross_entropy(const Call& call);
 
-// The last two results are undefined, here and below.
+// The last two results are nobody's, here and below.
 ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype);
 
 // What of that needs no target.

@@ -88,24 +88,24 @@ double total_weight_of(const Call& call, const Problem& p, const Partial& sum) {
   return static_cast<double>(call.self.numel()) / static_cast<double>(p.classes);
 }
 
-ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+void forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
+             ops::ForwardResult& result) {
   const at::ScalarType type = check_forward(call, dtype);
   const Described d = describe(call);
   check_classes(d.problem);
-  auto [result, out] = allocate_rows(call, d, type, save);
+  const Forward out = allocate_rows(call, d, type, save, result);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
-  for_tasks(d.problem, static_cast<int64_t>(partials.size()),
-            [&, &rows = out](int64_t begin, int64_t end) {
-              kernels.forward(d.problem, rows, begin, end, partials.data());
-            });
+  for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
+    kernels.forward(d.problem, out, begin, end, partials.data());
+  });
 
   Partial sum = add_up(partials);
   sum.loss += loss_of_no_rows(d.problem);
   if (sum.bad_row >= 0)
     throw_out_of_range(call.target, sum.bad_row, d.problem.classes, d.problem.ignore_index);
-  if (call.options.by_row()) return std::move(result);
+  if (call.options.by_row()) return;
   if (call.options.is_mean()) {
     const double total_weight = total_weight_of(call, d.problem, sum);
     sum.loss /= total_weight;
@@ -114,7 +114,6 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   }
   result.loss = tensor_of(sum.loss, call.self, type);
   if (call.options.wants(kZLoss)) result.z_loss = tensor_of(sum.z_loss, call.self, type);
-  return std::move(result);
 }
 
 void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,

@@ -19,11 +19,12 @@ static_assert(static_cast<int>(Reduction::kNone) == at::Reduction::None);
 static_assert(static_cast<int>(Reduction::kMean) == at::Reduction::Mean);
 static_assert(static_cast<int>(Reduction::kSum) == at::Reduction::Sum);
 
-ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
+void forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
+             ops::ForwardResult& result) {
   const at::ScalarType type = check_forward(call, dtype);
   const LaunchScope scope(call.self);
   const Described d = describe(call);
-  auto [result, out] = allocate_rows(call, d, type, save);
+  const Forward out = allocate_rows(call, d, type, save, result);
   cuda::Totals totals{static_cast<Reduction>(call.options.reduction), nullptr, kernel_type(type),
                       nullptr};
   const auto number = [&](at::Tensor& tensor) {
@@ -46,7 +47,6 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
 
   cuda::forward(d.problem, out, totals, workspace.mutable_data_ptr(), scope.stream());
   scope.check();
-  return std::move(result);
 }
 
 void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,

@@ -158,37 +158,37 @@ Described describe(const Call& call) {
   return d;
 }
 
-RowResults allocate_rows(const Call& call, const Described& d, at::ScalarType dtype, bool save) {
-  RowResults results;
+Forward allocate_rows(const Call& call, const Described& d, at::ScalarType dtype, bool save,
+                      ops::ForwardResult& result) {
+  Forward out{};
   const at::Tensor& self = call.self;
   const Options& options = call.options;
   const at::ScalarType type = accumulate_type(self);
-  auto& [tensors, out] = results;
   if (save && options.is_mean()) {
     SavedNumbers numbers = allocate_saved({options.saved_numbers(), d.rows()}, self, type);
-    tensors.saved = std::move(numbers.saved);
-    tensors.total_weight = std::move(numbers.total_weight);
+    result.saved = std::move(numbers.saved);
+    result.total_weight = std::move(numbers.total_weight);
   } else if (save) {
-    tensors.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
+    result.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
   }
-  if (save) out.saved = saved_of(tensors.saved);
+  if (save) out.saved = saved_of(result.saved);
 
-  const auto rows = [&](at::Tensor& result, at::ScalarType t) {
-    result = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);
-    return result.mutable_data_ptr();
+  const auto rows = [&](at::Tensor& numbers, at::ScalarType t) {
+    numbers = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);
+    return numbers.mutable_data_ptr();
   };
   if (options.by_row()) {
-    out.loss = rows(tensors.loss, dtype);
+    out.loss = rows(result.loss, dtype);
     out.loss_dtype = kernel_type(dtype);
-    if (options.wants(kZLoss)) out.statistics.z_loss = rows(tensors.z_loss, dtype);
+    if (options.wants(kZLoss)) out.statistics.z_loss = rows(result.z_loss, dtype);
   }
-  if (options.wants(kLse)) out.statistics.lse = rows(tensors.lse, type);
-  if (options.wants(kEntropy)) out.statistics.entropy = rows(tensors.entropy, type);
+  if (options.wants(kLse)) out.statistics.lse = rows(result.lse, type);
+  if (options.wants(kEntropy)) out.statistics.entropy = rows(result.entropy, type);
   if (options.wants(kPrediction)) {
-    out.statistics.prediction = static_cast<int64_t*>(rows(tensors.prediction, at::kLong));
-    out.statistics.confidence = rows(tensors.confidence, type);
+    out.statistics.prediction = static_cast<int64_t*>(rows(result.prediction, at::kLong));
+    out.statistics.confidence = rows(result.confidence, type);
   }
-  return results;
+  return out;
 }
 
 Given describe_backward(const ops::Gradients& grads, const Call& call, const Described& d,

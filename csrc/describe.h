@@ -27,14 +27,9 @@ struct Described {
 Described describe(const Call& call);
 
 // What forward leaves, allocated: one number a row, and where there will be a backward what it
-// needs. A reduced loss, and what a mean divides by, are the device's to fill.
-struct RowResults {
-  ops::ForwardResult tensors;
-  Forward out{};
-};
-
-RowResults allocate_rows(const Call& call, const Described& described, at::ScalarType dtype,
-                         bool save);
+// needs. A reduced loss is the device's to add.
+Forward allocate_rows(const Call& call, const Described& described, at::ScalarType dtype, bool save,
+                      ops::ForwardResult& result);
 
 // What backward reads beside the problem, and where it writes the gradient.
 struct Given {

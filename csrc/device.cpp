@@ -28,9 +28,9 @@ void set_operators(c10::DeviceType type, const Operators& operators) {
   operators_of[static_cast<size_t>(type)] = operators;
 }
 
-ops::ForwardResult direct_forward(const Call& call, std::optional<at::ScalarType> dtype,
-                                  bool save) {
-  return operators(call.self).forward(call, dtype, save);
+void direct_forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
+                    ops::ForwardResult& result) {
+  operators(call.self).forward(call, dtype, save, result);
 }
 
 at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
@@ -54,7 +54,8 @@ void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& 
 }
 
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
-  ops::ForwardResult result = direct_forward(call, dtype, save);
+  ops::ForwardResult result;
+  direct_forward(call, dtype, save, result);
   if (result.total_weight.defined() && result.total_weight.is_alias_of(result.saved)) {
     const double value = *result.total_weight.const_data_ptr<double>();
     result.total_weight = allocate({}, call.self, at::kDouble);

@@ -15,8 +15,10 @@ using GradientFunction = void(const ops::Gradients& grads, const Call& call,
 
 // Tensors of a result that nobody asked for may be undefined, and total_weight may lie in the
 // memory of saved.
+using ResultsFunction = void(const Call& call, std::optional<at::ScalarType> dtype, bool save,
+                             ops::ForwardResult& result);
 struct Operators {
-  ops::ForwardFunction* forward;
+  ResultsFunction* forward;
   GradientFunction* gradient;
 };
 
@@ -25,7 +27,8 @@ struct Operators {
 FUSED_CE_API void set_operators(c10::DeviceType type, const Operators& operators);
 
 // The operators on the device of the logits. Throws where this build has no kernels for it.
-ops::ForwardResult direct_forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);
+void direct_forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
+                    ops::ForwardResult& result);
 at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight);
 void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,

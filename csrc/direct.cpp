@@ -71,35 +71,35 @@ at::Tensor defined(const at::Tensor& total_weight, const Call& call) {
 
 }  // namespace
 
-std::optional<ops::ForwardResult> direct(const Call& call, std::optional<at::ScalarType> dtype) {
-  if (!call.self.defined() || !call.target.defined()) return std::nullopt;
+bool direct(const Call& call, std::optional<at::ScalarType> dtype, ops::ForwardResult& result) {
+  if (!call.self.defined() || !call.target.defined()) return false;
   Keys keys;
   keys.add(call.self), keys.add(call.target), keys.add(call.weight);
   keys.add(call.row_weight), keys.add(call.normalizer);
-  if (!keys.plain()) return std::nullopt;
+  if (!keys.plain()) return false;
   const bool grad = keys.autograd();
   if (grad && (call.target.requires_grad() || requires_grad(call.weight) ||
                requires_grad(call.row_weight) || requires_grad(call.normalizer)))
-    return std::nullopt;
+    return false;
   const bool record = grad && call.self.requires_grad();
-  std::optional<ops::ForwardResult> result;
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    result = device::direct_forward(call, dtype, /*save=*/record);
+    device::direct_forward(call, dtype, /*save=*/record, result);
   }
-  if (record) record_forward(*result, call);
-  return result;
+  if (record) record_forward(result, call);
+  return true;
 }
 
 at::Tensor direct_or_dispatched(const Call& call) {
-  std::optional<ops::ForwardResult> result = direct(call, std::nullopt);
-  return result ? std::move(result->loss) : ops::cross_entropy(call);
+  ops::ForwardResult result;
+  return direct(call, std::nullopt, result) ? std::move(result.loss) : ops::cross_entropy(call);
 }
 
 ops::ForwardResult direct_or_dispatched_stats(const Call& call,
                                               std::optional<at::ScalarType> dtype) {
-  std::optional<ops::ForwardResult> result = direct(call, dtype);
-  return result ? *std::move(result) : ops::cross_entropy_stats(call, dtype);
+  ops::ForwardResult result;
+  if (!direct(call, dtype, result)) result = ops::cross_entropy_stats(call, dtype);
+  return result;
 }
 
 at::Tensor direct_backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,

@@ -9,10 +9,9 @@
 
 namespace fused_ce {
 
-// The results, those that nobody asked for undefined, or nullopt where the dispatcher has to be
-// asked.
-FUSED_CE_API std::optional<ops::ForwardResult> direct(const Call& call,
-                                                      std::optional<at::ScalarType> dtype);
+// Fills in the results, but for those that nobody asked for. False: the dispatcher has to be asked.
+FUSED_CE_API bool direct(const Call& call, std::optional<at::ScalarType> dtype,
+                         ops::ForwardResult& result);
 
 // The loss, all results, and the gradient, either way.
 at::Tensor direct_or_dispatched(const Call& call);

@@ -190,7 +190,8 @@ struct FirstDerivative {
   static constexpr size_t kKeptGradients = 0, kResults = 1;
   static variable_list of(const variable_list& incoming, const Unpacked& kept,
                           std::array<bool, kResults>) {
-    const ops::Gradients grads{incoming[0], incoming[1], incoming[2], incoming[3]};
+    ops::Gradients grads;
+    for (size_t i = 0; i < incoming.size(); ++i) *grads.all()[i] = incoming[i];
     if (kept.options.in_place) return {overwritten(grads, kept)};
     return {direct_backward(grads, kept.call(), kept.saved, kept.total_weight)};
   }
@@ -245,8 +246,12 @@ void record_forward(ops::ForwardResult& result, const Call& call) {
   auto node = make_node<CrossEntropyNode<FirstDerivative>>();
   node->add_next_edge(torch::autograd::impl::gradient_edge(call.self));
   node->keep({}, call, result.saved, result.total_weight);
+  // Up to the last of those that are there: each costs the node memory, and most have the loss
+  // alone.
   const auto results = result.differentiable();
-  for (size_t i = 0; i < results.size(); ++i)
+  size_t count = results.size();
+  while (!call.options.has_result(count - 1)) --count;
+  for (size_t i = 0; i < count; ++i)
     torch::autograd::set_history(call.options.has_result(i) ? *results[i] : undefined(), node);
 }
 

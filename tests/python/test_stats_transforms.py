@@ -129,9 +129,16 @@ def test_compile(backend: str, dynamic: bool) -> None:
     def f(x: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, ...]:
         stats = fused_ce.cross_entropy_stats(
             *(2 * x, t),
-            row_weight=r, normalizer=3, label_smoothing=0.2, z_loss_weight=0.3,
-            logit_scale=1.7, softcap=2.5, temperature=0.6,
-            return_lse=True, return_entropy=True, return_prediction=True,
+            row_weight=r,
+            normalizer=3,
+            label_smoothing=0.2,
+            z_loss_weight=0.3,
+            logit_scale=1.7,
+            softcap=2.5,
+            temperature=0.6,
+            return_lse=True,
+            return_entropy=True,
+            return_prediction=True,
         )
         return (*stats, *fused_ce.predict(3 * x))
 

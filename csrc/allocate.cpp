@@ -18,22 +18,22 @@ at::Tensor allocate(at::IntArrayRef sizes, const at::Tensor& self, at::ScalarTyp
   return result;
 }
 
-SavedNumbers allocate_saved(int64_t rows, const at::Tensor& self, at::ScalarType dtype) {
-  if (!self.is_cpu()) return {allocate({3, rows}, self, dtype), allocate({}, self, at::kDouble)};
+SavedNumbers allocate_saved(at::IntArrayRef sizes, const at::Tensor& self, at::ScalarType dtype) {
+  if (!self.is_cpu()) return {allocate(sizes, self, dtype), allocate({}, self, at::kDouble)};
   constexpr size_t kUnit = sizeof(double);
-  const size_t bytes = 3 * static_cast<size_t>(rows) * c10::elementSize(dtype);
+  const size_t bytes = static_cast<size_t>(sizes[0] * sizes[1]) * c10::elementSize(dtype);
   const size_t total_at = (bytes + kUnit - 1) / kUnit;
   c10::Storage storage(c10::Storage::use_byte_size_t(), (total_at + 1) * kUnit,
                        c10::GetCPUAllocator(), /*resizable=*/true);
   advise_huge_pages(storage.mutable_data(), bytes);
-  const auto tensor = [&](at::ScalarType type, at::IntArrayRef sizes) {
+  const auto tensor = [&](at::ScalarType type, at::IntArrayRef shape) {
     at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
         c10::Storage(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
         c10::scalarTypeToTypeMeta(type));
-    result.unsafeGetTensorImpl()->set_sizes_contiguous(sizes);
+    result.unsafeGetTensorImpl()->set_sizes_contiguous(shape);
     return result;
   };
-  SavedNumbers numbers{tensor(dtype, {3, rows}), tensor(at::kDouble, {})};
+  SavedNumbers numbers{tensor(dtype, sizes), tensor(at::kDouble, {})};
   numbers.total_weight.unsafeGetTensorImpl()->set_storage_offset(static_cast<int64_t>(total_at));
   return numbers;
 }

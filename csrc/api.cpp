@@ -22,6 +22,42 @@ at::Tensor call(const at::Tensor& input, const at::Tensor& target, const at::Ten
 
 }  // namespace
 
+CrossEntropyStats cross_entropy_stats(const at::Tensor& input, const at::Tensor& target,
+                                      const CrossEntropyStatsOptions& options) {
+  Options o;
+  o.reduction = torch::enumtype::reduction_get_enum(options.reduction());
+  o.ignore_index = options.ignore_index();
+  o.label_smoothing = options.label_smoothing();
+  o.logit_scale = options.logit_scale();
+  o.softcap = options.softcap();
+  o.temperature = options.temperature();
+  o.z_loss_weight = options.z_loss_weight();
+  o.in_place = options.in_place();
+  o.outputs = {options.z_loss_weight() != 0, options.return_lse(), options.return_entropy(),
+               options.return_prediction()};
+  const Call call{input, target, options.weight(), o, options.row_weight(), options.normalizer()};
+  ops::ForwardResult r = direct_or_dispatched_stats(call, options.dtype());
+  // The operator has an empty tensor in the place of what nobody asked for.
+  const auto wanted = [&](Output output, at::Tensor& tensor) {
+    return o.wants(output) ? std::move(tensor) : at::Tensor();
+  };
+  return {std::move(r.loss),
+          wanted(kZLoss, r.z_loss),
+          wanted(kLse, r.lse),
+          wanted(kEntropy, r.entropy),
+          wanted(kPrediction, r.prediction),
+          wanted(kPrediction, r.confidence)};
+}
+
+Prediction predict(const at::Tensor& input, const PredictOptions& options) {
+  Options o;
+  o.logit_scale = options.logit_scale();
+  o.softcap = options.softcap();
+  o.temperature = options.temperature();
+  ops::ForwardResult r = ops::predict(input, o);
+  return {std::move(r.prediction), std::move(r.confidence), std::move(r.lse), std::move(r.entropy)};
+}
+
 at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target,
                          const torch::nn::functional::CrossEntropyFuncOptions& options) {
   return call(input, target, options.weight(), options);

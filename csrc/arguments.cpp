@@ -4,6 +4,9 @@
 #include <c10/core/SymBool.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
+#include <limits>
+
 #include "shapes.h"
 
 namespace fused_ce {
@@ -79,9 +82,12 @@ void check_indices(const at::Tensor& self, const at::Tensor& target) {
               target.sym_sizes(), " of ", target.scalar_type());
   if (self.dim() > 2 && !must_equal(target.sym_sizes(), row_shape(self)))
     throw_other_shape(self, target);
-  TORCH_CHECK(target.scalar_type() == at::kLong || target.scalar_type() == at::kByte,
-              "expected target dtype to be Long or Byte, but got ", target.scalar_type(),
-              " (class indices are int64 or uint8; convert with target.long())");
+  TORCH_CHECK(at::isIntegralType(target.scalar_type(), /*includeBool=*/false) &&
+                  !at::isBarebonesUnsignedType(target.scalar_type()),
+              "expected target dtype to be Long, Int, Short, Char or Byte, but got ",
+              target.scalar_type(),
+              " (class indices are int64, int32, int16, int8 or uint8; convert with "
+              "target.long())");
   TORCH_CHECK_VALUE(self.dim() > 1 || target.dim() == 0 || must_equal(target.sym_size(0), 1),
                     "For 1D input, 1D target must have size 1, but got target size: ",
                     target.dim() == 0 ? c10::SymInt(1) : target.sym_size(0), " (input of shape ",
@@ -116,8 +122,64 @@ void check_weight(const Call& call, bool probabilities) {
   check_device(call.self, weight, "weight");
 }
 
+// Any floating point type: it is read in the accumulate type, a number a row.
+void check_row_weight(const Call& call) {
+  const at::Tensor& row_weight = call.row_weight;
+  const c10::SymDimVector rows = row_shape(call.self);
+  check_dense(row_weight, "row_weight");
+  TORCH_CHECK(is_supported(row_weight.scalar_type()),
+              "expected row_weight to be a floating point tensor, but found ",
+              row_weight.scalar_type());
+  TORCH_CHECK(must_equal(row_weight.sym_sizes(), rows),
+              "row_weight must have one factor a row, of shape ", c10::SymIntArrayRef(rows),
+              ", but got shape ", row_weight.sym_sizes(), " (input has shape ",
+              call.self.sym_sizes(), ")");
+  check_device(call.self, row_weight, "row_weight");
+}
+
+void check_normalizer(const Call& call) {
+  const at::Tensor& normalizer = call.normalizer;
+  check_dense(normalizer, "normalizer");
+  TORCH_CHECK(normalizer.dim() == 0,
+              "normalizer must be a number or a tensor of no dimension, got "
+              "a tensor of shape ",
+              normalizer.sym_sizes());
+  TORCH_CHECK(at::isFloatingType(normalizer.scalar_type()) ||
+                  at::isIntegralType(normalizer.scalar_type(), /*includeBool=*/false),
+              "expected normalizer to be a real number, but found ", normalizer.scalar_type());
+  TORCH_CHECK(call.options.is_mean(),
+              "normalizer is what a mean divides by, and there is none: reduction is ",
+              call.options.by_row() ? "none" : "sum");
+  // As everywhere in torch, a number may wait on the CPU.
+  if (!normalizer.is_cpu()) check_device(call.self, normalizer, "normalizer");
+}
+
+void check_head(const at::Tensor& self, const Options& options) {
+  const auto check_positive = [](double value, const char* name) {
+    TORCH_CHECK(value > 0 && std::isfinite(value), name, " must be positive and finite, got ",
+                value);
+  };
+  check_positive(options.logit_scale, "logit_scale");
+  check_positive(options.temperature, "temperature");
+  if (options.softcap) check_positive(*options.softcap, "softcap");
+  TORCH_CHECK(std::isfinite(options.z_loss_weight), "z_loss_weight must be finite, got ",
+              options.z_loss_weight);
+  // The kernels have the two quotients in the accumulate type.
+  const bool is_double = accumulate_type(self) == at::kDouble;
+  const double least =
+      is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
+  const double most =
+      is_double ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  const auto check_range = [&](double value, const char* name) {
+    TORCH_CHECK(value >= least && value <= most, name, " / temperature must lie between ", least,
+                " and ", most, " for input of ", self.scalar_type(), ", got ", value);
+  };
+  check_range(options.scale(), "logit_scale");
+  if (options.softcap) check_range(options.cap(), "softcap");
+}
+
 void check_call(const Call& call) {
-  const auto& [self, target, weight, options] = call;
+  const auto& [self, target, weight, options, row_weight, normalizer] = call;
   TORCH_CHECK_TYPE(self.defined(), "cross_entropy(): argument 'input' must be Tensor, not None");
   TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
   check_dense(self, "input");
@@ -136,6 +198,21 @@ void check_call(const Call& call) {
                     "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
   if (!probabilities) check_indices(self, target);
   if (weight.defined()) check_weight(call, probabilities);
+  check_head(self, options);
+  if (row_weight.defined()) check_row_weight(call);
+  if (normalizer.defined()) check_normalizer(call);
+}
+
+// Gradients of so many numbers.
+void check_gradient(const at::Tensor& self, const at::Tensor& grad, const char* name,
+                    const c10::SymDimVector& shape) {
+  if (!grad.defined()) return;
+  check_device(self, grad, name);
+  TORCH_CHECK(grad.layout() == at::kStrided && is_supported(grad.scalar_type()) &&
+                  must_equal(grad.sym_sizes(), shape),
+              "fused_ce::_backward: ", name, ": expected floating point numbers of shape ",
+              c10::SymIntArrayRef(shape), ", got ", grad.scalar_type(), " of shape ",
+              grad.sym_sizes());
 }
 
 }  // namespace
@@ -171,27 +248,28 @@ at::ScalarType check_forward(const Call& call, std::optional<at::ScalarType> dty
   const at::ScalarType type = dtype ? *dtype : loss_type(call.self.scalar_type(), call);
   TORCH_CHECK(is_supported(type), "fused_ce::_forward: not implemented for a loss of '", type,
               "': dtype must be float32, float64, bfloat16 or float16");
+  // Where the caller says what the loss is, the weights may still be what the logits are.
   TORCH_CHECK(!call.weight.defined() || call.weight.scalar_type() == type ||
+                  (dtype && call.weight.scalar_type() == call.self.scalar_type()) ||
                   is_probabilities(call.self, call.target),
               "expected scalar type ", type, " but found ", call.weight.scalar_type(),
               " (weight must have the dtype of the loss: the logits', or float under autocast)");
   return type;
 }
 
-void check_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+void check_backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
   check_call(call);
   const at::Tensor& self = call.self;
-  const c10::SymDimVector shape = loss_shape(call);
-  const c10::SymDimVector saved_shape = {3, row_count(self)};
-  check_device(self, grad_output, "grad_output");
+  const c10::SymDimVector loss = loss_shape(call), rows = row_shape(self);
+  const c10::SymDimVector saved_shape = {call.options.saved_numbers(), row_count(self)};
+  check_gradient(self, grads.loss, "grad_loss", loss);
+  check_gradient(self, grads.z_loss, "grad_z_loss", loss);
+  check_gradient(self, grads.lse, "grad_lse", rows);
+  check_gradient(self, grads.entropy, "grad_entropy", rows);
+  TORCH_CHECK(!grads.entropy.defined() || call.options.wants(kEntropy),
+              "fused_ce::_backward: grad_entropy: outputs does not ask for the entropy");
   check_device(self, saved, "saved");
-  TORCH_CHECK(grad_output.layout() == at::kStrided && is_supported(grad_output.scalar_type()) &&
-                  must_equal(grad_output.sym_sizes(), shape),
-              "fused_ce::_backward: grad_output: expected floating point numbers of the loss's "
-              "shape ",
-              c10::SymIntArrayRef(shape), ", got ", grad_output.scalar_type(), " of shape ",
-              grad_output.sym_sizes());
   TORCH_CHECK(saved.layout() == at::kStrided && saved.scalar_type() == accumulate_type(self) &&
                   must_equal(saved.sym_sizes(), saved_shape),
               "fused_ce::_backward: saved: expected what _forward saved for these logits, ",
@@ -203,6 +281,25 @@ void check_backward(const at::Tensor& grad_output, const Call& call, const at::T
                   total_weight.dim() == 0,
               "fused_ce::_backward: total_weight: expected one number, a double, got ",
               total_weight.scalar_type(), " of shape ", total_weight.sym_sizes());
+}
+
+void check_in_place(const Call& call) {
+  const at::Tensor& self = call.self;
+  const at::TensorBase& owner = self.is_view() ? self._base() : self;
+  TORCH_CHECK(!(owner.is_leaf() && owner.requires_grad()), "in_place: input is ",
+              self.is_view() ? "a view of " : "",
+              "a leaf that requires grad, whose values would be lost: in_place is for logits that "
+              "an operation has computed");
+  TORCH_CHECK(!(self.has_storage() && call.target.has_storage() && self.is_alias_of(call.target)),
+              "in_place: target shares the memory of input, which the gradient would overwrite");
+  check_own_memory(self);
+}
+
+void check_own_memory(const at::Tensor& self) {
+  TORCH_CHECK(TORCH_GUARD_OR_TRUE(self.unsafeGetTensorImpl()->sym_is_non_overlapping_and_dense()),
+              "in_place: input must be dense, with a place in memory for each of its elements "
+              "alone, got shape ",
+              self.sym_sizes(), " with strides ", self.sym_strides());
 }
 
 }  // namespace fused_ce

@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "options.h"
+#include "ops.h"
 
 namespace fused_ce {
 
@@ -31,7 +31,14 @@ at::ScalarType check_forward(const Call& call, std::optional<at::ScalarType> dty
 
 // The same for what backward takes. The weights' dtype depends on the loss's, which is unknown
 // here.
-void check_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+void check_backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight);
+
+// Throws where the gradient cannot overwrite the logits: somebody else would see it, or there is no
+// place of its own for each number. What is found out only later is told by the logits' version.
+void check_in_place(const Call& call);
+
+// Of these, whether there is no place.
+void check_own_memory(const at::Tensor& self);
 
 }  // namespace fused_ce

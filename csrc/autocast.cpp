@@ -23,18 +23,20 @@ bool is_enabled(const Call& call) {
   return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
 }
 
-at::Tensor cross_entropy(const Call& call) {
-  if (!call.self.defined() || !call.target.defined())
-    return composite::dispatched(call, std::nullopt);  // says what is wrong
+at::Tensor cross_entropy(const Call& call) { return cross_entropy_stats(call, std::nullopt).loss; }
+
+ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
+  const auto& [self, target, weight, options, row_weight, normalizer] = call;
+  if (!self.defined() || !target.defined())
+    return composite::dispatched(call, dtype);  // says what is wrong
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
-      at::autocast::get_autocast_dispatch_key_from_device_type(call.self.device().type()));
+      at::autocast::get_autocast_dispatch_key_from_device_type(self.device().type()));
   // C numbers, which the kernels would copy to float as well
-  const at::Tensor weight =
-      call.weight.defined() ? call.weight.to(wide(call.weight.scalar_type())) : at::Tensor();
-  const Call wide_call{call.self, call.target, weight, call.options};
-  const at::ScalarType type = wide(call.self.scalar_type());
-  if (type == call.self.scalar_type()) return ops::cross_entropy(wide_call);
-  return composite::dispatched(wide_call, loss_type(type, wide_call));
+  const at::Tensor weights = weight.defined() ? weight.to(wide(weight.scalar_type())) : weight;
+  const Call wide_call{self, target, weights, options, row_weight, normalizer};
+  const at::ScalarType type = wide(self.scalar_type());
+  if (!dtype && type != self.scalar_type()) dtype = loss_type(type, wide_call);
+  return composite::dispatched(wide_call, dtype);
 }
 
 }  // namespace fused_ce::autocast

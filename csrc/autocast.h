@@ -11,5 +11,6 @@ bool is_enabled(const Call& call);
 
 // For AutocastCPU and AutocastCUDA.
 at::Tensor cross_entropy(const Call& call);
+ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype);
 
 }  // namespace fused_ce::autocast

@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "arguments.h"
+#include "composed.h"
 #include "derivatives.h"
 #include "nodes.h"
 
@@ -13,14 +14,17 @@ namespace {
 
 at::Tensor tangent_of(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
 
+bool requires_grad(const at::Tensor& tensor) {
+  return tensor.defined() && at::GradMode::is_enabled() && tensor.requires_grad();
+}
 bool has_derivative(const at::Tensor& tensor) {
-  return tensor.defined() &&
-         ((at::GradMode::is_enabled() && tensor.requires_grad()) || tangent_of(tensor).defined());
+  return tensor.defined() && (requires_grad(tensor) || tangent_of(tensor).defined());
 }
 
 // Whether the kernels' constants are none to this level of transforms.
 bool is_composed(const Call& call) {
-  return has_derivative(call.target) || has_derivative(call.weight);
+  return has_derivative(call.target) || has_derivative(call.weight) ||
+         has_derivative(call.row_weight) || has_derivative(call.normalizer);
 }
 
 void set_tangent(const at::Tensor& result, const at::Tensor& tangent) {
@@ -36,52 +40,84 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   };
   if (is_composed(call)) {
     check_forward(call, dtype);
+    TORCH_CHECK(!(call.options.in_place && requires_grad(call.self)),
+                "in_place: derivatives by target, weight, row_weight or normalizer need the logits "
+                "that the gradient would overwrite");
     // A transform inside of this level may need the numbers, whose derivatives are nobody's affair:
     // backward computes with them only where it is not composed.
     ops::ForwardResult result = below(save);
-    result.loss = composed_loss(call, dtype);
+    composed::replace(result, call, dtype);
     return result;
   }
   const at::Tensor tangent = tangent_of(call.self);
-  const bool record = at::GradMode::is_enabled() && call.self.requires_grad();
-  const ops::ForwardResult result = below(save || record || tangent.defined());
+  const bool record = requires_grad(call.self);
+  ops::ForwardResult result = below(save || record || tangent.defined());
   if (record) record_forward(result, call);
   if (tangent.defined()) {
     const at::Tensor primal = call.self._fw_primal(/*level=*/0);
-    const Call at_primal{primal, call.target, call.weight, call.options};
-    set_tangent(result.loss, contraction(at_primal, result.saved, result.total_weight, tangent)
-                                 .to(result.loss.scalar_type()));
+    const auto results = result.differentiable();
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (!call.options.has_result(i)) continue;
+      set_tangent(*results[i],
+                  contraction(i, call.at(primal), result.saved, result.total_weight, tangent)
+                      .to(results[i]->scalar_type()));
+    }
   }
   return result;
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  if (is_composed(call)) {
-    check_backward(grad_output, call, saved, total_weight);
-    return composed_gradient(grad_output, call, total_weight);
+  if (is_composed(call) || has_derivative(total_weight)) {
+    check_backward(grads, call, saved, total_weight);
+    return composed::gradient(grads, call, total_weight);
   }
   const auto result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return ops::backward(grad_output, call, saved, total_weight);
+    return ops::backward(grads, call, saved, total_weight);
   }();
-  if (at::GradMode::is_enabled() && (call.self.requires_grad() || grad_output.requires_grad()))
-    record_backward(result, grad_output, call, saved, total_weight);
+  ops::Gradients primals, tangents;
+  bool record = requires_grad(call.self), by_grads = false;
+  for (size_t i = 0; i < ops::Gradients::kCount; ++i) {
+    const at::Tensor& grad = *grads.all()[i];
+    if (!grad.defined()) continue;
+    record |= requires_grad(grad);
+    *tangents.all()[i] = tangent_of(grad);
+    by_grads |= tangents.all()[i]->defined();
+    *primals.all()[i] = grad._fw_primal(/*level=*/0);
+  }
+  if (record) record_backward(result, grads, call, saved, total_weight);
 
-  const at::Tensor by_grad = tangent_of(grad_output), by_self = tangent_of(call.self);
-  if (!by_grad.defined() && !by_self.defined()) return result;
-  // Linear in the incoming gradient, curved in the logits.
+  const at::Tensor by_self = tangent_of(call.self);
+  if (!by_grads && !by_self.defined()) return result;
+  // Linear in the incoming gradients, curved in the logits.
   const at::Tensor primal = call.self._fw_primal(/*level=*/0);
-  const Call at_primal{primal, call.target, call.weight, call.options};
   at::Tensor tangent;
-  if (by_grad.defined()) tangent = ops::backward(by_grad, at_primal, saved, total_weight);
+  if (by_grads) tangent = ops::backward(tangents, call.at(primal), saved, total_weight);
   if (by_self.defined()) {
-    const at::Tensor g = grad_output._fw_primal(/*level=*/0);
-    const at::Tensor curved = curvature(g, at_primal, total_weight, by_self);
+    const at::Tensor curved = curvature(primals, call.at(primal), total_weight, by_self);
     tangent = tangent.defined() ? tangent + curved : curved;
   }
   set_tangent(result, tangent);
   return result;
+}
+
+void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+               const at::Tensor& total_weight) {
+  bool differentiated = has_derivative(call.self) || is_composed(call);
+  for (const at::Tensor* grad : grads.all()) differentiated |= has_derivative(*grad);
+  TORCH_CHECK(!differentiated, "in_place: no derivative of a gradient that overwrites its logits");
+  const at::AutoDispatchBelowAutograd guard;
+  ops::backward_(grads, call, saved, total_weight);
+}
+
+void overwrite(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+               const at::Tensor& total_weight) {
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ops::backward_(grads, call, saved, total_weight);
+  }
+  call.self.unsafeGetTensorImpl()->bump_version();
 }
 
 }  // namespace fused_ce::autograd

@@ -58,17 +58,18 @@ PyObject* loss_of(const Arguments& args) {
   const at::Tensor& input = THPVariable_Unpack(args.input);
   const fused_ce::Options options{*reduction, ignore_index, *label_smoothing};
 
-  std::optional<at::Tensor> loss;
+  std::optional<fused_ce::ops::ForwardResult> result;
   {
     std::optional<py::gil_scoped_release> no_gil;
     if (!is_brief(input)) no_gil.emplace();
     const at::Tensor none;
-    loss = fused_ce::direct({input, THPVariable_Unpack(args.target),
-                             args.weight == Py_None ? none : THPVariable_Unpack(args.weight),
-                             options});
+    result =
+        fused_ce::direct({input, THPVariable_Unpack(args.target),
+                          args.weight == Py_None ? none : THPVariable_Unpack(args.weight), options},
+                         std::nullopt);
   }
-  if (!loss) Py_RETURN_NONE;
-  return THPVariable_Wrap(*std::move(loss));
+  if (!result) Py_RETURN_NONE;
+  return THPVariable_Wrap(std::move(result->loss));
   END_HANDLE_TH_ERRORS
 }
 

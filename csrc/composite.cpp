@@ -1,23 +1,53 @@
 #include "composite.h"
 
+#include <ATen/ops/zeros.h>
+
 #include "arguments.h"
 #include "autocast.h"
+#include "device.h"
 #include "direct.h"
+#include "shapes.h"
 
 namespace fused_ce::composite {
 
 at::Tensor cross_entropy(const Call& call) {
-  if (std::optional<at::Tensor> loss = direct(call)) return *std::move(loss);
+  if (std::optional<ops::ForwardResult> result = direct(call, std::nullopt))
+    return std::move(result->loss);
   // Below vmap and its kin, autocast's turn comes after the operators have fallen apart.
   return autocast::is_enabled(call) ? autocast::cross_entropy(call)
-                                    : dispatched(call, std::nullopt);
+                                    : dispatched(call, std::nullopt).loss;
 }
 
-at::Tensor dispatched(const Call& call, std::optional<at::ScalarType> dtype) {
+ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
+  if (std::optional<ops::ForwardResult> result = direct(call, dtype)) {
+    device::replace_undefined(*result, call.self);
+    return *std::move(result);
+  }
+  return autocast::is_enabled(call) ? autocast::cross_entropy_stats(call, dtype)
+                                    : dispatched(call, dtype);
+}
+
+ops::ForwardResult predict(const at::Tensor& self, const Options& given) {
+  TORCH_CHECK_TYPE(self.defined(), "predict(): argument 'input' must be Tensor, not None");
+  TORCH_CHECK_INDEX(self.dim() > 0,
+                    "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
+  TORCH_CHECK_INDEX(TORCH_GUARD_OR_TRUE(self.sym_size(class_dim(self)).sym_ne(0)),
+                    "predict(): input has no classes: shape ", self.sym_sizes());
+  Options options = given;
+  options.reduction = at::Reduction::Sum;  // of a loss that nobody looks at
+  options.outputs[kLse] = options.outputs[kEntropy] = options.outputs[kPrediction] = true;
+  // Every row counts, whatever its class.
+  const at::Tensor target = at::zeros_symint(row_shape(self), self.options().dtype(at::kByte));
+  const Call call{self, target, undefined(), options};
+  std::optional<ops::ForwardResult> result = direct(call, std::nullopt);
+  return result ? *std::move(result) : dispatched(call, std::nullopt);
+}
+
+ops::ForwardResult dispatched(const Call& call, std::optional<at::ScalarType> dtype) {
   check_forward(call, dtype);
   // Whether backward needs anything is asked where the tensors of each level are seen:
   // autograd.cpp.
-  return ops::forward(call, dtype, /*save=*/false).loss;
+  return ops::forward(call, dtype, /*save=*/false);
 }
 
 }  // namespace fused_ce::composite

@@ -61,14 +61,15 @@ at::Tensor tensor_of(double value, const at::Tensor& self, at::ScalarType dtype)
 
 // The partial sums in task order.
 Partial add_up(c10::ArrayRef<Partial> partials) {
-  CompensatedSum loss, weight;
+  CompensatedSum loss, weight, z_loss;
   int64_t bad_row = kNoBadRow;
   for (const Partial& partial : partials) {
     loss.add(partial.loss);
     weight.add(partial.weight);
+    z_loss.add(partial.z_loss);
     if (bad_row < 0) bad_row = partial.bad_row;
   }
-  return {loss.total(), weight.total(), bad_row};
+  return {loss.total(), weight.total(), bad_row, z_loss.total()};
 }
 
 // Lanes of float hold class indices of as many bits.
@@ -79,56 +80,59 @@ void check_classes(const Problem& problem) {
                               " are supported at most");
 }
 
+// What a mean divides by.
+double total_weight_of(const Call& call, const Problem& p, const Partial& sum) {
+  if (call.normalizer.defined()) return call.normalizer.item<double>();
+  if (p.target_kind != TargetKind::kProbabilities || p.row_weight) return sum.weight;
+  // torch counts the rows as logits / classes, which is no number where there are no classes.
+  return static_cast<double>(call.self.numel()) / static_cast<double>(p.classes);
+}
+
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
   const at::ScalarType type = check_forward(call, dtype);
   const Described d = describe(call);
   check_classes(d.problem);
-  RowResults rows = allocate_rows(call, d, type, save);
+  auto [result, out] = allocate_rows(call, d, type, save);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
-  for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
-    kernels.forward(d.problem, rows.out, begin, end, partials.data());
-  });
+  for_tasks(d.problem, static_cast<int64_t>(partials.size()),
+            [&, &rows = out](int64_t begin, int64_t end) {
+              kernels.forward(d.problem, rows, begin, end, partials.data());
+            });
 
   Partial sum = add_up(partials);
   sum.loss += loss_of_no_rows(d.problem);
   if (sum.bad_row >= 0)
     throw_out_of_range(call.target, sum.bad_row, d.problem.classes, d.problem.ignore_index);
-  ops::ForwardResult result{std::move(rows.loss), std::move(rows.saved),
-                            std::move(rows.total_weight)};
+  if (call.options.by_row()) return std::move(result);
   if (call.options.is_mean()) {
-    // torch counts the rows as logits / classes, which is no number where there are no classes.
-    const double count =
-        static_cast<double>(call.self.numel()) / static_cast<double>(d.problem.classes);
-    const bool probabilities = d.problem.target_kind == TargetKind::kProbabilities;
-    const double total_weight = probabilities ? count : sum.weight;
-    result.loss = tensor_of(sum.loss / total_weight, call.self, type);
+    const double total_weight = total_weight_of(call, d.problem, sum);
+    sum.loss /= total_weight;
+    sum.z_loss /= total_weight;
     if (save) *result.total_weight.mutable_data_ptr<double>() = total_weight;
-  } else if (!call.options.by_row()) {
-    result.loss = tensor_of(sum.loss, call.self, type);
   }
-  return result;
+  result.loss = tensor_of(sum.loss, call.self, type);
+  if (call.options.wants(kZLoss)) result.z_loss = tensor_of(sum.z_loss, call.self, type);
+  return std::move(result);
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
-                    const at::Tensor& total_weight) {
-  check_backward(grad_output, call, saved, total_weight);
+void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+              const at::Tensor& total_weight, const at::Tensor& into) {
   const Described d = describe(call);
   check_classes(d.problem);
-  const Gradient gradient = allocate_gradient(grad_output, call, d, saved, total_weight);
+  const Given given = describe_backward(grads, call, d, saved, total_weight, into);
 
   const cpu::Kernels& kernels = cpu::kernels(active_capability());
   const bool streamed = cpu::is_streamed(d.problem);
-  for_tasks(d.problem, kernels.backward_tasks(d.problem, gradient.from),
+  for_tasks(d.problem, kernels.backward_tasks(d.problem, given.back),
             [&](int64_t begin, int64_t end) {
-              kernels.backward(d.problem, gradient.from, begin, end, streamed);
+              kernels.backward(d.problem, given.back, begin, end, streamed);
             });
-  return gradient.logits;
 }
 
 [[maybe_unused]] const bool kRegistered =
-    (device::set_operators(c10::kCPU, {forward, backward}), true);
+    (device::set_operators(c10::kCPU, {forward, gradient}), true);
 
 }  // namespace
 }  // namespace fused_ce

@@ -23,39 +23,44 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   const at::ScalarType type = check_forward(call, dtype);
   const LaunchScope scope(call.self);
   const Described d = describe(call);
-  RowResults rows = allocate_rows(call, d, type, save);
-  ops::ForwardResult result{std::move(rows.loss), std::move(rows.saved),
-                            std::move(rows.total_weight)};
+  auto [result, out] = allocate_rows(call, d, type, save);
   cuda::Totals totals{static_cast<Reduction>(call.options.reduction), nullptr, kernel_type(type),
                       nullptr};
+  const auto number = [&](at::Tensor& tensor) {
+    tensor = allocate({}, call.self, type);
+    return tensor.mutable_data_ptr();
+  };
   if (!call.options.by_row()) {
-    result.loss = allocate({}, call.self, type);
-    totals.loss = result.loss.mutable_data_ptr();
+    totals.loss = number(result.loss);
+    if (call.options.wants(kZLoss)) totals.z_loss = number(result.z_loss);
   }
   if (result.total_weight.defined())
     totals.total_weight = result.total_weight.mutable_data_ptr<double>();
+  at::Tensor normalizer;
+  if (call.normalizer.defined()) {
+    normalizer = call.normalizer.to(call.self.device(), at::kDouble);
+    totals.normalizer = normalizer.const_data_ptr<double>();
+  }
   // The allocator hands it out again only to what comes later on this stream.
   const at::Tensor workspace = allocate({cuda::workspace_bytes(d.problem)}, call.self, at::kByte);
 
-  cuda::forward(d.problem, rows.out, totals, workspace.mutable_data_ptr(), scope.stream());
+  cuda::forward(d.problem, out, totals, workspace.mutable_data_ptr(), scope.stream());
   scope.check();
-  return result;
+  return std::move(result);
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
-                    const at::Tensor& total_weight) {
-  check_backward(grad_output, call, saved, total_weight);
+void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+              const at::Tensor& total_weight, const at::Tensor& into) {
   const LaunchScope scope(call.self);
   const Described d = describe(call);
-  const Gradient gradient = allocate_gradient(grad_output, call, d, saved, total_weight);
+  const Given given = describe_backward(grads, call, d, saved, total_weight, into);
 
-  cuda::backward(d.problem, gradient.from, scope.stream());
+  cuda::backward(d.problem, given.back, scope.stream());
   scope.check();
-  return gradient.logits;
 }
 
 [[maybe_unused]] const bool kRegistered =
-    (device::set_operators(kLaunchDevice, {forward, backward}), true);
+    (device::set_operators(kLaunchDevice, {forward, gradient}), true);
 
 }  // namespace
 }  // namespace fused_ce

@@ -12,6 +12,17 @@
 
 namespace fused_ce {
 
+// Dimensions 2.. are walked with a single stride.
+bool collapses(const at::Tensor& t) {
+  int64_t last = t.dim() - 1, expected = -1;
+  for (; last >= 2; --last) {
+    if (t.size(last) == 1) continue;
+    if (expected >= 0 && t.stride(last) != expected) return false;
+    expected = t.stride(last) * t.size(last);
+  }
+  return true;
+}
+
 DType kernel_type(at::ScalarType type) {
   switch (type) {
     case at::kDouble:
@@ -41,17 +52,6 @@ const void* address_of(const at::Tensor& t, const char* name) {
   return t.const_data_ptr();
 }
 
-// Whether dimensions 2.. can be walked with a single stride.
-bool collapses(const at::Tensor& t) {
-  int64_t last = t.dim() - 1, expected = -1;
-  for (; last >= 2; --last) {
-    if (t.size(last) == 1) continue;
-    if (expected >= 0 && t.stride(last) != expected) return false;
-    expected = t.stride(last) * t.size(last);
-  }
-  return true;
-}
-
 MaybeOwned collapsible(const at::Tensor& t) {
   return collapses(t) ? MaybeOwned::borrowed(t) : MaybeOwned::owned(t.contiguous());
 }
@@ -72,7 +72,7 @@ Strides strides_of(const at::Tensor& t, bool as_plane) {
 Saved saved_of(const at::Tensor& saved) {
   char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
-  return {start, start + step, start + 2 * step};
+  return {start, start + step, start + 2 * step, saved.size(0) > 3 ? start + 3 * step : nullptr};
 }
 
 // In double. at::sum cuts a long sum by the number of threads, and its roundings with it.
@@ -85,16 +85,36 @@ at::Tensor sum_of(const at::Tensor& weight) {
   return at::scalar_tensor(sum, weight.options().dtype(at::kDouble));
 }
 
+// Of a tensor, if it is there, in the type and the order that the kernels read.
+const void* in_order(const at::Tensor& tensor, at::ScalarType type, const char* name,
+                     MaybeOwned& owner) {
+  if (!tensor.defined()) return nullptr;
+  address_of(tensor, name);
+  owner = tensor.scalar_type() == type ? tensor.expect_contiguous()
+                                       : MaybeOwned::owned(tensor.to(type).contiguous());
+  return owner->const_data_ptr();
+}
+
 void describe_weight(const Call& call, Described& d) {
-  const at::ScalarType type = accumulate_type(call.self);  // `to` asks the dispatcher in any case
-  address_of(call.weight, "weight");
-  d.weight = call.weight.scalar_type() == type && call.weight.is_contiguous()
-                 ? MaybeOwned::borrowed(call.weight)
-                 : MaybeOwned::owned(call.weight.to(type).contiguous());
-  d.problem.weight = d.weight->const_data_ptr();
+  d.problem.weight = in_order(call.weight, accumulate_type(call.self), "weight", d.weight);
   if (call.options.label_smoothing > 0) {
     d.weight_sum = sum_of(*d.weight);
     d.problem.weight_sum = d.weight_sum.const_data_ptr<double>();
+  }
+}
+
+TargetKind index_kind(at::ScalarType type) {
+  switch (type) {
+    case at::kInt:
+      return TargetKind::kInt32;
+    case at::kShort:
+      return TargetKind::kInt16;
+    case at::kChar:
+      return TargetKind::kInt8;
+    case at::kByte:
+      return TargetKind::kUInt8;
+    default:
+      return TargetKind::kInt64;
   }
 }
 
@@ -125,52 +145,77 @@ Described describe(const Call& call) {
     p.target_strides = strides_of(*d.target, d.as_plane);
   } else {
     d.target = target.expect_contiguous();
-    p.target_kind = target.scalar_type() == at::kByte ? TargetKind::kUInt8 : TargetKind::kInt64;
+    p.target_kind = index_kind(target.scalar_type());
   }
   if (!d.target.unsafeIsBorrowed()) p.target = d.target->const_data_ptr();
   if (call.weight.defined()) describe_weight(call, d);
   p.ignore_index = call.options.ignore_index.guard_int(__FILE__, __LINE__);
   p.label_smoothing = call.options.label_smoothing;
+  p.scale = call.options.scale();
+  p.cap = call.options.cap();
+  p.z_loss_weight = call.options.z_loss_weight;
+  p.row_weight = in_order(call.row_weight, accumulate_type(self), "row_weight", d.row_weight);
   return d;
 }
 
 RowResults allocate_rows(const Call& call, const Described& d, at::ScalarType dtype, bool save) {
   RowResults results;
   const at::Tensor& self = call.self;
-  if (save && call.options.is_mean()) {
-    SavedNumbers numbers = allocate_saved(d.rows(), self, accumulate_type(self));
-    results.saved = std::move(numbers.saved);
-    results.total_weight = std::move(numbers.total_weight);
+  const Options& options = call.options;
+  const at::ScalarType type = accumulate_type(self);
+  auto& [tensors, out] = results;
+  if (save && options.is_mean()) {
+    SavedNumbers numbers = allocate_saved({options.saved_numbers(), d.rows()}, self, type);
+    tensors.saved = std::move(numbers.saved);
+    tensors.total_weight = std::move(numbers.total_weight);
   } else if (save) {
-    results.saved = allocate({3, d.rows()}, self, accumulate_type(self));
+    tensors.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
   }
-  if (save) results.out.saved = saved_of(results.saved);
-  if (call.options.by_row()) {
-    results.loss = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, dtype);
-    results.out.loss = results.loss.mutable_data_ptr();
-    results.out.loss_dtype = kernel_type(dtype);
+  if (save) out.saved = saved_of(tensors.saved);
+
+  const auto rows = [&](at::Tensor& result, at::ScalarType t) {
+    result = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);
+    return result.mutable_data_ptr();
+  };
+  if (options.by_row()) {
+    out.loss = rows(tensors.loss, dtype);
+    out.loss_dtype = kernel_type(dtype);
+    if (options.wants(kZLoss)) out.statistics.z_loss = rows(tensors.z_loss, dtype);
+  }
+  if (options.wants(kLse)) out.statistics.lse = rows(tensors.lse, type);
+  if (options.wants(kEntropy)) out.statistics.entropy = rows(tensors.entropy, type);
+  if (options.wants(kPrediction)) {
+    out.statistics.prediction = static_cast<int64_t*>(rows(tensors.prediction, at::kLong));
+    out.statistics.confidence = rows(tensors.confidence, type);
   }
   return results;
 }
 
-Gradient allocate_gradient(const at::Tensor& grad_output, const Call& call, const Described& d,
-                           const at::Tensor& saved, const at::Tensor& total_weight) {
-  Gradient gradient;
-  address_of(grad_output, "grad_output");
+Given describe_backward(const ops::Gradients& grads, const Call& call, const Described& d,
+                        const at::Tensor& saved, const at::Tensor& total_weight,
+                        const at::Tensor& gradient) {
+  Given given;
+  Backward& back = given.back;
+  const at::ScalarType type = accumulate_type(call.self);
+  // Of one type, the loss's, which has two only where somebody has converted one of them.
+  const at::Tensor& of_loss = grads.loss.defined() ? grads.loss : grads.z_loss;
+  if (of_loss.defined()) {
+    const at::ScalarType loss_type = of_loss.scalar_type();
+    back.grad = in_order(grads.loss, loss_type, "grad_loss", given.loss);
+    back.grad_z_loss = in_order(grads.z_loss, loss_type, "grad_z_loss", given.z_loss);
+    back.grad_dtype = kernel_type(loss_type);
+    back.grad_stride = call.options.by_row() ? 1 : 0;
+  }
+  back.grad_lse = in_order(grads.lse, type, "grad_lse", given.lse);
+  back.grad_entropy = in_order(grads.entropy, type, "grad_entropy", given.entropy);
   address_of(saved, "saved");
-  gradient.logits = allocate_gradient_like(call.self);
-  gradient.grad_output = grad_output.expect_contiguous();
-  gradient.saved = saved.expect_contiguous();
-  Backward& from = gradient.from;
-  from.saved = saved_of(*gradient.saved);
-  from.grad = gradient.grad_output->const_data_ptr();
-  from.grad_dtype = kernel_type(grad_output.scalar_type());
-  from.grad_stride = call.options.by_row() ? 1 : 0;
+  given.saved = saved.expect_contiguous();
+  back.saved = saved_of(*given.saved);
   if (call.options.is_mean())
-    from.total_weight = static_cast<const double*>(address_of(total_weight, "total_weight"));
-  from.grad_logits = gradient.logits.mutable_data_ptr();
-  from.grad_strides = strides_of(gradient.logits, d.as_plane);
-  return gradient;
+    back.total_weight = static_cast<const double*>(address_of(total_weight, "total_weight"));
+  back.grad_logits = gradient.mutable_data_ptr();
+  back.grad_strides = strides_of(gradient, d.as_plane);
+  return given;
 }
 
 }  // namespace fused_ce

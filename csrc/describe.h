@@ -16,7 +16,7 @@ using MaybeOwned = c10::MaybeOwned<at::Tensor>;
 
 // A problem, and what its pointers point into.
 struct Described {
-  MaybeOwned self, target, weight;
+  MaybeOwned self, target, weight, row_weight;
   at::Tensor weight_sum;
   Problem problem{};
   bool as_plane = false;
@@ -26,25 +26,27 @@ struct Described {
 // Of a call whose arguments are checked.
 Described describe(const Call& call);
 
-// What forward leaves, allocated: `loss` only where each row has its own, the others where there
-// will be a backward.
+// What forward leaves, allocated: one number a row, and where there will be a backward what it
+// needs. A reduced loss, and what a mean divides by, are the device's to fill.
 struct RowResults {
-  at::Tensor loss, saved, total_weight;
+  ops::ForwardResult tensors;
   Forward out{};
 };
 
 RowResults allocate_rows(const Call& call, const Described& described, at::ScalarType dtype,
                          bool save);
 
-// The gradient, allocated, and what it is computed from beside the problem.
-struct Gradient {
-  at::Tensor logits;
-  MaybeOwned grad_output, saved;
-  Backward from{};
+// What backward reads beside the problem, and where it writes the gradient.
+struct Given {
+  MaybeOwned loss, z_loss, lse, entropy, saved;
+  Backward back{};
 };
 
-Gradient allocate_gradient(const at::Tensor& grad_output, const Call& call,
-                           const Described& described, const at::Tensor& saved,
-                           const at::Tensor& total_weight);
+Given describe_backward(const ops::Gradients& grads, const Call& call, const Described& described,
+                        const at::Tensor& saved, const at::Tensor& total_weight,
+                        const at::Tensor& gradient);
+
+// Whether the kernels can walk a tensor as it lies in memory.
+bool collapses(const at::Tensor& tensor);
 
 }  // namespace fused_ce

@@ -5,6 +5,8 @@
 #include <array>
 
 #include "allocate.h"
+#include "arguments.h"
+#include "describe.h"
 
 namespace fused_ce::device {
 namespace {
@@ -31,26 +33,51 @@ ops::ForwardResult direct_forward(const Call& call, std::optional<at::ScalarType
   return operators(call.self).forward(call, dtype, save);
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  return operators(call.self).backward(grad_output, call, saved, total_weight);
+  check_backward(grads, call, saved, total_weight);
+  const GradientFunction& compute = *operators(call.self).gradient;
+  at::Tensor gradient = allocate_gradient_like(call.self);
+  compute(grads, call, saved, total_weight, gradient);
+  return gradient;
+}
+
+void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+               const at::Tensor& total_weight) {
+  check_own_memory(call.self);
+  if (collapses(call.self)) {
+    check_backward(grads, call, saved, total_weight);
+    operators(call.self).gradient(grads, call, saved, total_weight, call.self);
+  } else {  // the kernels would read a copy
+    call.self.copy_(device::backward(grads, call, saved, total_weight));
+  }
 }
 
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
   ops::ForwardResult result = direct_forward(call, dtype, save);
-  if (!result.saved.defined()) result.saved = nothing(call.self, at::kFloat);
-  if (!result.total_weight.defined()) {
-    result.total_weight = nothing(call.self, at::kDouble);
-  } else if (result.total_weight.is_alias_of(result.saved)) {
+  if (result.total_weight.defined() && result.total_weight.is_alias_of(result.saved)) {
     const double value = *result.total_weight.const_data_ptr<double>();
     result.total_weight = allocate({}, call.self, at::kDouble);
     *result.total_weight.mutable_data_ptr<double>() = value;
   }
+  replace_undefined(result, call.self);
   return result;
 }
 
 at::Tensor nothing(const at::Tensor& self, at::ScalarType dtype) {
   return at::empty({0}, self.options().dtype(dtype));
+}
+
+void replace_undefined(ops::ForwardResult& r, const at::Tensor& self) {
+  const at::ScalarType type = accumulate_type(self);
+  const auto replace = [&](at::Tensor& tensor, at::ScalarType dtype) {
+    if (!tensor.defined()) tensor = nothing(self, dtype);
+  };
+  replace(r.z_loss, r.loss.scalar_type());
+  replace(r.lse, type), replace(r.entropy, type), replace(r.confidence, type);
+  replace(r.prediction, at::kLong);
+  replace(r.saved, type);
+  replace(r.total_weight, at::kDouble);
 }
 
 }  // namespace fused_ce::device

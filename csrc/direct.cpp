@@ -52,42 +52,71 @@ class Keys {
   }
 };
 
+// Of backward.
+Keys keys_of(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+             const at::Tensor& total_weight) {
+  Keys keys;
+  for (const at::Tensor* grad : grads.all()) keys.add(*grad);
+  keys.add(call.self), keys.add(call.target), keys.add(call.weight), keys.add(call.row_weight);
+  keys.add(saved), keys.add(total_weight);
+  return keys;
+}
+
+bool requires_grad(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
+
+// What a mean divides by, as the dispatcher takes it.
+at::Tensor defined(const at::Tensor& total_weight, const Call& call) {
+  return total_weight.defined() ? total_weight : device::nothing(call.self, at::kDouble);
+}
+
 }  // namespace
 
-std::optional<at::Tensor> direct(const Call& call) {
+std::optional<ops::ForwardResult> direct(const Call& call, std::optional<at::ScalarType> dtype) {
   if (!call.self.defined() || !call.target.defined()) return std::nullopt;
   Keys keys;
   keys.add(call.self), keys.add(call.target), keys.add(call.weight);
+  keys.add(call.row_weight), keys.add(call.normalizer);
   if (!keys.plain()) return std::nullopt;
   const bool grad = keys.autograd();
-  if (grad &&
-      (call.target.requires_grad() || (call.weight.defined() && call.weight.requires_grad())))
+  if (grad && (call.target.requires_grad() || requires_grad(call.weight) ||
+               requires_grad(call.row_weight) || requires_grad(call.normalizer)))
     return std::nullopt;
   const bool record = grad && call.self.requires_grad();
-  const ops::ForwardResult result = [&] {
+  std::optional<ops::ForwardResult> result;
+  {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return device::direct_forward(call, std::nullopt, /*save=*/record);
-  }();
-  if (record) record_forward(result, call);
-  return result.loss;
+    result = device::direct_forward(call, dtype, /*save=*/record);
+  }
+  if (record) record_forward(*result, call);
+  return result;
 }
 
 at::Tensor direct_or_dispatched(const Call& call) {
-  std::optional<at::Tensor> loss = direct(call);
-  return loss ? *std::move(loss) : ops::cross_entropy(call);
+  std::optional<ops::ForwardResult> result = direct(call, std::nullopt);
+  return result ? std::move(result->loss) : ops::cross_entropy(call);
 }
 
-at::Tensor direct_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+ops::ForwardResult direct_or_dispatched_stats(const Call& call,
+                                              std::optional<at::ScalarType> dtype) {
+  std::optional<ops::ForwardResult> result = direct(call, dtype);
+  return result ? *std::move(result) : ops::cross_entropy_stats(call, dtype);
+}
+
+at::Tensor direct_backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                            const at::Tensor& total_weight) {
-  Keys keys;
-  keys.add(grad_output), keys.add(call.self), keys.add(call.target), keys.add(call.weight);
-  keys.add(saved), keys.add(total_weight);
-  if (!keys.plain() || keys.autograd()) {
-    return ops::backward(
-        grad_output, call, saved,
-        total_weight.defined() ? total_weight : device::nothing(call.self, at::kDouble));
-  }
-  return device::backward(grad_output, call, saved, total_weight);
+  const Keys keys = keys_of(grads, call, saved, total_weight);
+  if (!keys.plain() || keys.autograd())
+    return ops::backward(grads, call, saved, defined(total_weight, call));
+  return device::backward(grads, call, saved, total_weight);
+}
+
+void direct_backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+                      const at::Tensor& total_weight) {
+  const Keys keys = keys_of(grads, call, saved, total_weight);
+  if (!keys.plain() || keys.autograd())
+    return ops::backward_(grads, call, saved, defined(total_weight, call));
+  device::backward_(grads, call, saved, total_weight);
+  call.self.unsafeGetTensorImpl()->bump_version();
 }
 
 }  // namespace fused_ce

@@ -9,12 +9,18 @@
 
 namespace fused_ce {
 
-// The loss, or nullopt where the dispatcher has to be asked.
-FUSED_CE_API std::optional<at::Tensor> direct(const Call& call);
+// The results, those that nobody asked for undefined, or nullopt where the dispatcher has to be
+// asked.
+FUSED_CE_API std::optional<ops::ForwardResult> direct(const Call& call,
+                                                      std::optional<at::ScalarType> dtype);
 
-// The loss, and the gradient, either way.
+// The loss, all results, and the gradient, either way.
 at::Tensor direct_or_dispatched(const Call& call);
-at::Tensor direct_backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+ops::ForwardResult direct_or_dispatched_stats(const Call& call,
+                                              std::optional<at::ScalarType> dtype);
+at::Tensor direct_backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                            const at::Tensor& total_weight);
+void direct_backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+                      const at::Tensor& total_weight);
 
 }  // namespace fused_ce

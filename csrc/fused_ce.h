@@ -10,7 +10,10 @@
 
 #include <ATen/core/Reduction.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 #include <c10/core/SymInt.h>
+#include <torch/arg.h>
+#include <torch/enum.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/options/loss.h>
 #include <torch/nn/pimpl.h>
@@ -33,8 +36,9 @@ namespace fused_ce {
 /// Cross entropy between logits and targets: `torch::nn::functional::cross_entropy` argument for
 /// argument (same results, same errors, same dtype of the loss), computed in one fused pass.
 ///
-/// `input` is (C), (N, C) or (N, C, d1, ..., dK); `target` holds class indices (int64 or uint8, the
-/// shape of `input` without C) or class probabilities (floating point, the shape of `input`).
+/// `input` is (C), (N, C) or (N, C, d1, ..., dK); `target` holds class indices (int64, int32,
+/// int16, int8 or uint8, the shape of `input` without C) or class probabilities (floating point,
+/// the shape of `input`).
 ///
 /// ```
 /// namespace F = torch::nn::functional;
@@ -52,6 +56,77 @@ FUSED_CE_API at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor&
                                       const std::optional<at::Tensor>& weight, int64_t reduction,
                                       const c10::SymInt& ignore_index = -100,
                                       double label_smoothing = 0.0);
+
+/// What `cross_entropy_stats` takes beside its tensors. The names and the defaults are Python's,
+/// whose docstring has the formulas; tensors are undefined where there are none.
+struct FUSED_CE_API CrossEntropyStatsOptions {
+  using reduction_t = torch::nn::CrossEntropyLossOptions::reduction_t;
+
+  /// One factor a class, (C).
+  TORCH_ARG(at::Tensor, weight) = {};
+  /// The class index whose rows do not count.
+  TORCH_ARG(int64_t, ignore_index) = -100;
+  /// `torch::kNone`, `torch::kMean` or `torch::kSum`.
+  TORCH_ARG(reduction_t, reduction) = torch::kMean;
+  /// The part of the target that is spread over all classes, in [0, 1].
+  TORCH_ARG(double, label_smoothing) = 0.0;
+  /// The logits are cap(logit_scale * input) / temperature, cap(v) = softcap * tanh(v / softcap).
+  TORCH_ARG(double, logit_scale) = 1.0;
+  TORCH_ARG(std::optional<double>, softcap) = std::nullopt;
+  TORCH_ARG(double, temperature) = 1.0;
+  /// What the square of the log-sum-exp adds to a row's loss with.
+  TORCH_ARG(double, z_loss_weight) = 0.0;
+  /// One factor a row, (N, d1, ..., dK); a mean divides by the sum of them times the classes'.
+  TORCH_ARG(at::Tensor, row_weight) = {};
+  /// One number, which a mean divides by instead.
+  TORCH_ARG(at::Tensor, normalizer) = {};
+  /// Of the loss.
+  TORCH_ARG(std::optional<at::ScalarType>, dtype) = std::nullopt;
+  /// The gradient overwrites the logits, whose values are lost.
+  TORCH_ARG(bool, in_place) = false;
+  TORCH_ARG(bool, return_lse) = false;
+  TORCH_ARG(bool, return_entropy) = false;
+  /// The confidence as well.
+  TORCH_ARG(bool, return_prediction) = false;
+};
+
+/// Results of `cross_entropy_stats`; undefined where they were not asked for.
+struct CrossEntropyStats {
+  at::Tensor loss;        ///< reduced, or one a row; with the z-loss
+  at::Tensor z_loss;      ///< that part of the loss, where there is a `z_loss_weight`
+  at::Tensor lse;         ///< log-sum-exp of each row, differentiable; float, or double for double
+  at::Tensor entropy;     ///< of each row, in nats, differentiable; of the same type
+  at::Tensor prediction;  ///< the class of the largest logit, int64
+  at::Tensor confidence;  ///< its probability
+};
+
+/// The loss and what else there is in the logits, in the same read of them.
+///
+/// ```
+/// auto stats = fused_ce::cross_entropy_stats(
+///     logits, target,
+///     fused_ce::CrossEntropyStatsOptions().z_loss_weight(1e-4).return_entropy(true));
+/// (stats.loss - 0.01 * stats.entropy.mean()).backward();
+/// ```
+FUSED_CE_API CrossEntropyStats cross_entropy_stats(const at::Tensor& input,
+                                                   const at::Tensor& target,
+                                                   const CrossEntropyStatsOptions& options = {});
+
+/// What `predict` takes beside the logits, as above.
+struct FUSED_CE_API PredictOptions {
+  TORCH_ARG(double, logit_scale) = 1.0;
+  TORCH_ARG(std::optional<double>, softcap) = std::nullopt;
+  TORCH_ARG(double, temperature) = 1.0;
+};
+
+/// Results of `predict`, as in CrossEntropyStats.
+struct Prediction {
+  at::Tensor prediction, confidence, lse, entropy;
+};
+
+/// The class of the largest logit of each row, its probability, the log-sum-exp and the entropy, in
+/// one read of the logits.
+FUSED_CE_API Prediction predict(const at::Tensor& input, const PredictOptions& options = {});
 
 /// The module behind `fused_ce::CrossEntropyLoss`; mirrors `torch::nn::CrossEntropyLossImpl`.
 class FUSED_CE_API CrossEntropyLossImpl : public torch::nn::Cloneable<CrossEntropyLossImpl> {

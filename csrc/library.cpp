@@ -17,26 +17,42 @@ namespace {
 
 using c10::DispatchKey;
 
-// cross_entropy is the public operator, with exactly the arguments of aten::cross_entropy_loss; the
-// two private ones are what a graph of it consists of (ops.h says what they take and return).
+// cross_entropy has exactly the arguments of aten::cross_entropy_loss; the private operators are
+// what a graph of the public ones consists of (ops.h says what they take and return).
 void define(torch::Library& m) {
   const auto def = [&](const std::string& schema) {
     m.def(torch::schema(schema.c_str()), {at::Tag::pt2_compliant_tag});
   };
-  const std::string options = kOptionsSchema;
-  def("cross_entropy(Tensor self, Tensor target, Tensor? weight=None, " + options + ") -> Tensor");
-  def("_forward(Tensor self, Tensor target, Tensor? weight=None, ScalarType? dtype=None, bool "
-      "save=False, " +
-      options + ") -> (Tensor loss, Tensor saved, Tensor total_weight)");
-  def("_backward(Tensor grad_output, Tensor self, Tensor target, Tensor? weight, Tensor saved, "
-      "Tensor total_weight, " +
-      options + ") -> Tensor");
+  const std::string loss = kLossSchema, head = kHeadSchema, options = loss + ", " + head;
+  const std::string tensors = "Tensor self, Tensor target, Tensor? weight=None, ";
+  const std::string more =
+      "Tensor? row_weight=None, Tensor? normalizer=None, ScalarType? dtype=None, ";
+  const std::string results =
+      "Tensor loss, Tensor z_loss, Tensor lse, Tensor entropy, Tensor prediction, "
+      "Tensor confidence";
+  def("cross_entropy(" + tensors + loss + ") -> Tensor");
+  def("cross_entropy_stats(" + tensors + loss + ", *, " + more + head + ") -> (" + results + ")");
+  def("predict(Tensor self, *, float logit_scale=1.0, float? softcap=None, float temperature=1.0) "
+      "-> (Tensor prediction, Tensor confidence, Tensor lse, Tensor entropy)");
+  def("_forward(" + tensors + more + "bool save=False, " + options + ") -> (" + results +
+      ", Tensor saved, Tensor total_weight)");
+  const auto backward = [&](const std::string& self) {
+    return "(Tensor? grad_loss, Tensor? grad_z_loss, Tensor? grad_lse, Tensor? grad_entropy, " +
+           self +
+           ", Tensor target, Tensor? weight, Tensor? row_weight, Tensor saved, "
+           "Tensor total_weight, " +
+           options + ")";
+  };
+  def("_backward" + backward("Tensor self") + " -> Tensor");
+  def("_backward_" + backward("Tensor(a!) self") + " -> ()");
 }
 
-template <ops::ForwardFunction* forward, ops::BackwardFunction* backward>
+template <ops::ForwardFunction* forward, ops::BackwardFunction* backward,
+          ops::InPlaceFunction* backward_>
 void implement(torch::Library& m) {
   m.impl("_forward", Unboxed::forward<forward>);
-  m.impl("_backward", Unboxed::backward<backward>);
+  m.impl("_backward", Unboxed::backward<ops::BackwardFunction, backward>);
+  m.impl("_backward_", Unboxed::backward<ops::InPlaceFunction, backward_>);
 }
 
 // What TORCH_LIBRARY would make: by hand, so that a second copy of this library in a process, which
@@ -54,19 +70,24 @@ struct Registrations {
   Registrations() {
     if (loaded_twice()) return;
     define(at(torch::Library::DEF, std::nullopt, __LINE__));
-    impl(DispatchKey::CompositeImplicitAutograd, __LINE__)
-        .impl("cross_entropy", Unboxed::cross_entropy<composite::cross_entropy>);
     // vmap takes no composite kernel for the answer unless it is registered with it as well.
-    impl(DispatchKey::FuncTorchBatchedDecomposition, __LINE__)
-        .impl("cross_entropy", Unboxed::cross_entropy<composite::cross_entropy>);
-    impl(DispatchKey::AutocastCPU, __LINE__)
-        .impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>);
-    impl(DispatchKey::AutocastCUDA, __LINE__)
-        .impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>);
-    implement<autograd::forward, autograd::backward>(impl(DispatchKey::Autograd, __LINE__));
-    implement<meta::forward, meta::backward>(impl(DispatchKey::Meta, __LINE__));
-    implement<device::forward, device::backward>(impl(DispatchKey::CPU, __LINE__));
-    implement<device::forward, device::backward>(impl(DispatchKey::CUDA, __LINE__));
+    for (const DispatchKey key :
+         {DispatchKey::CompositeImplicitAutograd, DispatchKey::FuncTorchBatchedDecomposition})
+      impl(key, __LINE__)
+          .impl("cross_entropy", Unboxed::cross_entropy<composite::cross_entropy>)
+          .impl("cross_entropy_stats", Unboxed::cross_entropy_stats<composite::cross_entropy_stats>)
+          .impl("predict", Unboxed::predict<composite::predict>);
+    for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
+      impl(key, __LINE__)
+          .impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>)
+          .impl("cross_entropy_stats", Unboxed::cross_entropy_stats<autocast::cross_entropy_stats>);
+    implement<autograd::forward, autograd::backward, autograd::backward_>(
+        impl(DispatchKey::Autograd, __LINE__));
+    impl(DispatchKey::ADInplaceOrView, __LINE__)
+        .impl("_backward_", Unboxed::backward<ops::InPlaceFunction, autograd::overwrite>);
+    implement<meta::forward, meta::backward, meta::backward_>(impl(DispatchKey::Meta, __LINE__));
+    for (const DispatchKey key : {DispatchKey::CPU, DispatchKey::CUDA})
+      implement<device::forward, device::backward, device::backward_>(impl(key, __LINE__));
   }
 };
 

@@ -6,7 +6,9 @@
 namespace fused_ce::meta {
 
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);
-at::Tensor backward(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight);
+void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
+               const at::Tensor& total_weight);
 
 }  // namespace fused_ce::meta

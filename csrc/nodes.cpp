@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "derivatives.h"
 #include "direct.h"
 #include "unboxed.h"
@@ -29,26 +30,49 @@ using torch::dynamo::autograd::SwapSavedVariables;
 
 // What a node keeps, unpacked.
 struct Unpacked {
-  at::Tensor grad_output;  // of the second node
-  at::Tensor self, target, weight, saved, total_weight;
+  ops::Gradients grads;  // of the second node
+  at::Tensor self, target, weight, row_weight, saved, total_weight;
   Options options;
-  Call call() const { return {self, target, weight, options}; }
-};
-using Needs = std::array<bool, 2>;  // which of a node's results anybody wants
+  Call call() const { return {self, target, weight, options, row_weight}; }
 
-// `Derivative` says what the node is called, and what it computes.
+  auto tensors() {
+    return std::array{&grads.loss, &grads.z_loss, &grads.lse,  &grads.entropy, &self,
+                      &target,     &weight,       &row_weight, &saved,         &total_weight};
+  }
+};
+
+// Compiled autograd knows no arrays of bool.
+template <class F>
+void for_fields(auto& options, F f) {
+  const auto visit = [&]<class Field>(Field& field) {
+    if constexpr (std::is_same_v<std::remove_const_t<Field>, Outputs>) {
+      for (auto& wanted : field) f(wanted);
+    } else {
+      f(field);
+    }
+  };
+  std::apply([&](auto&... fields) { (visit(fields), ...); }, options.fields());
+}
+
+// `Derivative` says what the node is called, how many incoming gradients it keeps, and what it
+// computes.
 template <class Derivative>
 class CrossEntropyNode : public torch::autograd::Node {
  public:
+  using Needs = std::array<bool, Derivative::kResults>;  // which of the results anybody wants
+
   std::string name() const override { return Derivative::kName; }
 
-  void keep(const at::Tensor& grad_output, const Call& call, const at::Tensor& saved,
+  void keep(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
             const at::Tensor& total_weight) {
-    const auto save = [](const at::Tensor& t) { return SavedVariable(t, /*is_output=*/false); };
-    if (grad_output.defined()) grad_output_ = save(grad_output);
-    self_ = save(call.self);
-    target_ = save(call.target);
-    if (call.weight.defined()) weight_ = save(call.weight);
+    const auto save = [](const at::Tensor& t, SavedVariable& variable) {
+      if (t.defined()) variable = SavedVariable(t, /*is_output=*/false);
+    };
+    for (size_t i = 0; i < grads_.size(); ++i) save(*grads.all()[i], grads_[i]);
+    save(call.self, self_);
+    save(call.target, target_);
+    save(call.weight, weight_);
+    save(call.row_weight, row_weight_);
     saved_ = saved;
     total_weight_ = total_weight;
     options_ = call.options;
@@ -56,33 +80,32 @@ class CrossEntropyNode : public torch::autograd::Node {
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for_variables([](SavedVariable& variable) { variable.reset_data(); });
+    for_variables(*this, [](SavedVariable& variable) { variable.reset_data(); });
     saved_.reset();
     total_weight_.reset();
   }
 
   variable_list apply(variable_list&& grads) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!grads[0].defined()) return variable_list(num_outputs());
-    return Derivative::of(grads[0], unpacked(), needs());
+    return results_of(grads, unpacked(), needs());
   }
 
   // Compiled autograd: what the compiled graph depends on, and the trace of `apply` with what it
   // is given in the place of what is kept.
   void compiled_args(CompiledNodeArgs& args) const override {
-    for (const SavedVariable* variable : {&grad_output_, &self_, &target_, &weight_})
-      args.collect(*variable, /*is_output=*/false);
+    for_variables(
+        *this, [&](const SavedVariable& variable) { args.collect(variable, /*is_output=*/false); });
     args.collect(saved_);
     args.collect(total_weight_);
-    std::apply([&](const auto&... fields) { (args.collect(fields), ...); }, options_.fields());
+    for_fields(options_, [&](const auto& field) { args.collect(field); });
   }
 
   variable_list apply_with_saved(const variable_list& grads, SwapSavedVariables& swap) override {
     const auto for_all = [&](auto f) {
-      for_variables(f);
+      for_variables(*this, f);
       f(saved_);
       f(total_weight_);
-      std::apply([&](auto&... fields) { (f(fields), ...); }, options_.fields());
+      for_fields(options_, f);
     };
     for_all([&](auto& kept) { swap.before(kept); });
     const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
@@ -98,20 +121,24 @@ class CrossEntropyNode : public torch::autograd::Node {
   }
 
  private:
-  SavedVariable grad_output_, self_, target_, weight_;
+  std::array<SavedVariable, Derivative::kKeptGradients> grads_;
+  SavedVariable self_, target_, weight_, row_weight_;
   // Not variables: hooks that pack what is saved into fewer bits would lose what these numbers are
   // for, and nothing is differentiated by them.
   at::Tensor saved_, total_weight_;
   Options options_;
 
-  template <class F>
-  void for_variables(F f) {
-    f(grad_output_), f(self_), f(target_), f(weight_);
+  template <class Self, class F>
+  static void for_variables(Self& self, F f) {
+    for (auto& grad : self.grads_) f(grad);
+    f(self.self_), f(self.target_), f(self.weight_), f(self.row_weight_);
   }
 
   Unpacked unpacked() const {
-    return {grad_output_.unpack(), self_.unpack(), target_.unpack(), weight_.unpack(), saved_,
-            total_weight_,         options_};
+    Unpacked kept{{},     self_.unpack(), target_.unpack(), weight_.unpack(), row_weight_.unpack(),
+                  saved_, total_weight_,  options_};
+    for (size_t i = 0; i < grads_.size(); ++i) *kept.grads.all()[i] = grads_[i].unpack();
+    return kept;
   }
 
   Needs needs() const {
@@ -120,13 +147,18 @@ class CrossEntropyNode : public torch::autograd::Node {
     return needs;
   }
 
-  static std::vector<c10::IValue> packed(const Unpacked& kept, Needs needs) {
+  static variable_list results_of(const variable_list& grads, const Unpacked& kept, Needs needs) {
+    for (const at::Tensor& grad : grads) {
+      if (grad.defined()) return Derivative::of(grads, kept, needs);
+    }
+    return variable_list(Derivative::kResults);
+  }
+
+  static std::vector<c10::IValue> packed(Unpacked kept, Needs needs) {
     PackedArgs args;
-    for (const at::Tensor* tensor : {&kept.grad_output, &kept.self, &kept.target, &kept.weight,
-                                     &kept.saved, &kept.total_weight})
-      args.pack(*tensor);
-    std::apply([&](const auto&... fields) { (args.pack(fields), ...); }, kept.options.fields());
-    args.pack(needs);
+    for (const at::Tensor* tensor : kept.tensors()) args.pack(*tensor);
+    for_fields(kept.options, [&](const auto& field) { args.pack(field); });
+    for (const bool need : needs) args.pack(need);
     return std::move(args).vec();
   }
 
@@ -134,52 +166,64 @@ class CrossEntropyNode : public torch::autograd::Node {
                                  const std::vector<c10::IValue>& ivalues) {
     PackedArgs args(ivalues);
     Unpacked kept;
-    for (at::Tensor* tensor : {&kept.grad_output, &kept.self, &kept.target, &kept.weight,
-                               &kept.saved, &kept.total_weight})
-      *tensor = args.unpack<at::Tensor>();
-    std::apply(
-        [&](auto&... fields) {
-          ((fields = args.unpack<std::remove_reference_t<decltype(fields)>>()), ...);
-        },
-        kept.options.fields());
-    const auto needs = args.unpack<Needs>();
-    if (!grads[0].defined()) return variable_list(Derivative::kResults);
-    return Derivative::of(grads[0], kept, needs);
+    for (at::Tensor* tensor : kept.tensors()) *tensor = args.unpack<at::Tensor>();
+    for_fields(kept.options, [&]<class Field>(Field& field) { field = args.unpack<Field>(); });
+    Needs needs{};
+    for (bool& need : needs) need = args.unpack<bool>();
+    return results_of(grads, kept, needs);
   }
 
   static std::vector<at::TypePtr> packed_types() {
-    std::vector<at::TypePtr> types(6, IValuePacker<at::Tensor>::packed_type());
-    std::apply(
-        [&](const auto&... fields) {
-          (types.push_back(IValuePacker<std::decay_t<decltype(fields)>>::packed_type()), ...);
-        },
-        Options{}.fields());
-    types.push_back(IValuePacker<Needs>::packed_type());
+    std::vector<at::TypePtr> types(Unpacked().tensors().size(),
+                                   IValuePacker<at::Tensor>::packed_type());
+    Options options;
+    for_fields(options,
+               [&]<class Field>(Field&) { types.push_back(IValuePacker<Field>::packed_type()); });
+    types.insert(types.end(), Derivative::kResults, IValuePacker<bool>::packed_type());
     return types;
   }
 };
 
-// Of the loss: by the logits.
+// Of the loss and what else there is: by the logits.
 struct FirstDerivative {
   static constexpr char kName[] = "fused_ce::CrossEntropyBackward";
-  static constexpr size_t kResults = 1;
-  static variable_list of(const at::Tensor& grad, const Unpacked& kept, Needs) {
-    return {direct_backward(grad, kept.call(), kept.saved, kept.total_weight)};
+  static constexpr size_t kKeptGradients = 0, kResults = 1;
+  static variable_list of(const variable_list& incoming, const Unpacked& kept,
+                          std::array<bool, kResults>) {
+    const ops::Gradients grads{incoming[0], incoming[1], incoming[2], incoming[3]};
+    if (kept.options.in_place) return {overwritten(grads, kept)};
+    return {direct_backward(grads, kept.call(), kept.saved, kept.total_weight)};
+  }
+
+ private:
+  // The memory of the logits, with the gradient in it. Their version is one more, so that whoever
+  // needs them later is told.
+  static at::Tensor overwritten(const ops::Gradients& grads, const Unpacked& kept) {
+    TORCH_CHECK(!at::GradMode::is_enabled(),
+                "in_place: the gradient overwrites the logits that its own derivative would need "
+                "(create_graph=True, or torch.func)");
+    const at::Tensor logits = kept.self.detach();
+    direct_backward_(grads, kept.call().at(logits), kept.saved, kept.total_weight);
+    return logits;
   }
 };
 
-// Of that gradient: by the incoming one, and by the logits.
+// Of that gradient: by the incoming ones, and by the logits.
 struct SecondDerivative {
   static constexpr char kName[] = "fused_ce::CrossEntropyBackwardBackward";
-  static constexpr size_t kResults = 2;
-  static variable_list of(const at::Tensor& v, const Unpacked& kept, Needs needs) {
-    const at::Tensor& g = kept.grad_output;
+  static constexpr size_t kKeptGradients = ops::Gradients::kCount, kResults = kKeptGradients + 1;
+  static variable_list of(const variable_list& incoming, const Unpacked& kept,
+                          std::array<bool, kResults> needs) {
+    const at::Tensor& v = incoming[0];
     const Call call = kept.call();
     variable_list result(kResults);
-    if (needs[0]) {
-      result[0] = contraction(call, kept.saved, kept.total_weight, v).to(g.scalar_type());
+    for (size_t i = 0; i < kKeptGradients; ++i) {
+      const at::Tensor& grad = *kept.grads.all()[i];
+      if (!needs[i] || !grad.defined()) continue;
+      result[i] = contraction(i, call, kept.saved, kept.total_weight, v).to(grad.scalar_type());
     }
-    if (needs[1]) result[1] = curvature(g, call, kept.total_weight, v);
+    if (needs[kKeptGradients])
+      result[kKeptGradients] = curvature(kept.grads, call, kept.total_weight, v);
     return result;
   }
 };
@@ -196,19 +240,26 @@ auto make_node() {
 
 }  // namespace
 
-void record_forward(const ops::ForwardResult& result, const Call& call) {
+void record_forward(ops::ForwardResult& result, const Call& call) {
+  if (call.options.in_place) check_in_place(call);
   auto node = make_node<CrossEntropyNode<FirstDerivative>>();
   node->add_next_edge(torch::autograd::impl::gradient_edge(call.self));
-  node->keep(at::Tensor(), call, result.saved, result.total_weight);
-  torch::autograd::set_history(result.loss, node);
+  node->keep({}, call, result.saved, result.total_weight);
+  const auto results = result.differentiable();
+  for (size_t i = 0; i < results.size(); ++i)
+    torch::autograd::set_history(call.options.has_result(i) ? *results[i] : undefined(), node);
 }
 
-void record_backward(const at::Tensor& gradient, const at::Tensor& grad_output, const Call& call,
+void record_backward(const at::Tensor& gradient, const ops::Gradients& grads, const Call& call,
                      const at::Tensor& saved, const at::Tensor& total_weight) {
+  const auto edge = [](const at::Tensor& tensor) {
+    return tensor.defined() ? torch::autograd::impl::gradient_edge(tensor)
+                            : torch::autograd::Edge();
+  };
   auto node = make_node<CrossEntropyNode<SecondDerivative>>();
-  node->add_next_edge(torch::autograd::impl::gradient_edge(grad_output));
-  node->add_next_edge(torch::autograd::impl::gradient_edge(call.self));
-  node->keep(grad_output, call, saved, total_weight);
+  for (const at::Tensor* grad : grads.all()) node->add_next_edge(edge(*grad));
+  node->add_next_edge(edge(call.self));
+  node->keep(grads, call, saved, total_weight);
   torch::autograd::set_history(gradient, node);
 }
 

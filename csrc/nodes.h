@@ -7,13 +7,13 @@
 
 namespace fused_ce {
 
-// Records in the graph that result was computed from call: its loss gets a grad_fn. self requires
-// grad.
-void record_forward(const ops::ForwardResult& result, const Call& call);
+// Records in the graph that result was computed from call: what has derivatives gets a grad_fn.
+// self requires grad.
+void record_forward(ops::ForwardResult& result, const Call& call);
 
-// The same of the gradient that backward computed from the other arguments. self or grad_output
+// The same of the gradient that backward computed from the other arguments. self or one of grads
 // requires grad.
-void record_backward(const at::Tensor& gradient, const at::Tensor& grad_output, const Call& call,
+void record_backward(const at::Tensor& gradient, const ops::Gradients& grads, const Call& call,
                      const at::Tensor& saved, const at::Tensor& total_weight);
 
 }  // namespace fused_ce

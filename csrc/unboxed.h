@@ -13,52 +13,93 @@
 
 namespace fused_ce {
 
-// A tensor that an optional argument holds, or an undefined one.
-inline const at::Tensor& tensor_or_undefined(const std::optional<at::Tensor>& tensor) {
-  static const at::Tensor kUndefined;
-  return tensor ? *tensor : kUndefined;
-}
-inline std::optional<at::Tensor> optional_if_defined(const at::Tensor& tensor) {
-  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
-}
-
 using OptionalTensor = std::optional<at::Tensor>;
-using ForwardTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-template <class Fields>
+// A tensor that an optional argument holds, or an undefined one.
+inline const at::Tensor& tensor_or_undefined(const OptionalTensor& tensor) {
+  return tensor ? *tensor : undefined();
+}
+inline OptionalTensor optional_if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+using StatsTuple =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using PredictTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using ForwardTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                at::Tensor, at::Tensor, at::Tensor>;
+
+template <class LossFields, class HeadFields>
 struct UnboxedOf;
 
 // Functions of exactly the schemas' arguments (library.cpp), around one of ours.
-template <class... Option>
-struct UnboxedOf<std::tuple<Option&...>> {
+template <class... Loss, class... Head>
+struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Head&...>> {
   template <ops::CrossEntropyFunction* function>
   static at::Tensor cross_entropy(const at::Tensor& self, const at::Tensor& target,
-                                  const OptionalTensor& weight, Option... options) {
-    const Options o{std::move(options)...};
+                                  const OptionalTensor& weight, Loss... loss) {
+    const Options o{std::move(loss)...};
     return function({self, target, tensor_or_undefined(weight), o});
+  }
+
+  template <ops::StatsFunction* function>
+  static StatsTuple cross_entropy_stats(const at::Tensor& self, const at::Tensor& target,
+                                        const OptionalTensor& weight, Loss... loss,
+                                        const OptionalTensor& row_weight,
+                                        const OptionalTensor& normalizer,
+                                        std::optional<at::ScalarType> dtype, Head... head) {
+    const Options o{std::move(loss)..., std::move(head)...};
+    ops::ForwardResult r =
+        function({self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight),
+                  tensor_or_undefined(normalizer)},
+                 dtype);
+    return {std::move(r.loss),    std::move(r.z_loss),     std::move(r.lse),
+            std::move(r.entropy), std::move(r.prediction), std::move(r.confidence)};
+  }
+
+  template <ops::PredictFunction* function>
+  static PredictTuple predict(const at::Tensor& self, double logit_scale,
+                              std::optional<double> softcap, double temperature) {
+    Options o;
+    o.logit_scale = logit_scale, o.softcap = softcap, o.temperature = temperature;
+    ops::ForwardResult r = function(self, o);
+    return {std::move(r.prediction), std::move(r.confidence), std::move(r.lse),
+            std::move(r.entropy)};
   }
 
   template <ops::ForwardFunction* function>
   static ForwardTuple forward(const at::Tensor& self, const at::Tensor& target,
-                              const OptionalTensor& weight, std::optional<at::ScalarType> dtype,
-                              bool save, Option... options) {
-    const Options o{std::move(options)...};
-    auto [loss, saved, total_weight] =
-        function({self, target, tensor_or_undefined(weight), o}, dtype, save);
-    return {std::move(loss), std::move(saved), std::move(total_weight)};
+                              const OptionalTensor& weight, const OptionalTensor& row_weight,
+                              const OptionalTensor& normalizer, std::optional<at::ScalarType> dtype,
+                              bool save, Loss... loss, Head... head) {
+    const Options o{std::move(loss)..., std::move(head)...};
+    ops::ForwardResult r =
+        function({self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight),
+                  tensor_or_undefined(normalizer)},
+                 dtype, save);
+    return {std::move(r.loss),    std::move(r.z_loss),      std::move(r.lse),
+            std::move(r.entropy), std::move(r.prediction),  std::move(r.confidence),
+            std::move(r.saved),   std::move(r.total_weight)};
   }
 
-  template <ops::BackwardFunction* function>
-  static at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& self,
-                             const at::Tensor& target, const OptionalTensor& weight,
-                             const at::Tensor& saved, const at::Tensor& total_weight,
-                             Option... options) {
-    const Options o{std::move(options)...};
-    return function(grad_output, {self, target, tensor_or_undefined(weight), o}, saved,
-                    total_weight);
+  // Of backward, and of backward_.
+  template <class Function, Function* function>
+  static auto backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_z_loss,
+                       const OptionalTensor& grad_lse, const OptionalTensor& grad_entropy,
+                       const at::Tensor& self, const at::Tensor& target,
+                       const OptionalTensor& weight, const OptionalTensor& row_weight,
+                       const at::Tensor& saved, const at::Tensor& total_weight, Loss... loss,
+                       Head... head) {
+    const Options o{std::move(loss)..., std::move(head)...};
+    const ops::Gradients grads{tensor_or_undefined(grad_loss), tensor_or_undefined(grad_z_loss),
+                               tensor_or_undefined(grad_lse), tensor_or_undefined(grad_entropy)};
+    return function(grads,
+                    {self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight)},
+                    saved, total_weight);
   }
 };
 
-using Unboxed = UnboxedOf<decltype(std::declval<Options&>().fields())>;
+using Unboxed = UnboxedOf<decltype(std::declval<Options&>().loss_fields()),
+                          decltype(std::declval<Options&>().head_fields())>;
 
 }  // namespace fused_ce

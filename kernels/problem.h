@@ -77,14 +77,14 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 // where there will be no backward. (On the CPU, rows of one class leave nothing where the loss is
 // all that is asked of them.)
 //   reference: class indices: the logit that the row's exponentials are taken relative to (see
-//              cpu/reference.h). probabilities, and wherever statistics are asked for: the largest
-//              logit, the pivot's
+//              cpu/reference.h). probabilities, and wherever statistics are asked for (see
+//              wants_statistics): the largest logit, the pivot's
 //   sum:       the sum of those exponentials without the target's, or of probabilities the pivot's,
 //              own, which keeps 1 - p exact where p is close to 1
 //   target_or_mass: class indices: the target's logit, which lies anywhere in the row.
 //              probabilities: the mass, sum of weight * target over the classes
-//   gap:       where the entropy is asked for, else null: how far the logits lie below the largest,
-//              sum of p_j (z_max - z_j)
+//   gap:       wherever statistics are asked for, else null: how far the logits lie below the
+//              largest, sum of p_j (z_max - z_j)
 struct Saved {
   void* reference;
   void* sum;

@@ -7,9 +7,28 @@
 #include "rows.h"
 #include "scratch.h"
 #include "single.h"
+#include "staged.h"
+
+#if defined(__AVX512BF16__)
+namespace fused_ce::cpu::isa_avx512 {
+extern const Kernels kKernels;
+}
+#endif
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
+
+extern const Kernels kKernels;
+
 namespace {
+
+// The unit whose loops read a problem's type. What AVX-512 BF16 adds is for bfloat16 alone: all
+// else would be compiled to the same code twice.
+const Kernels& kernels_for([[maybe_unused]] const Problem& p) {
+#if defined(__AVX512BF16__)
+  if (p.dtype != DType::kBFloat16) return isa_avx512::kKernels;
+#endif
+  return kKernels;
+}
 
 // A loop in scratch memory, which `new` gives out: with its buffers it is larger than a caller's
 // stack may be. Nothing is to be destroyed.
@@ -88,36 +107,101 @@ void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan,
   }
 }
 
-// Calls f.template operator()<S, kTerms>() with the problem's storage type and terms. `ranked`:
-// what kIsRanked says.
-template <class S, class F>
-void with_terms(const Problem& p, bool ranked, F f) {
-  if (p.target_kind == TargetKind::kProbabilities)
-    return ranked ? f.template operator()<S, Terms::kProbabilitiesRanked>()
-                  : f.template operator()<S, Terms::kProbabilities>();
-  if (ranked) return f.template operator()<S, Terms::kIndicesRanked>();
-  if (p.label_smoothing > 0) return f.template operator()<S, Terms::kSmoothed>();
-  return f.template operator()<S, Terms::kIndices>();
-}
+// Of which types there are loops for statistics: to keep the library small, not of those that are
+// rarer, or slower anyway. What is not there is staged as float.
+template <class S, bool kIndices>
+inline constexpr bool kHasRanked = sizeof(S) != 2;
+template <>
+inline constexpr bool kHasRanked<BFloat16, true> = kVectorBytes > 16;
+
+// f.template operator()<S>() with the problem's storage type.
 template <class F>
-void with_types(const Problem& p, bool ranked, F f) {
+auto with_type([[maybe_unused]] const Problem& p, F f) {
+#if !defined(__AVX512BF16__)
   switch (p.dtype) {
     case DType::kFloat:
-      return with_terms<float>(p, ranked, f);
+      return f.template operator()<float>();
     case DType::kDouble:
-      return with_terms<double>(p, ranked, f);
-    case DType::kBFloat16:
-      return with_terms<BFloat16>(p, ranked, f);
+      return f.template operator()<double>();
     case DType::kHalf:
-      return with_terms<Half>(p, ranked, f);
+      return f.template operator()<Half>();
+    case DType::kBFloat16:
+      break;
   }
+#endif
+  return f.template operator()<BFloat16>();
+}
+// f.template operator()<S, kTerms>() with that and the problem's terms. `ranked`: what kIsRanked
+// says.
+template <class F>
+void with_terms(const Problem& p, bool ranked, F f) {
+  with_type(p, [&]<class S>() {
+    if (p.target_kind == TargetKind::kProbabilities) {
+      if constexpr (kHasRanked<S, false>) {
+        if (ranked) return f.template operator()<S, Terms::kProbabilitiesRanked>();
+      }
+      return f.template operator()<S, Terms::kProbabilities>();
+    }
+    if constexpr (kHasRanked<S, true>) {
+      if (ranked) return f.template operator()<S, Terms::kIndicesRanked>();
+    }
+    if (p.label_smoothing > 0) return f.template operator()<S, Terms::kSmoothed>();
+    return f.template operator()<S, Terms::kIndices>();
+  });
+}
+
+// Whether a problem's logits are made before a loop reads them. `ranked`: whether statistics are,
+// or were, asked for: what is saved depends on the type that a loop read.
+bool is_staged(const Problem& p, bool ranked) {
+  if (p.cap != 0) return true;
+  const bool indices = p.target_kind != TargetKind::kProbabilities;
+  return ranked && with_type(p, [&]<class S>() {
+           return indices ? !kHasRanked<S, true> : !kHasRanked<S, false>;
+         });
+}
+
+void forward_staged(const Problem& p, const Forward& out, const Plan& plan, int64_t begin,
+                    int64_t end, Partial* partials) {
+  with_type(p, [&]<class S>() {
+    Stage<S> stage(p, plan.loop == Loop::kPlanes);
+    for (int64_t task = begin; task < end; ++task) {
+      TaskSums sums;
+      stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
+        const Problem tile = stage.open(first, n);
+        Partial of_tile[kStagedRows];
+        const int64_t tasks = forward_plan(tile, out).tasks;
+        kernels_for(tile).forward(tile, stage.forward(out), 0, tasks, of_tile);
+        for (int64_t i = 0; i < tasks; ++i) sums.add(of_tile[i], first);
+      });
+      partials[task] = sums.partial();
+    }
+  });
+}
+void backward_staged(const Problem& p, const Backward& back, const Plan& plan, int64_t begin,
+                     int64_t end, bool streamed) {
+  with_type(p, [&]<class S>() {
+    Stage<S> stage(p, plan.loop == Loop::kPlanes);
+    for (int64_t task = begin; task < end; ++task) {
+      stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
+        const Problem tile = stage.open(first, n);
+        const Backward to = stage.backward(back);
+        kernels_for(tile).backward(tile, to, 0, backward_plan(tile, to).tasks, /*streamed=*/false);
+        stage.put_gradients(back, streamed);
+      });
+    }
+  });
+  fence();
 }
 
 int64_t forward_tasks(const Problem& p) { return forward_plan(p, Forward{}).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
+  const Kernels& kernels = kernels_for(p);
+  if (&kernels != &kKernels) return kernels.forward(p, out, begin, end, partials);
   const Plan plan = forward_plan(p, out);
-  with_types(p, wants_statistics(out), [&]<class S, Terms kTerms>() {
+  if (is_staged(p, wants_statistics(out)))
+    return forward_staged(p, out, plan, begin, end, partials);
+  with_terms(p, wants_statistics(out), [&]<class S, Terms kTerms>() {
     forward_tasks_of<S, kTerms>(p, out, plan, begin, end, partials);
   });
 }
@@ -127,15 +211,18 @@ int64_t backward_tasks(const Problem& p, const Backward& back) {
 }
 
 void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end, bool streamed) {
+  const Kernels& kernels = kernels_for(p);
+  if (&kernels != &kKernels) return kernels.backward(p, back, begin, end, streamed);
   const Plan plan = backward_plan(p, back);
-  with_types(p, back.grad_entropy != nullptr, [&]<class S, Terms kTerms>() {
+  if (is_staged(p, back.saved.gap != nullptr))
+    return backward_staged(p, back, plan, begin, end, streamed);
+  with_terms(p, back.grad_entropy != nullptr, [&]<class S, Terms kTerms>() {
     backward_tasks_of<S, kTerms>(p, back, plan, begin, end, streamed);
   });
 }
 
 }  // namespace
 
-extern const Kernels kKernels;
 const Kernels kKernels = {forward_tasks, forward, backward_tasks, backward};
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

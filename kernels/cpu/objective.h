@@ -144,8 +144,8 @@ class Objective {
     }
   }
   template <int kRows>
-  bool all_near(const RowStates<A, kTerms, kRows>& rows, int n) const {
-    return are_all_near<S>(rows, n, formula_);
+  bool all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end) const {
+    return are_all_near<S>(rows, begin, end, formula_);
   }
   // Whether the reference of row i, a guess, was so far below the largest logit that statistics
   // relative to it have lost digits.

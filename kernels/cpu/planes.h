@@ -82,7 +82,7 @@ class Planes : PlaneTile<S, kTerms> {
   bool knows_largest() const { return kFindsLargest<kTerms> && summed_; }
 
   bool all_in_range() const {
-    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, n_);
+    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, 0, n_);
     const double limit = largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     I usable = ~I{};
     for (int i = 0; i < n_; i += kW) {

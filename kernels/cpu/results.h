@@ -22,6 +22,13 @@ struct TaskSums {
       loss.add_and_count(losses, weight, weights, n);
     }
   }
+  // Those of another problem, whose first row is row `first` of this one.
+  void add(const Partial& other, int64_t first) {
+    loss.add(&other.loss, 1);
+    weight.add(&other.weight, 1);
+    z_loss.add(&other.z_loss, 1);
+    note(other.bad_row == kNoBadRow ? kNoBadRow : first + other.bad_row);
+  }
   Partial partial() const { return {loss.total(), weight.total(), bad_row, z_loss.total()}; }
 };
 

@@ -18,6 +18,7 @@ class Rows : Blocks<S, kTerms> {
   using Base::kBlock, Base::kNone, Base::kW;
   using Base::p_, Base::objective_, Base::row;
   using typename Base::A, typename Base::V;
+  using I = Vec<Int<A>>;
   static constexpr bool kIndices = Objective<S, kTerms>::kIndices;
 
  public:
@@ -90,7 +91,7 @@ class Rows : Blocks<S, kTerms> {
       return sum_row_relative_to(x, row, i, rows_.pivot_logit[i]);
     }
     sum_row_relative_to(x, row, i, guess(x, i));
-    if (!in_range(i)) sum_row_relative_to(x, row, i, largest(x, p_.classes));
+    if (!in_range(i)) sum_row_relative_to(x, row, i, largest_of(x, i));
   }
 
   bool in_range(int i) const {
@@ -133,8 +134,7 @@ class Rows : Blocks<S, kTerms> {
   // exponential is computed twice.
   struct Lead {
     V largest = splat(kNone);
-    Vec<Int<A>> run{};
-    Vec<Int<A>> first{};  // of the run that is being read
+    I run{};
 
     // What enters the sums for x. NaN does.
     FUSED_CE_INLINE V smaller_of(V x) {
@@ -142,7 +142,24 @@ class Rows : Blocks<S, kTerms> {
       largest = at_least<A>(largest, x);
       return smaller;
     }
+    FUSED_CE_INLINE void end_run(V before, int64_t first) {
+      run = largest > before ? I{} + static_cast<Int<A>>(first) : run;
+    }
+    // All lanes' but one that leads; and the first class of the first run in which one did.
+    FUSED_CE_INLINE V others(A leader) const { return largest == leader ? splat(kNone) : largest; }
+    FUSED_CE_INLINE I leading_run(A leader) const { return largest == leader ? run : I{} + kNever; }
+    FUSED_CE_OUT_OF_LINE V others_of_a_tie(A leader) const {
+      V v = largest;
+      int one = 0;
+      while (v[one] != leader) ++one;
+      v[one] = kNone;
+      return v;
+    }
   };
+  static constexpr Int<A> kNever = ~(Int<A>{1} << (8 * sizeof(A) - 1));
+  static FUSED_CE_INLINE Int<A> first_of_lanes(I v) {
+    return fold_lanes<Int<A>>(v, [](auto a, auto b) { return a < b ? a : b; });
+  }
 
   // Puts what all but one of a row's lanes have set aside into its sums, and the one's into its
   // state.
@@ -150,25 +167,55 @@ class Rows : Blocks<S, kTerms> {
                              const Lead& lead, RowSums<A, kTerms>& total) {
     if constexpr (kFindsLargest<kTerms>) {
       const A largest = max_lane<A>(lead.largest);
-      const Vec<Int<A>> leads = lead.largest == largest;
-      V others = leads ? splat(kNone) : lead.largest;
-      if (fold_lanes<Int<A>>(leads, [](auto a, auto b) { return a + b; }) != -1) {  // a tie
-        int one = 0;
-        while (!leads[one]) ++one;
-        others = lead.largest;
-        others[one] = kNone;
-      }
+      const I leads = lead.largest == largest;
+      const bool tie = fold_lanes<Int<A>>(leads, [](auto a, auto b) { return a + b; }) != -1;
+      const V others = tie ? lead.others_of_a_tie(largest) : lead.others(largest);
       total.add_exponentials(objective_.exponential(ref, m, others));
       rows_.largest[i] = largest;
       if (!predicts_) return;
-      constexpr Int<A> kNever = ~(Int<A>{1} << (8 * sizeof(A) - 1));
-      const Int<A> run = fold_lanes<Int<A>>(leads ? lead.run : Vec<Int<A>>{} + kNever,
-                                            [](auto a, auto b) { return a < b ? a : b; });
-      rows_.prediction[i] = static_cast<Int<A>>(first_of(row_start, largest, run));
+      predict(row_start, i, first_of_lanes(lead.leading_run(largest)));
     } else if constexpr (kIsRanked<kTerms>) {
       rows_.largest[i] = rows_.pivot_logit[i];
       rows_.prediction[i] = static_cast<Int<A>>(rows_.pivot[i]);
     }
+  }
+
+  // The same of a vector of rows, whose lanes are folded together.
+  FUSED_CE_INLINE void close_batch(int64_t first, int i, int n, const Reference<S> (&refs)[kW],
+                                   const Lead (&leads)[kW], RowSums<A, kTerms> (&totals)[kW]) {
+    V largest[kW];
+    I ties[kW];
+    for (int r = 0; r < kW; ++r) largest[r] = leads[r].largest;
+    const V leader = fold_each<A>(largest, [](auto a, auto b) { return larger(a, b); });
+    store(rows_.largest + i, leader);
+    for (int r = 0; r < kW; ++r) ties[r] = leads[r].largest == rows_.largest[i + r];
+    const I leading = fold_each<Int<A>>(ties, [](auto a, auto b) { return a + b; });
+    for (int r = 0; r < n; ++r) {
+      const A of_row = rows_.largest[i + r];
+      const V others =
+          leading[r] == -1 ? leads[r].others(of_row) : leads[r].others_of_a_tie(of_row);
+      totals[r].add_exponentials(
+          objective_.exponential(refs[r], splat(rows_.reference[i + r]), others));
+    }
+    if (!predicts_) return;
+    for (int r = 0; r < n; ++r) {
+      const I run = leads[r].leading_run(rows_.largest[i + r]);
+      predict(row(first + i + r), i + r, first_of_lanes(run));
+    }
+  }
+
+  // The first class of a run that has the row's largest logit, found without a branch that depends
+  // on where it is.
+  FUSED_CE_INLINE void predict(const S* row_start, int i, Int<A> run) {
+    constexpr A kNan = static_cast<A>(__builtin_nanf(""));
+    const int n = static_cast<int>(smaller<int64_t>(p_.classes - run, kUnroll * kW));
+    const S* x = block(row_start, run, n);
+    I at = I{} + kNever;
+    for (int j = (n - 1) / kW * kW; j >= 0; j -= kW) {
+      const V v = n - j >= kW ? objective_.logits(x + j) : objective_.logits(x + j, n - j, kNan);
+      at = v == rows_.largest[i] ? iota<Int<A>>() + static_cast<Int<A>>(j) : at;
+    }
+    rows_.prediction[i] = run + first_of_lanes(at);
   }
 
   // A vector's worth of short rows. Their references are found together before, and their lanes
@@ -194,27 +241,46 @@ class Rows : Blocks<S, kTerms> {
     store(shift, offset.shift);
     store(c, offset.c);
     RowSums<A, kTerms> sums[kW];
+    Reference<S> refs[kW];
+    Lead leads[kW];
     for (int r = 0; r < n; ++r) {
+      refs[r] = objective_.reference(shift[r], c[r], shifted);
       if (kIndices && !is_summed(i + r)) continue;
-      const Reference<S> ref = objective_.reference(shift[r], c[r], shifted);
       const int n_classes = static_cast<int>(p_.classes);
       const int64_t at = first + i + r;
       const int y = static_cast<int>(rows_.pivot[i + r]);
-      const V reference = splat(rows_.reference[i + r]);
-      Lead lead;
-      sum_block<!kFindsLargest<kTerms>, kFirstCache>(block(row(at), 0, n_classes), 0,
-                                                     probabilities(at, 0, n_classes), n_classes,
-                                                     ref, reference, y, sums[r], lead);
-      close(row(at), i + r, ref, reference, lead, sums[r]);
+      sum_block<!kFindsLargest<kTerms>, kFirstCache>(
+          block(row(at), 0, n_classes), 0, probabilities(at, 0, n_classes), n_classes, refs[r],
+          splat(rows_.reference[i + r]), y, sums[r], leads[r]);
+    }
+    if constexpr (kFindsLargest<kTerms>) {
+      close_batch(first, i, n, refs, leads, sums);
+    } else if constexpr (kIsRanked<kTerms>) {
+      store(rows_.largest + i, m);
+      store(rows_.prediction + i, load(rows_.pivot + i));
     }
     rows_.put_batch(i, sums);
+    if constexpr (kFindsLargest<kTerms>) {
+      if (objective_.all_near(rows_, i, i + n) && all_are_summed(i, n)) return;
+    }
     for (int r = i; kIndices && r < i + n; ++r) {
       if (!is_summed(r)) {
         rows_.blank(r);
       } else if (!in_range(r)) {
-        sum_row_relative_to(row(first + r), first + r, r, largest(row(first + r), p_.classes));
+        sum_row_relative_to(row(first + r), first + r, r, largest_of(row(first + r), r));
       }
     }
+  }
+  bool all_are_summed(int i, int n) const {
+    for (int r = i; r < i + n; ++r) {
+      if (!is_summed(r)) return false;
+    }
+    return true;
+  }
+  // The largest logit of a row that was summed.
+  A largest_of(const S* row_start, int i) {
+    if constexpr (kFindsLargest<kTerms>) return rows_.largest[i];
+    return largest(row_start, p_.classes);
   }
 
   // The largest of the first `some` logits of each row.
@@ -239,16 +305,6 @@ class Rows : Blocks<S, kTerms> {
       if constexpr (kFindsLargest<kTerms>) return lead.smaller_of(v);
       return kHasPivot ? at_most<A>(v, load(limits + j)) : v;
     };
-    V before;
-    const auto begin_run = [&](int j) __attribute__((always_inline)) {
-      if constexpr (kFindsLargest<kTerms>) {
-        before = lead.largest;
-        lead.first = Vec<Int<A>>{} + static_cast<Int<A>>(b + j);
-      }
-    };
-    const auto end_run = [&]() __attribute__((always_inline)) {
-      if constexpr (kFindsLargest<kTerms>) lead.run = lead.largest > before ? lead.first : lead.run;
-    };
     const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int j) __attribute__((always_inline)) {
       const Pair<V> x_pair = {logits(j), logits(j + kW)};
       objective_.add_term(sums, ref, m, x_pair, {kept(x_pair.a, j), kept(x_pair.b, j + kW)},
@@ -258,7 +314,6 @@ class Rows : Blocks<S, kTerms> {
     int j = 0;
     while (j + kUnroll * kW <= n) {
       first_half = second_half = {};
-      begin_run(j);
       const int end = smaller(n, j + kLaneTerms<S> * kUnroll * kW);
       for (; j + kUnroll * kW <= end; j += kUnroll * kW) {
 #pragma GCC unroll 4
@@ -266,15 +321,17 @@ class Rows : Blocks<S, kTerms> {
           prefetch<kCache>(x + j, u * kW);
           if constexpr (kHasMass<kTerms>) prefetch<kCache>(t + j, u * kW);
         }
+        const V before = lead.largest;
         add_pair(first_half, j);
         add_pair(second_half, j + 2 * kW);
+        if (kFindsLargest<kTerms> && predicts_) lead.end_run(before, b + j);
       }
-      end_run();
       total.add(folded(first_half + second_half));
     }
     static_assert(kUnroll == 4);
     first_half = {};
-    begin_run(j);
+    const V before = lead.largest;
+    const int64_t rest_from = b + j;
     Sums<V, kTerms> rest;
     if (j + 2 * kW <= n) add_pair(first_half, j), j += 2 * kW;
     if (j + kW <= n) {
@@ -296,7 +353,7 @@ class Rows : Blocks<S, kTerms> {
                                              : (present ? kept(v, first) : splat(kNone));
       objective_.add_term(rest, ref, m, v, enters, present ? q : V{});
     }
-    end_run();
+    if (kFindsLargest<kTerms> && predicts_) lead.end_run(before, rest_from);
     total.add(folded(first_half) + rest);
   }
 

@@ -11,22 +11,26 @@ struct Block {
   void* memory = nullptr;
   size_t bytes = 0;
   ~Block() { free(memory); }
+
+  void* of(size_t least) {
+    constexpr size_t kLine = 64;
+    if (least > bytes) {
+      const size_t lines = (least + kLine - 1) / kLine * kLine;
+      void* const larger = aligned_alloc(kLine, lines);
+      if (!larger) throw std::bad_alloc();
+      free(memory);
+      memory = larger;
+      bytes = lines;
+    }
+    return memory;
+  }
 };
-thread_local Block block;  // a pointer and no array: that would lie at the end of the stack
+// Pointers and no arrays: those would lie at the end of the stack.
+thread_local Block loops, logits;
 
 }  // namespace
 
-void* scratch(size_t bytes) {
-  constexpr size_t kLine = 64;
-  if (bytes > block.bytes) {
-    const size_t lines = (bytes + kLine - 1) / kLine * kLine;
-    void* const memory = aligned_alloc(kLine, lines);
-    if (!memory) throw std::bad_alloc();
-    free(block.memory);
-    block.memory = memory;
-    block.bytes = lines;
-  }
-  return block.memory;
-}
+void* scratch(size_t bytes) { return loops.of(bytes); }
+void* staging(size_t bytes) { return logits.of(bytes); }
 
 }  // namespace fused_ce::cpu

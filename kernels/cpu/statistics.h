@@ -46,11 +46,11 @@ FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows
   return lead * row.others[0] * row.share[0] <= kNear * (row.top[0] + row.gap[0]);
 }
 
-// Whether that holds of rows [0, n).
+// Whether that holds of rows [begin, end).
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
-inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int n,
+inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end,
                          const Formula<A>& formula) {
-  for (int i = 0; i < n; i += kLanes<A>) {
+  for (int i = begin; i < end; i += kLanes<A>) {
     const Vec<A> lead = (load(rows.largest + i) - load(rows.reference + i)) * formula.scale;
     Vec<int64_t> summed = ~Vec<int64_t>{};
     for (int k = i; k < i + kLanes<A>; k += kLanes<double>) {
@@ -58,7 +58,7 @@ inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int n,
       summed &= (sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum);
     }
     if (all_lanes(lead <= A(4)) && all_lanes(summed)) continue;
-    for (int k = i; k < smaller(i + kLanes<A>, n); ++k) {
+    for (int k = i; k < smaller(i + kLanes<A>, end); ++k) {
       if (!is_near_enough<S>(rows, k, formula)) return false;
     }
   }

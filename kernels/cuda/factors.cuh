@@ -27,7 +27,7 @@ struct Factors {
   A pivot_logit, mass;
   A grad_own, grad_others;  // g * p of the pivot, and g * (1 - p)
   A rest_own;               // (r - h G) * p of the pivot
-  // General: p_j h (x_k - x_j) = entropy * (x_k - x_j) * e^z_j.
+  // General: p_j h (z_k - z_j) = entropy * (x_k - x_j) * e^z_j, and no factor is in [1/2, 1).
   A entropy, largest;
 };
 
@@ -63,7 +63,7 @@ __device__ inline RowGrads<A> grads_of(const Coefficients<A>& k, const Problem& 
 // logit's p is 0.
 template <class A>
 __device__ __forceinline__ A below(const Coefficients<A>& k, A largest, A x) {
-  return smaller(largest - x, 2048 * k.scale.unit);
+  return smaller(largest - x, k.scale.largest);
 }
 
 // y: the row's target, or a NoClass; w: what that class weighs, 0 if there is none; gap: G.
@@ -92,13 +92,14 @@ __device__ inline Factors<S> factors_of(const Coefficients<A>& k, const SavedRow
   if (rest != 0) factor = factor + Scaled<A>::of(rest);
   factor = (factor / Scaled<A>::of(all)).normalized();
   if constexpr (kIsGeneral<kTerms>) {
-    // Both factors have the larger exponent.
-    const Scaled<A> entropy =
-        (Scaled<A>::of(grads.entropy) * Scaled<A>::of(k.scale.s) / Scaled<A>::of(all)).normalized();
-    const A exponent = factor.mantissa == 0    ? entropy.exponent
-                       : entropy.mantissa == 0 ? factor.exponent
-                                               : larger(factor.exponent, entropy.exponent);
-    f.entropy = Scaled<A>{entropy.mantissa, entropy.exponent - exponent}.value();
+    // Both factors have one exponent. h's is taken for as many bits larger as a distance has that
+    // leaves p_j a number, so that their product does not underflow before it has to.
+    constexpr A kDistanceBits = 10;
+    const Scaled<A> h = (Scaled<A>::of(grads.entropy) / Scaled<A>::of(all)).normalized();
+    const A exponent = h.mantissa == 0        ? factor.exponent
+                       : factor.mantissa == 0 ? h.exponent + kDistanceBits
+                                              : larger(factor.exponent, h.exponent + kDistanceBits);
+    f.entropy = Scaled<A>{h.mantissa, h.exponent - exponent}.value() * k.scale.s;
     factor = {Scaled<A>{factor.mantissa, factor.exponent - exponent}.value(), exponent};
     f.largest = saved.reference;
   }
@@ -141,10 +142,9 @@ __device__ __forceinline__ A gradient_of(const Coefficients<A>& k, const Referen
     // mass - q has the rounding errors of the saved mass. One-hot probabilities' has none: what is
     // left is as exact as beside a class index. Beside others, the errors are those that a sum of
     // the row's q has, times p.
-    return x == f.pivot_logit ? (f.mass - q) * f.grad_own - q * f.grad_others + f.rest_own : v;
+    return x == f.pivot_logit ? (f.mass - q) * f.grad_own + (f.rest_own - q * f.grad_others) : v;
   }
-  v = is_target ? f.at_target : v;
-  return f.counts ? v : A(0);
+  return is_target ? f.at_target : v;
 }
 
 }  // namespace fused_ce::cuda

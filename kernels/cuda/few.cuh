@@ -61,9 +61,10 @@ class FewTile {
     const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
     const int64_t t = objective_.probabilities(i);
     A m = -infinity<A>();
+#pragma unroll 4
     for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
     m = objective_.logit(m);
-    const Reference<S> ref = objective_.reference(m);
+    const Reference<S> ref = objective_.reference(objective_.finite(m));
     RowSums<A, kTerms> row;
     for_classes([&]<int n>(int c) {
       const Chunk chunk = chunk_of(c, y);

@@ -14,16 +14,22 @@ using S = FUSED_CE_STORAGE;
 using A = Accumulate<S>;
 constexpr int kNeighbours = neighbours(sizeof(S));
 
+template <Terms kTerms>
+constexpr bool kHasSlices = kTerms != Terms::kGeneralProbabilities;
+
 dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-// Calls f.template operator()<kTeam>() with the number of threads that share a row.
-template <Terms kTerms, class F>
+// Calls f.template operator()<kTeam>() with the number of threads that share a row, which are at
+// most kLargest. (To have less code, the general loops come in fewer sizes: see plan.cpp.)
+template <Terms kTerms, int kLargest, class F>
 void with_team(int team, F f) {
   if constexpr (!kIsGeneral<kTerms>) {
     if (team == kSmallTeam) return f.template operator()<kSmallTeam>();
   }
-  if (team == kWarp) return f.template operator()<kWarp>();
-  return f.template operator()<kBlock>();
+  if constexpr (kLargest > kWarp) {
+    if (team > kWarp) return f.template operator()<kLargest>();
+  }
+  return f.template operator()<kWarp>();
 }
 
 // The same with the number of neighbouring rows that a thread has.
@@ -48,18 +54,19 @@ void forward_of(const Objective<S, kTerms>& objective, const Forward& out, const
       return;
     }
     case Loop::kRows:
-      return with_team<kTerms>(plan.team, [&]<int kTeam>() {
+      return with_team<kTerms, kBlock>(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream,
                         objective, out, partials);
       });
-    case Loop::kSlices: {
-      auto* const sums = static_cast<RowSums<A, kTerms>*>(slice_sums);
-      FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock), 0,
-                      stream, objective, sums, out, plan.slices, plan.slice_classes);
-      FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, objective, out,
-                      sums, plan.slices, partials);
+    case Loop::kSlices:
+      if constexpr (kHasSlices<kTerms>) {
+        auto* const sums = static_cast<RowSums<A, kTerms>*>(slice_sums);
+        FUSED_CE_LAUNCH((slices_forward<S, kTerms>), grid(plan.blocks * plan.slices), dim3(kBlock),
+                        0, stream, objective, sums, out, plan.slices, plan.slice_classes);
+        FUSED_CE_LAUNCH((slices_finish<S, kTerms>), blocks, dim3(kBlock), 0, stream, objective, out,
+                        sums, plan.slices, partials);
+      }
       return;
-    }
     case Loop::kPlanes:
       return with_neighbours<kTerms>(plan.neighbours, [&]<int kN>() {
         FUSED_CE_LAUNCH((planes_forward<S, kTerms, kN>), blocks, dim3(kPlaneBlock), 0, stream,
@@ -82,7 +89,7 @@ void backward_of(const Objective<S, kTerms>& objective, const Backward& back, co
     }
     case Loop::kRows:
     case Loop::kSlices:
-      return with_team<kTerms>(plan.team, [&]<int kTeam>() {
+      return with_team<kTerms, kIsGeneral<kTerms> ? kWarp : kBlock>(plan.team, [&]<int kTeam>() {
         FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), grid(plan.blocks * plan.slices),
                         dim3(kBlock), 0, stream, objective, back, plan.slices, plan.slice_classes);
       });

@@ -43,14 +43,18 @@ class Objective {
     return coefficients_.scale.s * (to - from);
   }
 
-  // What exponentials of a row are taken relative to, by a reference m. One that is infinite leaves
-  // sums that tell such rows from those with NaN.
+  // What exponentials of a row are taken relative to, by a reference m.
   __device__ __forceinline__ Reference<S> reference(A m) const {
-    constexpr A kLargest = Constants<A>::kLargest;
-    return reference(Offset<S>::of(larger(-kLargest, smaller(m, kLargest)), coefficients_.scale));
+    return reference(Offset<S>::of(m, coefficients_.scale));
   }
   __device__ __forceinline__ Reference<S> reference(const Offset<S>& offset) const {
     return Reference<S>(offset, coefficients_.scale);
+  }
+  // The reference to sum a row by. Beside an infinite one, sums would be NaN: beside the number
+  // next to it they tell a row with an infinite logit from one with NaN.
+  __device__ __forceinline__ A finite(A m) const {
+    constexpr A kLargest = Constants<A>::kLargest;
+    return larger(-kLargest, smaller(m, kLargest));
   }
 
   // ---- What a row is held against.
@@ -139,15 +143,18 @@ class Objective {
     for (int k = 0; k < kN; ++k) {
       if (k < first || k >= last) continue;
       const bool is_pivot = kHasPivot<kTerms> && k == pivot;
-      const bool is_apart = is_pivot || (!kHasMass<kTerms> && k == chunk.target);
-      some.add(k, is_apart ? A(0) : ref.exp(z[k]), z[k], kHasMass<kTerms> && is_pivot ? A(0) : q[k],
-               m, row.pivot.logit);
+      A exponential = ref.exp(z[k]), weight = q[k];
+      if (is_pivot || (!kHasMass<kTerms> && k == chunk.target)) exponential = 0;
+      if (kHasMass<kTerms> && is_pivot) weight = 0;
+      some.add(k, exponential, z[k], weight, m, row.pivot.logit);
     }
     row.add(some);
     if constexpr (kIsGeneral<kTerms>) {
       if (!is_nan(some.exponentials[0] + some.exponentials[1])) return;
-      for (int k = last; k-- > first;) {
-        if (is_nan(z[k]) && chunk.first + k < row.nan) row.nan = chunk.first + k;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        const bool is_first = k >= first && k < last && is_nan(z[k]) && row.nan == kNowhere;
+        row.nan = is_first ? chunk.first + k : row.nan;
       }
     }
   }
@@ -189,14 +196,11 @@ class Objective {
 
   __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
                                         const Chunk& chunk, int k, S x, A q) const {
-    const bool is_target = k == chunk.target;
-    if constexpr (kIsGeneral<kTerms>) {
-      if (cap_.is_there()) {
-        const Capped<A> z = cap_.of(get(x));
-        return z.slope * gradient_of<S, kTerms>(coefficients_, ref, f, is_target, z.logit, q);
-      }
-    }
-    return gradient_of<S, kTerms>(coefficients_, ref, f, is_target, get(x), q);
+    Capped<A> z{get(x), 1};
+    if (kIsGeneral<kTerms> && cap_.is_there()) z = cap_.of(z.logit);
+    A v = gradient_of<S, kTerms>(coefficients_, ref, f, k == chunk.target, z.logit, q);
+    if constexpr (kIsGeneral<kTerms>) v *= z.slope;
+    return f.counts ? v : A(0);
   }
 
  private:

@@ -27,7 +27,8 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
          s.outer % n == 0 && s.classes % n == 0;
 }
 
-// `grad`: the gradients, or forward the logits once more.
+// `grad`: the gradients, or forward the logits once more. The general loops, of which there is much
+// code, have neither small teams nor neighbouring rows, and no slices beside probabilities.
 Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bool general) {
   const Strides& s = p.logits_strides;
   const int64_t rows = rows_of(p), size = size_of(p.dtype);
@@ -48,7 +49,8 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
                 : p.classes <= kWarpClasses && many        ? kWarp
                                                            : kBlock;
     rows_per_block = kBlock / plan.team;
-    if (rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
+    const bool has_slices = !general || p.target_kind != TargetKind::kProbabilities;
+    if (has_slices && rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;
       const int64_t slices =
           smaller(ceil_div(p.classes, kShortestSlice), ceil_div(kFullGpu, rows > 0 ? rows : 1));
@@ -67,7 +69,16 @@ Plan forward_plan(const Problem& problem, bool general) {
 }
 
 Plan backward_plan(const Problem& problem, const Backward& back) {
-  return plan_of(problem, back.grad_logits, back.grad_strides, is_general(problem, back));
+  const bool general = is_general(problem, back);
+  Plan plan = plan_of(problem, back.grad_logits, back.grad_strides, general);
+  if (general && plan.team == kBlock) {
+    // A warp, not a block, has a piece of a long row: the general loops are there for warps alone.
+    plan.team = kWarp;
+    plan.slice_classes = ceil_div(problem.classes, ceil_div(problem.classes, kWarpClasses));
+    plan.slices = ceil_div(problem.classes, plan.slice_classes);
+    plan.blocks = smaller(ceil_div(rows_of(problem), kBlock / kWarp), kMostBlocks);
+  }
+  return plan;
 }
 
 }  // namespace fused_ce::cuda

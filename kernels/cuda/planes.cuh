@@ -44,12 +44,14 @@ class PlaneReader {
   __device__ __forceinline__ void for_planes(int64_t classes, F f) const {
     const int64_t stride = objective_.problem.logits_strides.classes;
     int64_t c = 0;
+#pragma unroll 1
     for (; c + kPlanes <= classes; c += kPlanes) {
       Values<S, kN> values[kPlanes];
 #pragma unroll
       for (int u = 0; u < kPlanes; ++u) values[u] = load_values<S, kN>(logits_ + (c + u) * stride);
       f(c, values);
     }
+#pragma unroll 1
     for (; c < classes; ++c) {
       const Values<S, kN> values[1] = {load_values<S, kN>(logits_ + c * stride)};
       f(c, values);
@@ -71,13 +73,15 @@ class PlaneReader {
   // The rows' states relative to m. y: their targets, or NoClass.
   __device__ void sum(const A (&m)[kN], const int64_t (&y)[kN], RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    A target_logit[kN] = {};
+    A target_logit[kN] = {}, finite[kN];
+#pragma unroll
+    for (int k = 0; k < kN; ++k) finite[k] = objective_.finite(m[k]);
     for_planes(objective_.problem.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       with_weights<n>(c, [&](const A(&q)[n][kN]) {
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
           // Made anew for each chunk: what it takes is less than the registers it would hold.
-          const Reference<S> ref = objective_.reference(m[k]);
+          const Reference<S> ref = objective_.reference(finite[k]);
           const Chunk chunk = Chunk::of(c, n, y[k]);
           S numbers[n];
           A z[n], weights[n];
@@ -93,6 +97,7 @@ class PlaneReader {
         }
       });
     });
+#pragma unroll
     for (int k = 0; k < kN; ++k) rows[k] = objective_.state(sums[k], m[k], y[k], target_logit[k]);
   }
 
@@ -115,23 +120,26 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
     A m[kN];
     RowState<A> row[kN];
-    reader.find_largest(classes < kProbedPlanes ? classes : kProbedPlanes, m);
-    reader.sum(m, y, row);
-    bool in_range = true;
-    for (int k = 0; k < kN; ++k) {
-      // The target's own exponential is not in the sum.
-      const bool far =
-          is_class(y[k]) && !(objective.distance(m[k], row[k].pivot_logit) < kFarTarget<S>);
-      in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
-    }
-    if (!in_range) {
-      reader.find_largest(classes, m);
+    int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
+#pragma unroll 1
+    for (;; probed = classes) {
+      reader.find_largest(probed, m);
       reader.sum(m, y, row);
+      bool in_range = true;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        // The target's own exponential is not in the sum.
+        const A lead = objective.distance(m[k], row[k].pivot_logit);
+        const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
+        in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+      }
+      if (in_range || probed == classes) break;
     }
+#pragma unroll
     for (int k = 0; k < kN; ++k) {
       if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
-      put_row(objective, row[k], i + k, out, totals);
     }
+    put_rows(objective, row, i, out, totals);
   }
   totals.put(partials);
 }
@@ -146,6 +154,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     const PlaneReader<S, kTerms, kN> reader(objective, i);
     S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
     Factors<S> factors[kN];
+#pragma unroll
     for (int k = 0; k < kN; ++k) factors[k] = objective.factors(back, i + k);
     reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
       reader.template with_weights<n>(c, [&](const A(&q)[n][kN]) {

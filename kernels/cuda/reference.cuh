@@ -8,7 +8,6 @@ namespace fused_ce::cuda {
 
 template <class S>
 struct ReferenceConstants {
-  static constexpr Accumulate<S> kLargest = 2048;  // |s m| beyond which m is subtracted
   // What e^m becomes, a power of two: float has 87 bits above 2^40, and 166 below. Less of half
   // types, whose exponentials lose digits to a large exponent: the hardware takes both in one
   // float. It is as much as keeps 2^-126, were it the sum of 2^19 exponentials, to 9 bits.
@@ -27,7 +26,7 @@ struct Offset {
     using K = Constants<A>;
     // Differences of half types are exact in float: m itself is subtracted.
     if constexpr (kIsHalf<S>) return {m, -A(R::kHeadroomBits)};
-    const bool small = m <= R::kLargest * scale.unit && m >= -R::kLargest * scale.unit;
+    const bool small = m <= scale.largest && m >= -scale.largest;
     const A rounded = (m * scale.log2e_high + K::kRound) - K::kRound;
     return {small ? A(0) : m, (small ? rounded : A(0)) - A(R::kHeadroomBits)};
   }

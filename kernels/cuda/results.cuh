@@ -65,43 +65,78 @@ __device__ inline bool is_read(const Objective<S, kTerms>& objective, int64_t y,
          (kIsGeneral<kTerms> && (out.statistics.prediction || out.statistics.confidence));
 }
 
-// The statistics of row i.
-template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ inline void put_statistics(const Objective<S, kTerms>& objective, const RowState<A>& row,
-                                      int64_t i, const Forward& out) {
-  const RowStatistics<A> found = objective.statistics(row);
-  const Statistics& to = out.statistics;
-  const bool counts = objective.counts(row.target);
-  if (to.entropy) static_cast<A*>(to.entropy)[i] = counts ? found.entropy : A(0);
-  if (to.prediction) to.prediction[i] = found.prediction;
-  if (to.confidence) static_cast<A*>(to.confidence)[i] = found.confidence;
-  if (out.saved.gap) static_cast<A*>(out.saved.gap)[i] = found.gap;
+// f(k) for each of kN rows.
+template <int kN, class F>
+__device__ __forceinline__ void for_rows(F f) {
+#pragma unroll
+  for (int k = 0; k < kN; ++k) f(k);
 }
 
-// Finishes row i of the problem, whose state this is.
+// The statistics of rows [i, i + kN).
+template <class S, Terms kTerms, int kN, class A = Accumulate<S>>
+__device__ inline void put_statistics(const Objective<S, kTerms>& objective,
+                                      const RowState<A> (&rows)[kN], int64_t i,
+                                      const Forward& out) {
+  const Statistics& to = out.statistics;
+  RowStatistics<A> found[kN];
+  for_rows<kN>([&](int k) { found[k] = objective.statistics(rows[k]); });
+  if (to.entropy) {
+    for_rows<kN>([&](int k) {
+      static_cast<A*>(to.entropy)[i + k] =
+          objective.counts(rows[k].target) ? found[k].entropy : A(0);
+    });
+  }
+  if (to.prediction) for_rows<kN>([&](int k) { to.prediction[i + k] = found[k].prediction; });
+  if (to.confidence) {
+    for_rows<kN>([&](int k) { static_cast<A*>(to.confidence)[i + k] = found[k].confidence; });
+  }
+  if (out.saved.gap) {
+    for_rows<kN>([&](int k) { static_cast<A*>(out.saved.gap)[i + k] = found[k].gap; });
+  }
+}
+
+// Finishes rows [i, i + kN) of the problem, whose states these are.
+template <class S, Terms kTerms, int kN, class A = Accumulate<S>>
+__device__ inline void put_rows(const Objective<S, kTerms>& objective,
+                                const RowState<A> (&rows)[kN], int64_t i, const Forward& out,
+                                BlockTotals<A>& totals) {
+  const Problem& p = objective.problem;
+  const Statistics& to = out.statistics;
+  RowLoss<A> found[kN];
+  A weight[kN];
+  for_rows<kN>([&](int k) {
+    found[k] = objective.finish(rows[k], to.lse != nullptr);
+    // Of probabilities rows weigh nothing where none has a weight of its own.
+    weight[k] = kHasMass<kTerms> ? A(0) : rows[k].target_weight;
+  });
+  if (p.row_weight) {
+    for_rows<kN>([&](int k) {
+      if (!objective.counts(rows[k].target)) return;
+      const A own = row_weight_of<A>(p, i + k);
+      found[k].loss *= own;
+      found[k].z_loss *= own;
+      weight[k] = kHasMass<kTerms> ? own : weight[k] * own;
+    });
+  }
+  if (out.saved.reference) {
+    for_rows<kN>([&](int k) { put_saved(out.saved, i + k, objective.saved(rows[k])); });
+  }
+  if (out.loss) {
+    for_rows<kN>([&](int k) { put_number<A>(out.loss, out.loss_dtype, i + k, found[k].loss); });
+  }
+  if (to.z_loss) {
+    for_rows<kN>([&](int k) { put_number<A>(to.z_loss, out.loss_dtype, i + k, found[k].z_loss); });
+  }
+  if (to.lse) for_rows<kN>([&](int k) { static_cast<A*>(to.lse)[i + k] = found[k].lse; });
+  if constexpr (kIsGeneral<kTerms>) put_statistics(objective, rows, i, out);
+  for_rows<kN>([&](int k) { totals.add(found[k].loss, weight[k], found[k].z_loss); });
+}
+
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline void put_row(const Objective<S, kTerms>& objective, const RowState<A>& row,
                                int64_t i, const Forward& out, BlockTotals<A>& totals) {
-  const Problem& p = objective.problem;
-  const Statistics& to = out.statistics;
-  RowLoss<A> found = objective.finish(row, to.lse != nullptr);
-  A weight = 0;
-  if (objective.counts(row.target)) {
-    weight = row_weight_of<A>(p, i);
-    found.loss *= weight;
-    found.z_loss *= weight;
-  }
-  if (out.saved.reference) put_saved(out.saved, i, objective.saved(row));
-  if (out.loss) put_number<A>(out.loss, out.loss_dtype, i, found.loss);
-  if (to.z_loss) put_number<A>(to.z_loss, out.loss_dtype, i, found.z_loss);
-  if (to.lse) static_cast<A*>(to.lse)[i] = found.lse;
-  if constexpr (kIsGeneral<kTerms>) put_statistics(objective, row, i, out);
-  // Of probabilities rows weigh nothing where none has a weight of its own.
-  if constexpr (kHasMass<kTerms>)
-    weight = p.row_weight ? weight : A(0);
-  else
-    weight *= row.target_weight;
-  totals.add(found.loss, weight, found.z_loss);
+  const RowState<A> rows[1] = {row};
+  put_rows(objective, rows, i, out, totals);
 }
 
 }  // namespace fused_ce::cuda

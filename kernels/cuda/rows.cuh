@@ -8,16 +8,19 @@
 
 namespace fused_ce::cuda {
 
-// Loads under way at once in a thread. Three sums in double leave no registers for more than two,
-// and wait for the FP64 units rather than for memory.
+// Loads under way at once in a thread. Double leaves no registers for more than two, and waits for
+// the FP64 units rather than for memory. The general loops have less code with two.
 template <class S, Terms kTerms>
-inline constexpr int kLoads = kHasLinear<kTerms> && sizeof(S) == 8 ? 2 : 4;
+inline constexpr int kLoads = kIsGeneral<kTerms> || sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
-// Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128. Left to
-// itself, ptxas takes up to 240 for some architectures, and spills at 48 for others.
+// Blocks a multiprocessor must have room for: at most 80 registers a thread, and 128; of double
+// beside probabilities 255. Left to itself, ptxas takes up to 240 for some architectures, and
+// spills at 48 for others.
 template <class S, Terms kTerms>
-inline constexpr int kRowBlocks = !kHasLinear<kTerms> && sizeof(S) < 8 ? 3 : 2;
+inline constexpr int kRowBlocks = sizeof(S) == 8       ? (kHasMass<kTerms> ? 1 : 2)
+                                  : kHasLinear<kTerms> ? 2
+                                                       : 3;
 
 // One row, or one slice of it: classes [begin, end).
 template <class S, Terms kTerms>
@@ -90,7 +93,7 @@ class RowReader {
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
   __device__ RowSums<A, kTerms> sum(int thread, int threads, A m, int64_t y) const {
-    const Reference<S> ref = objective_.reference(m);
+    const Reference<S> ref = objective_.reference(objective_.finite(m));
     RowSums<A, kTerms> row;
     for_vectors(thread, threads, [&](int64_t c, const Values<S, kN>& x, int first, int last) {
       const Chunk chunk = Chunk::of(c, kN, y);
@@ -143,15 +146,15 @@ __device__ RowState<A> sum_row(const Objective<S, kTerms>& objective, int64_t i,
   const int64_t classes = objective.problem.classes;
   const RowReader<S, kTerms> reader(objective, i, 0, classes);
   const A target_logit = is_class(y) ? reader.logit(y) : A(0);
-  const auto relative_to = [&](A m) {
-    return objective.state(team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y,
-                           target_logit);
-  };
-  if (guessed) {
-    const RowState<A> row = relative_to(guess<S, kTerms>(reader, classes, team, y));
-    if (objective.is_in_range(row)) return row;
+  const auto largest = [&] { return team.largest(reader.largest(Team::thread(), Team::kSize)); };
+  A m = guessed ? guess<S, kTerms>(reader, classes, team, y) : largest();
+#pragma unroll 1
+  for (;; guessed = false) {
+    const RowState<A> row = objective.state(
+        team.sum(reader.sum(Team::thread(), Team::kSize, m, y), m), m, y, target_logit);
+    if (!guessed || objective.is_in_range(row)) return row;
+    m = largest();
   }
-  return relative_to(team.largest(reader.largest(Team::thread(), Team::kSize)));
 }
 
 template <class S, Terms kTerms, int kThreads>

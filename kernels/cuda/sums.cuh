@@ -35,7 +35,7 @@ struct Pivot {
   A logit = -infinity<A>();  // -inf: there is none
   A exponential = 0;         // 0 of the target, which enters no sum
   A weight = 0;              // probabilities: q_j
-  int64_t index = kNowhere;
+  int64_t index = kNowhere;  // general
 
   __device__ __forceinline__ bool leads(const Pivot& other) const {
     return logit > other.logit || (logit == other.logit && index < other.index);
@@ -94,7 +94,9 @@ struct RowSums {
   // into which.
   __device__ void merge(RowSums other, A m) {
     if constexpr (kHasPivot<kTerms>) {
-      if (other.pivot.leads(pivot)) {
+      const bool leads =
+          kIsGeneral<kTerms> ? other.pivot.leads(pivot) : other.pivot.logit > pivot.logit;
+      if (leads) {
         const RowSums leader = other;
         other = *this;
         *this = leader;

@@ -78,9 +78,9 @@ class Team {
     if constexpr (kHasPivot<kTerms>) {
       others.pivot.logit = of(sums.pivot.logit);
       others.pivot.exponential = of(sums.pivot.exponential);
-      others.pivot.index = __shfl_xor_sync(mask(), sums.pivot.index, distance);
     }
     if constexpr (kIsGeneral<kTerms>) {
+      others.pivot.index = __shfl_xor_sync(mask(), sums.pivot.index, distance);
       others.gap = of_sum(sums.gap);
       others.nan = __shfl_xor_sync(mask(), sums.nan, distance);
     }

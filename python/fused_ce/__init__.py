@@ -1,6 +1,7 @@
 """fused_ce: cross entropy with logits for PyTorch, fused, as a drop-in.
 
-``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``.
+``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``,
+``cross_entropy_stats`` and ``predict``.
 """
 
 import ctypes
@@ -52,7 +53,13 @@ _check_torch()
 
 import fused_ce._vmap  # noqa: E402, F401  (registers its rules)
 from fused_ce.functional import cross_entropy  # noqa: E402
-from fused_ce.modules import CrossEntropyLoss  # noqa: E402
+from fused_ce.modules import CrossEntropyLoss, CrossEntropyStatsLoss  # noqa: E402
+from fused_ce.stats import (  # noqa: E402
+    CrossEntropyStats,
+    Prediction,
+    cross_entropy_stats,
+    predict,
+)
 
 cmake_prefix_path: str = str(_PACKAGE)
 """For C++: ``cmake -DCMAKE_PREFIX_PATH="<this>;<torch.utils.cmake_prefix_path>"``."""
@@ -97,10 +104,15 @@ def kept_bytes() -> int:
 
 __all__ = [
     "CrossEntropyLoss",
+    "CrossEntropyStats",
+    "CrossEntropyStatsLoss",
+    "Prediction",
     "__version__",
     "build_info",
     "cmake_prefix_path",
     "cross_entropy",
+    "cross_entropy_stats",
     "empty_cache",
     "kept_bytes",
+    "predict",
 ]

@@ -32,6 +32,8 @@ def composition(
     if torch.is_autocast_enabled(input.device.type):
         input, target = _full(input), _full(target)
         weight = None if weight is None else _full(weight)
+    if not target.is_floating_point():
+        target = target.long()  # torch's takes no class indices of 32 bits
     loss: Tensor = torch.ops.aten.cross_entropy_loss.default._op_dk(
         _COMPOSITE, input, target, weight, *options, **named
     )

@@ -39,6 +39,7 @@ def _sums(rows: Tensor) -> Tensor:
 
 
 def _joined(samples: Tensor, is_row: bool) -> Tensor:
+    """The samples' rows as those of one call."""
     return samples if is_row else samples.flatten(0, 1)
 
 
@@ -53,7 +54,7 @@ def _one_by_one(op: Callable[..., Any], size: int, dims: Dims, arguments: tuple[
         of_zeros = op(*zeros, *constants)
         if isinstance(of_zeros, Tensor):
             return of_zeros.new_empty((0, *of_zeros.shape)), 0
-        return tuple(r.new_empty((0, *r.shape)) for r in of_zeros), (0, 0, 0)
+        return tuple(r.new_empty((0, *r.shape)) for r in of_zeros), (0,) * len(of_zeros)
     results = [
         op(
             *(a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=False)),
@@ -63,7 +64,7 @@ def _one_by_one(op: Callable[..., Any], size: int, dims: Dims, arguments: tuple[
     ]
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
-    return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0)
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
 def _forward_rule(
@@ -72,6 +73,8 @@ def _forward_rule(
     self: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    normalizer: Tensor | None = None,
     dtype: torch.dtype | None = None,
     save: bool = False,
     reduction: int = MEAN,
@@ -79,11 +82,13 @@ def _forward_rule(
     *options: Any,
 ) -> Any:
     size = info.batch_size
-    dims = (*dims, None)[:3]  # of the tensors: trailing defaults are not handed over
+    dims = (*dims, None, None, None)[:5]  # of the tensors: trailing defaults are not handed over
     if dims[2] is not None:
+        tensors = (self, target, weight, row_weight, normalizer)
         rest = (dtype, save, reduction, ignore_index, *options)
-        return _one_by_one(_forward, size, dims, (self, target, weight, *rest))
+        return _one_by_one(_forward, size, dims, (*tensors, *rest))
     x, t = _samples(self, dims[0], size), _samples(target, dims[1], size)
+    r = None if row_weight is None else _samples(row_weight, dims[3], size)
     is_row = x.dim() == 2
     rows = x.shape[2:] if is_row else x.shape[1:2] + x.shape[3:]
     probabilities = x.shape == t.shape
@@ -95,30 +100,54 @@ def _forward_rule(
     if is_row and not probabilities:
         t = t.reshape(size)
     row_dtype = loss_dtype if reduction == NONE else torch.float64
-    row_weight = weight.to(row_dtype) if weight is not None and not probabilities else weight
-    loss, saved, total = _forward(
-        *(_joined(x, is_row), _joined(t, is_row), row_weight),
+    class_weight = weight.to(row_dtype) if weight is not None and not probabilities else weight
+    *results, saved, total = _forward(
+        *(_joined(x, is_row), _joined(t, is_row), class_weight),
+        *(None if r is None else _joined(r, is_row), None),
         *(row_dtype, save, NONE, ignore_index, *options),
     )
-    if save:
-        saved = saved.unflatten(1, (size, rows.numel()))
-    saved_dim = 1 if save else None
-    if reduction == NONE:
-        return (loss.reshape(size, *rows), saved, total), (0, saved_dim, None)
-
-    loss = _sums(loss.reshape(size, *rows))
+    total_dim = None
     if reduction == MEAN:
-        weights = _total_weights(x, t, weight, ignore_index, probabilities)
-        loss = loss / weights
+        weights = _total_weights(x, t, weight, r, ignore_index, probabilities)
+        if normalizer is not None:
+            weights = _samples(normalizer, dims[4], size).to(weights)
         if save:
-            return (loss.to(loss_dtype), saved, weights), (0, saved_dim, 0)
-    return (loss.to(loss_dtype), saved, total), (0, saved_dim, None)
+            total, total_dim = weights, 0
+
+    # What nobody asked for is empty, and stays so.
+    given = _given(options)
+    for i, of_rows in enumerate(results):
+        result = of_rows.reshape(size, *rows) if given[i] else of_rows
+        if i < 2:  # the loss and the z-loss
+            if given[i] and reduction != NONE:
+                result = _sums(result)
+            if given[i] and reduction == MEAN:
+                result = result / weights
+            result = result.to(loss_dtype)
+        results[i] = result
+    if save:
+        saved = saved.unflatten(1, (size, math.prod(rows)))
+    result_dims = (0 if is_given else None for is_given in given)
+    return (*results, saved, total), (*result_dims, 1 if save else None, total_dim)
+
+
+def _given(options: tuple[Any, ...]) -> list[bool]:
+    """Which of the results there are: `outputs` is the last of the options, if it is there."""
+    z_loss, lse, entropy, prediction = options[6] if len(options) > 6 else [False] * 4
+    return [True, z_loss, lse, entropy, prediction, prediction]
 
 
 def _total_weights(
-    x: Tensor, t: Tensor, weight: Tensor | None, ignore_index: int, probabilities: bool
+    x: Tensor,
+    t: Tensor,
+    weight: Tensor | None,
+    row_weight: Tensor | None,
+    ignore_index: int,
+    probabilities: bool,
 ) -> Tensor:
     """What the mean of each sample divides by."""
+    if probabilities and row_weight is not None:
+        return _sums(row_weight.double())
     if probabilities:
         classes = x.size(1 if x.dim() == 2 else 2)
         # As torch counts them, which is no number where there are no classes.
@@ -126,55 +155,98 @@ def _total_weights(
         return torch.full((x.size(0),), rows, dtype=torch.float64, device=x.device)
     t = t.long()  # no uint8 is -100, nor 156
     counted = t != ignore_index
-    if weight is None:
-        return _sums(counted.double())
-    of_rows = weight.to(torch.float64).take(t.masked_fill(~counted, 0))
-    return _sums(of_rows * counted)
+    of_rows = counted.double()
+    if weight is not None:
+        of_rows = of_rows * weight.double().take(t.masked_fill(~counted, 0))
+    if row_weight is not None:
+        of_rows = of_rows * row_weight.double().reshape(t.shape)
+    return _sums(of_rows)
 
 
 def _backward_rule(
     info: Any,
     dims: Dims,
-    grad_output: Tensor,
+    grad_loss: Tensor | None,
+    grad_z_loss: Tensor | None,
+    grad_lse: Tensor | None,
+    grad_entropy: Tensor | None,
     self: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    row_weight: Tensor | None,
     saved: Tensor,
     total_weight: Tensor,
     reduction: int = MEAN,
     *options: Any,
 ) -> Any:
     size = info.batch_size
-    dims = dims[:6]
-    if dims[3] is not None:
-        tensors = (grad_output, self, target, weight, saved, total_weight)
-        return _one_by_one(_backward, size, dims, (*tensors, reduction, *options))
-    g = _samples(grad_output, dims[0], size)
-    # Linear in the incoming gradient, so that one of ones serves all. (Not where a mean may divide
+    dims = dims[:10]
+    incoming = (grad_loss, grad_z_loss, grad_lse, grad_entropy)
+    constants = (self, target, weight, row_weight, saved, total_weight)
+    grad_dims, (self_dim, target_dim, weight_dim, row_dim, saved_dim, total_dim) = (
+        dims[:4],
+        dims[4:],
+    )
+    if weight_dim is not None:
+        return _one_by_one(_backward, size, dims, (*incoming, *constants, reduction, *options))
+    grads = [
+        None if g is None else _samples(g, d, size)
+        for g, d in zip(incoming, grad_dims, strict=True)
+    ]
+    # Linear in the incoming gradients, so that one of ones serves all. (Not where a mean may divide
     # by nothing.)
-    if dims[1:] == (None,) * 5 and reduction != MEAN:
-        class_dim = 1 if self.dim() > 1 else 0
-        rows = self.shape[:class_dim] + self.shape[class_dim + 1 :]
-        ones = self.new_ones(rows, dtype=torch.float32)
-        of_rows = _backward(ones, self, target, weight, saved, total_weight, NONE, *options)
-        g = g.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
-        by_row = g.unsqueeze(1 + class_dim) if reduction == NONE else _each(g, self.dim())
-        return (of_rows * by_row).to(self.dtype), 0
+    if dims[4:] == (None,) * 6 and reduction != MEAN:
+        return _of_ones(grads, constants, reduction, options), 0
 
-    x, t = _samples(self, dims[1], size), _samples(target, dims[2], size)
+    x, t = _samples(self, self_dim, size), _samples(target, target_dim, size)
+    r = None if row_weight is None else _samples(row_weight, row_dim, size)
     is_row = x.dim() == 2
     if is_row and x.shape != t.shape:
         t = t.reshape(size)
     rows = x.shape[:1] if is_row else x.shape[:2] + x.shape[3:]
-    if reduction == MEAN:
-        g = g.double() / _samples(total_weight, dims[5], size)
-    by_row = g if reduction == NONE else _each(g, len(rows) - 1).expand(rows)
+
+    def of_rows(g: Tensor | None) -> Tensor | None:
+        """The gradient of each row's own loss."""
+        if g is None or reduction == NONE:
+            return g
+        if reduction == MEAN:
+            g = g.double() / _samples(total_weight, total_dim, size)
+        return _each(g, len(rows) - 1).expand(rows)
+
+    by_row = [of_rows(grads[0]), of_rows(grads[1]), grads[2], grads[3]]
     gradient = _backward(
-        *(_joined(by_row, is_row), _joined(x, is_row), _joined(t, is_row), weight),
-        *(_samples(saved, dims[4], size).movedim(0, 1).flatten(1, 2), total_weight, NONE),
+        *(None if g is None else _joined(g, is_row) for g in by_row),
+        *(_joined(x, is_row), _joined(t, is_row), weight),
+        None if r is None else _joined(r, is_row),
+        *(_samples(saved, saved_dim, size).movedim(0, 1).flatten(1, 2), total_weight, NONE),
         *options,
     )
     return gradient.reshape(x.shape), 0
+
+
+def _of_ones(
+    grads: list[Tensor | None],
+    constants: tuple[Tensor | None, ...],
+    reduction: int,
+    options: tuple[Any, ...],
+) -> Tensor:
+    """The gradients for several incoming ones of the same logits: a call for each result."""
+    self = constants[0]
+    assert self is not None
+    class_dim = 1 if self.dim() > 1 else 0
+    accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
+    ones = self.new_ones(self.shape[:class_dim] + self.shape[class_dim + 1 :], dtype=accumulate)
+    gradients = []
+    for i, g in enumerate(grads):
+        if g is None:
+            continue
+        only = [ones if k == i else None for k in range(len(grads))]
+        of_rows = _backward(*only, *constants, NONE, *options)
+        is_reduced = i < 2 and reduction != NONE  # the loss and the z-loss
+        by_row = _each(g, self.dim()) if is_reduced else g.unsqueeze(1 + class_dim)
+        gradients.append(of_rows * by_row.to(accumulate))
+    total: Tensor = sum(gradients[1:], gradients[0])
+    return total.to(self.dtype)
 
 
 _RULES: dict[str, Callable[..., Any]] = {

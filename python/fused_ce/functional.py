@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,8 +52,8 @@ def cross_entropy(
     Args:
         input: logits, not probabilities: of shape (C), (N, C) or (N, C, d1, ..., dK), with any
             strides; float32, float64, bfloat16 or float16.
-        target: class indices in [0, C), int64 or uint8, of the shape of ``input`` without C; or
-            class probabilities, floating point, of the shape of ``input``.
+        target: class indices in [0, C), int64, int32, int16, int8 or uint8, of the shape of
+            ``input`` without C; or class probabilities, floating point, of the shape of ``input``.
         weight: one factor for each class, of shape (C) and the dtype of ``input``; with class
             probabilities, of any other floating point or integer dtype as well.
         size_average: deprecated, as in torch; use ``reduction``.
@@ -117,7 +118,10 @@ def cross_entropy(
         return loss
     if in_torchscript_export():
         return composition(input, target, weight, number, ignore_index, label_smoothing)
-    return _call(input, target, weight, number, ignore_index, label_smoothing)
+    result: Tensor = call(
+        _operator, ignore_index, input, target, weight, number, ignore_index, label_smoothing
+    )
+    return result
 
 
 def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
@@ -139,31 +143,24 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
 
 # What torch.ops says, in a RuntimeError, of an argument that does not fit the operator's schema.
 _MISFIT = re.compile(
-    r"fused_ce::cross_entropy\(\) Expected a value of type '(.+)' for argument '(.+)' "
+    r"fused_ce::(\w+)\(\) Expected a value of type '(.+)' for argument '(.+)' "
     r"but instead found type '(.+)'"
 )
 
 
-def _call(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
+def call(operator: Any, ignore_index: int, *arguments: Any, **named: Any) -> Any:
     """The operator, with torch's exceptions for arguments of another type."""
     if isinstance(ignore_index, bool):  # which the schema takes for 0 or 1
-        raise TypeError("cross_entropy(): argument 'ignore_index' must be int, not bool")
+        name = operator.__name__
+        raise TypeError(f"{name}(): argument 'ignore_index' must be int, not bool")
     try:
-        loss: Tensor = _operator(input, target, weight, reduction, ignore_index, label_smoothing)
+        return operator(*arguments, **named)
     except RuntimeError as error:
         misfit = _MISFIT.match(str(error))
         if misfit is None:
             raise
-        expected, name, found = misfit.groups()
-        argument = f"cross_entropy(): argument '{name.replace('self', 'input')}'"
+        function, expected, name, found = misfit.groups()
+        argument = f"{function}(): argument '{name.replace('self', 'input')}'"
         if found == expected:
             raise ValueError(f"{argument} does not fit into 64 bits") from None
         raise TypeError(f"{argument} must be {expected}, not {found}") from None
-    return loss

@@ -1,12 +1,13 @@
-"""The loss as a module."""
+"""The losses as modules."""
 
 import torch
 from torch import Tensor
 
 from fused_ce import _C
 from fused_ce.functional import _is_dynamo_compiling, _is_scripting, cross_entropy
+from fused_ce.stats import CrossEntropyStats, cross_entropy_stats
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = ["CrossEntropyLoss", "CrossEntropyStatsLoss"]
 
 _direct = _C.module_cross_entropy
 
@@ -28,8 +29,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     Shape:
         - input: (C), (N, C) or (N, C, d1, ..., dK), float32, float64, bfloat16 or float16.
-        - target: class indices, int64 or uint8, of the shape of the input without C; or class
-          probabilities, floating point, of the shape of the input.
+        - target: class indices, int64, int32, int16, int8 or uint8, of the shape of the input
+          without C; or class probabilities, floating point, of the shape of the input.
         - output: of the shape of the input without C for ``reduction="none"``, else a scalar.
 
     Example::
@@ -53,4 +54,105 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+        )
+
+
+class CrossEntropyStatsLoss(torch.nn.Module):
+    r"""The loss and what else there is in the logits, in the same read of them.
+
+    :func:`fused_ce.cross_entropy_stats` as a module: what belongs to the model is given once, what
+    belongs to the batch with each call. The formulas, the errors and the sources are that
+    function's.
+
+    Args:
+        weight: one factor for each class, of shape (C); a buffer, as in
+            :class:`torch.nn.CrossEntropyLoss`.
+        ignore_index: a class index whose rows do not count.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: the part of the target that is spread over all classes, in [0, 1].
+        logit_scale: what the input is multiplied with.
+        softcap: the bound that the scaled logits are bent to stay below, or None.
+        temperature: what they are divided by after that.
+        z_loss_weight: what the square of a row's log-sum-exp is added to its loss with.
+        dtype: of the loss.
+        in_place: the gradient overwrites the logits.
+        return_lse: give the log-sum-exp of each row.
+        return_entropy: give the entropy of each row.
+        return_prediction: give the most probable class of each row, and its probability.
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dK), float32, float64, bfloat16 or float16.
+        - target: class indices of the shape of the input without C, or class probabilities of the
+          shape of the input.
+        - row_weight: of the shape of the input without C. normalizer: a number, or a tensor of
+          no dimension.
+        - output: a :class:`fused_ce.CrossEntropyStats`.
+
+    Example::
+
+        >>> criterion = fused_ce.CrossEntropyStatsLoss(z_loss_weight=1e-4, return_entropy=True)
+        >>> stats = criterion(model(tokens), next_tokens, row_weight=mask)
+        >>> (stats.loss - 0.01 * stats.entropy.mean()).backward()
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        z_loss_weight: float = 0.0,
+        dtype: torch.dtype | None = None,
+        in_place: bool = False,
+        return_lse: bool = False,
+        return_entropy: bool = False,
+        return_prediction: bool = False,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.logit_scale = logit_scale
+        self.softcap = softcap
+        self.temperature = temperature
+        self.z_loss_weight = z_loss_weight
+        self.dtype = dtype
+        self.in_place = in_place
+        self.return_lse = return_lse
+        self.return_entropy = return_entropy
+        self.return_prediction = return_prediction
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        row_weight: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
+    ) -> CrossEntropyStats:
+        return cross_entropy_stats(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+            temperature=self.temperature,
+            z_loss_weight=self.z_loss_weight,
+            row_weight=row_weight,
+            normalizer=normalizer,
+            dtype=self.dtype,
+            in_place=self.in_place,
+            return_lse=self.return_lse,
+            return_entropy=self.return_entropy,
+            return_prediction=self.return_prediction,
         )

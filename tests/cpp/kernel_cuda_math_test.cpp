@@ -8,8 +8,10 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <type_traits>
+#include <utility>
 
-#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/cap.cuh"
 
 namespace fused_ce::cuda {
 namespace {
@@ -111,6 +113,100 @@ void expect_ends() {
 TEST(CudaMath, ExpAtTheEnds) {
   expect_ends<float>();
   expect_ends<double>();
+}
+
+// A scale is in the constants: e^(s x) is as good as e^x, for any s.
+template <class A>
+double worst_of_scaled(double scale) {
+  const Scale<A> s(scale);
+  const Power<A> one = Power<A>::of(0, s);
+  std::mt19937_64 random(3);
+  std::uniform_real_distribution<double> exponent(-87, 87);
+  double worst = 0;
+  for (int i = 0; i < 200000; ++i) {
+    const auto x = static_cast<A>(exponent(random) / scale);
+    const long double exact = std::exp(static_cast<long double>(scale) * x);
+    worst = std::fmax(worst, ulps(exp_scaled(x, s, one, A(1)), exact));
+  }
+  return worst;
+}
+TEST(CudaMath, ExpOfScaledNumbers) {
+  for (double scale : {1.0, 0.3, 1 / 1.7, 30.1, 1e-6, 1e6}) {
+    EXPECT_LT(worst_of_scaled<float>(scale), 1.5) << scale;
+    EXPECT_LT(worst_of_scaled<double>(scale), 1.0) << scale;
+  }
+}
+
+template <class A>
+Cap<A> cap_of(double cap, double scale) {
+  Problem p{};
+  p.cap = cap;
+  p.scale = scale;
+  return Cap<A>(p);
+}
+
+// The soft cap of x and its slope, against the formula: how wrong they are, in units. (The slope
+// beyond what a double's rounded scale / cap does to it: |v| units.)
+template <class A>
+std::pair<double, double> wrong_by(const Cap<A>& cap, double c, double scale, A x) {
+  using Exact = std::conditional_t<sizeof(A) == 4, double, long double>;
+  const Exact v = static_cast<Exact>(scale) * x / static_cast<Exact>(c);
+  const Exact e = std::exp(-2 * std::fabs(v)), slope = 4 * e / ((1 + e) * (1 + e));
+  const Capped<A> found = cap.of(x);
+  return {ulps(found.logit, static_cast<Exact>(c) * std::tanh(v)),
+          ulps(found.slope, static_cast<Exact>(scale) * slope) -
+              (sizeof(A) == 8 ? static_cast<double>(std::fabs(v)) : 0)};
+}
+
+// All floats from where tanh(x) rounds to x up to where it has long been 1.
+TEST(CudaMath, CapOfFloats) {
+  constexpr uint32_t kStride = 31;
+  double logit = 0, slope = 0;
+  for (const auto& [c, scale] : {std::pair(1.0, 1.0), std::pair(30.0, 0.7)}) {
+    const Cap<float> cap = cap_of<float>(c, scale);
+    for (uint32_t bits = 97u << 23; bits < 138u << 23; bits += kStride) {
+      const float x = std::bit_cast<float>(bits | (bits & 1) << 31);
+      const auto [z, dz] = wrong_by(cap, c, scale, x);
+      logit = std::fmax(logit, z);
+      if (std::fabs(scale * x / c) < 40) slope = std::fmax(slope, dz);  // e^-2v is a normal number
+    }
+  }
+  RecordProperty("ulps", std::to_string(logit));
+  RecordProperty("ulps_of_slope", std::to_string(slope));
+  EXPECT_LT(logit, 5);
+  EXPECT_LT(slope, 8);
+}
+
+TEST(CudaMath, CapOfDoubles) {
+  std::mt19937_64 random(4);
+  std::uniform_real_distribution<double> exponent(-30, 5);
+  const Cap<double> cap = cap_of<double>(50, 1.3);
+  double logit = 0, slope = 0;
+  for (int i = 0; i < 400000; ++i) {
+    const auto [z, dz] = wrong_by(cap, 50, 1.3, 50 * std::exp2(exponent(random)));
+    logit = std::fmax(logit, z);
+    slope = std::fmax(slope, dz);
+  }
+  EXPECT_LT(logit, 5);
+  EXPECT_LT(slope, 8);
+}
+
+template <class A>
+void expect_ends_of_cap() {
+  constexpr A infinity = std::numeric_limits<A>::infinity();
+  const Cap<A> cap = cap_of<A>(20, 2);
+  for (A x : {infinity, std::numeric_limits<A>::max(), A(1e5)}) {
+    EXPECT_EQ(cap.of(x).logit, 20);
+    EXPECT_EQ(cap.of(-x).logit, -20);
+    EXPECT_EQ(cap.of(x).slope, 0);
+  }
+  EXPECT_EQ(cap.of(A(0)).logit, 0);
+  EXPECT_EQ(cap.of(A(0)).slope, 2);
+  EXPECT_TRUE(std::isnan(cap.of(std::numeric_limits<A>::quiet_NaN()).logit));
+}
+TEST(CudaMath, CapAtTheEnds) {
+  expect_ends_of_cap<float>();
+  expect_ends_of_cap<double>();
 }
 
 }  // namespace

@@ -152,7 +152,8 @@ def forward(tensors: Tensors, save: bool, reduction: int, smoothing: float) -> T
     x, target, *weight = tensors
     weight_or_none = weight[0] if weight else None
     return torch.ops.fused_ce._forward(
-        x, target, weight_or_none, None, save, reduction, label_smoothing=smoothing
+        *(x, target, weight_or_none, None, None, None, save, reduction),
+        label_smoothing=smoothing,
     )
 
 
@@ -162,7 +163,8 @@ def backward(
     x, target, *weight = tensors
     weight_or_none = weight[0] if weight else None
     return torch.ops.fused_ce._backward(
-        grad, x, target, weight_or_none, *saved, reduction, label_smoothing=smoothing
+        *(grad, None, None, None, x, target, weight_or_none, None, *saved, reduction),
+        label_smoothing=smoothing,
     )
 
 
@@ -192,12 +194,12 @@ def check(rng: random.Random, kind: type[Meta]) -> None:
             with trace.mode:
                 traces = forward(traced, save, reduction, smoothing)
             assert list(map(layout, traces)) == list(map(layout, results)), (case, save, reduction)
-        loss, *saved = results
+        loss, *_, saved, total_weight = results
         grad = like(rng, torch.randn(loss.shape).to(loss.dtype))
-        gradient = backward(grad, real, tuple(saved), reduction, smoothing)
+        gradient = backward(grad, real, (saved, total_weight), reduction, smoothing)
         traced_grad = trace.of(grad)
         with trace.mode:
-            told = backward(traced_grad, traced, traces[1:], reduction, smoothing)
+            told = backward(traced_grad, traced, traces[-2:], reduction, smoothing)
         assert layout(told) == layout(gradient), (case, reduction)
         if kind is Meta:  # once is enough for the numbers
             assert_torchs_gradient(gradient, grad, real, reduction, smoothing)

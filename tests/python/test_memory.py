@@ -378,12 +378,13 @@ def test_fork_while_a_thread_computes() -> None:
     run(
         IN_A_CHILD + "x = logits(4)\n"
         "target = torch.zeros(16, dtype=torch.long)\n"
-        "_, *saved = torch.ops.fused_ce._forward(x.detach(), target, save=True)\n"
+        "*_, saved, total = torch.ops.fused_ce._forward(x.detach(), target, save=True)\n"
         "one = torch.ones([])\n"
         # Without the autograd engine, whose locks no child may take while another thread has them.
         "def step():\n"
         "    with torch.no_grad():\n"
-        "        return torch.ops.fused_ce._backward(one, x.detach(), target, None, *saved)\n"
+        "        return torch.ops.fused_ce._backward(\n"
+        "            one, None, None, None, x.detach(), target, None, None, saved, total)\n"
         "expected, stop = step().clone(), False\n"
         "def work():\n"
         "    while not stop: assert torch.equal(step(), expected)\n"

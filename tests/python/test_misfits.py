@@ -137,7 +137,8 @@ def test_dtypes_that_no_loss_has(dtype: torch.dtype) -> None:
                 for device in ("cpu", "meta"):
                     with pytest.raises(REFUSALS, match="not implemented for a loss of"):
                         OPS._forward(
-                            *(x.to(device), target.to(device), None, dtype, save, reduction)
+                            *(x.to(device), target.to(device), None, None, None),
+                            *(dtype, save, reduction),
                         )
 
 
@@ -146,11 +147,14 @@ def test_dtypes_that_a_loss_has(dtype: torch.dtype) -> None:
     for shape in SHAPES:
         x, target = problem(shape)
         for reduction in (0, 1, 2):
-            loss, _, _ = OPS._forward(x, target, None, dtype, False, reduction)
-            expected, _, _ = OPS._forward(x, target, None, None, False, reduction)
+            loss = OPS._forward(x, target, dtype=dtype, reduction=reduction)[0]
+            expected = OPS._forward(x, target, reduction=reduction)[0]
             assert loss.dtype == dtype
             torch.testing.assert_close(loss, expected.to(dtype))
 
+
+NO_GRADIENTS = dict.fromkeys(["grad_loss", "grad_z_loss", "grad_lse", "grad_entropy"])
+INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # Each of another shape, dtype or place than what _forward saved for 4 rows, or the loss's gradient.
 BACKWARD_MISFITS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -179,13 +183,13 @@ BACKWARD_MISFITS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] 
         f"total_{dtype}": ("total_weight", lambda t, d=dtype: t.to(d))
         for dtype in (torch.float32, torch.int64, torch.float8_e4m3fn, torch.uint8)
     },
-    "grad_of_one_dimension": ("grad_output", lambda t: t.view(1)),
-    "grad_of_each_row": ("grad_output", lambda t: t.expand(4)),
-    "grad_nothing": ("grad_output", lambda t: t.new_empty(0)),
-    "grad_meta": ("grad_output", lambda t: t.to("meta")),
-    "grad_freed": ("grad_output", lambda t: resized(t.clone(), 0)),
+    "grad_of_one_dimension": ("grad_loss", lambda t: t.view(1)),
+    "grad_of_each_row": ("grad_loss", lambda t: t.expand(4)),
+    "grad_nothing": ("grad_loss", lambda t: t.new_empty(0)),
+    "grad_meta": ("grad_loss", lambda t: t.to("meta")),
+    "grad_freed": ("grad_loss", lambda t: resized(t.clone(), 0)),
     **{
-        f"grad_{dtype}": ("grad_output", lambda t, d=dtype: t.to(d))
+        f"grad_{dtype}": ("grad_loss", lambda t, d=dtype: t.to(d))
         for dtype in (torch.float8_e5m2, torch.uint8, torch.int64, torch.complex64, torch.bool)
     },
 }
@@ -194,8 +198,9 @@ BACKWARD_MISFITS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] 
 @pytest.mark.parametrize("name", BACKWARD_MISFITS)
 def test_misfits_of_backward(name: str) -> None:
     x, target = problem((4, 5))
-    _, saved, total_weight = OPS._forward(x, target, save=True)
-    given = {"grad_output": torch.ones(()), "self": x, "target": target, "weight": None}
+    *_, saved, total_weight = OPS._forward(x, target, save=True)
+    given = {**NO_GRADIENTS, "grad_loss": torch.ones(())}
+    given |= {"self": x, "target": target, "weight": None, "row_weight": None}
     given |= {"saved": saved, "total_weight": total_weight}
     OPS._backward(**given)
     argument, misfit = BACKWARD_MISFITS[name]
@@ -204,13 +209,14 @@ def test_misfits_of_backward(name: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", [0, 2])
-@pytest.mark.parametrize("argument", ["target", "weight", "saved", "total_weight", "grad_output"])
+@pytest.mark.parametrize("argument", ["target", "weight", "saved", "total_weight", "grad_loss"])
 def test_no_tensor_of_another_device(argument: str, reduction: int) -> None:
     """Even one that nothing reads: a meta tensor calls the kernel that computes nothing."""
     x, target = problem((4, 5))
     weight = torch.rand(5)
-    loss, saved, total_weight = OPS._forward(x, target, weight, save=True, reduction=reduction)
-    given = {"grad_output": torch.ones_like(loss), "self": x, "target": target, "weight": weight}
+    loss, *_, saved, total_weight = OPS._forward(x, target, weight, save=True, reduction=reduction)
+    given = {**NO_GRADIENTS, "grad_loss": torch.ones_like(loss)}
+    given |= {"self": x, "target": target, "weight": weight, "row_weight": None}
     given |= {"saved": saved, "total_weight": total_weight, "reduction": reduction}
     OPS._backward(**given)
     with pytest.raises(RuntimeError, match="same device"):
@@ -220,9 +226,10 @@ def test_no_tensor_of_another_device(argument: str, reduction: int) -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (4, 1), (1, 4), (2, 2), (0,)], ids=str)
 def test_gradients_of_no_losses_shape(shape: tuple[int, ...]) -> None:
     x, target = problem((4, 5))
-    _, *saved = OPS._forward(x, target, save=True, reduction=0)
+    *_, saved, total = OPS._forward(x, target, save=True, reduction=0)
+    grads = (torch.ones(shape), None, None, None)
     with pytest.raises(REFUSALS):
-        OPS._backward(torch.ones(shape), x, target, None, *saved, 0)
+        OPS._backward(*grads, x, target, None, None, saved, total, 0)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -353,9 +360,9 @@ MISFITS: list[Misfit] = [
     *(more_elements, one_or_no_element, on_meta, freed, too_small, expanded, strided, permuted),
     *(odd_numbers, odd_numbers, another_layout, materialised_later, differentiable),
 ]
-# Where the target or the weight is differentiable, backward is composed of torch's operators, which
-# do not look at the size of a storage.
-UNCHECKED_BY_TORCH = {too_small, differentiable}
+# Where the target, the weight or what a mean divides by is differentiable, backward is composed of
+# torch's operators, which do not look at the size of a storage.
+UNCHECKED_BY_TORCH = {too_small, freed, differentiable}
 
 
 def draw_options(rng: random.Random) -> Arguments:
@@ -376,9 +383,7 @@ def draw(rng: random.Random, op: str) -> Arguments:
     if rng.random() < 0.3:
         target = torch.rand(shape).to(dtype)
     else:
-        target = torch.randint(classes, rows).to(
-            rng.choice([torch.int64, torch.int64, torch.uint8])
-        )
+        target = torch.randint(min(classes, 128), rows).to(rng.choice([torch.int64, *INDEX_DTYPES]))
     weight = guarded(torch.rand(classes).to(dtype)) if rng.random() < 0.5 else None
     given: Arguments = {"self": guarded(x), "target": guarded(target), "weight": weight}
     options = draw_options(rng)
@@ -388,11 +393,13 @@ def draw(rng: random.Random, op: str) -> Arguments:
         loss_dtype = rng.choice([None, None, dtype, dtype, rng.choice(ALL_DTYPES)])
         return {**given, "dtype": loss_dtype, "save": rng.random() < 0.5, **options}
     try:
-        loss, saved, total_weight = OPS._forward(x, target, weight, save=True, **options)
+        loss, *_, saved, total_weight = OPS._forward(x, target, weight, save=True, **options)
     except REFUSALS:  # of the options, or of class indices that are none
-        loss, saved, total_weight = OPS._forward(x, target, weight, save=True, ignore_index=-100)
-    grad = {"grad_output": guarded(torch.randn(loss.shape).to(loss.dtype))}
-    kept = {"saved": guarded(saved), "total_weight": guarded(total_weight)}
+        loss, *_, saved, total_weight = OPS._forward(
+            x, target, weight, save=True, ignore_index=-100
+        )
+    grad = {**NO_GRADIENTS, "grad_loss": guarded(torch.randn(loss.shape).to(loss.dtype))}
+    kept = {"row_weight": None, "saved": guarded(saved), "total_weight": guarded(total_weight)}
     return {**grad, **given, **kept, **options}
 
 
@@ -444,7 +451,7 @@ def assert_acceptable(given: Arguments) -> None:
         assert given["ignore_index"] < 0
     else:
         assert target.shape == rows or (x.dim() == 1 and target.shape == (1,))
-        assert target.dtype in (torch.int64, torch.uint8)
+        assert target.dtype in INDEX_DTYPES
     assert weight is None or weight.shape == (classes,)
     assert given["reduction"] in (0, 1, 2) and 0 <= given["label_smoothing"] <= 1
     assert given.get("dtype") in (None, *DTYPES)
@@ -456,7 +463,8 @@ def assert_acceptable(given: Arguments) -> None:
             assert is_there(t), name
     if "saved" in given:
         loss_shape = rows if given["reduction"] == 0 else ()
-        assert given["grad_output"].shape == loss_shape and given["grad_output"].dtype in DTYPES
+        grad = given["grad_loss"]  # None: 0
+        assert grad is None or (grad.shape == loss_shape and grad.dtype in DTYPES)
         precise = torch.float64 if x.dtype == torch.float64 else torch.float32
         assert given["saved"].dtype == precise
         assert given["saved"].shape == (3, torch.Size(rows).numel())
@@ -476,8 +484,9 @@ def assert_shapes(op: str, given: Arguments, results: tuple[torch.Tensor, ...]) 
         assert loss.shape == (rows if given["reduction"] == 0 else ()) and loss.dtype in DTYPES
         assert given.get("dtype") in (None, loss.dtype)
         if kept and given["save"]:
-            assert kept[0].shape == (3, torch.Size(rows).numel())
-            assert kept[1].shape == (() if given["reduction"] == 1 else (0,))
+            *_, saved, total_weight = kept
+            assert saved.shape == (3, torch.Size(rows).numel())
+            assert total_weight.shape == (() if given["reduction"] == 1 else (0,))
     assert all(result.device == x.device for result in results)
 
 
@@ -494,7 +503,8 @@ def assert_same_numbers(op: str, given: Arguments, results: tuple[torch.Tensor, 
     """However the arguments lay in memory: all was read, and all was written."""
     if given["self"].device.type == "meta":
         return
-    constants = (t for t in (given["target"], given["weight"]) if t is not None)
+    names = ("target", "weight", "total_weight")
+    constants = (t for t in map(given.get, names) if t is not None)
     if op == "_backward" and any(t.requires_grad for t in constants):
         return  # composed of torch's operators, which do not ask what was saved of other logits
     if "total_weight" in given and given["reduction"] != 1:

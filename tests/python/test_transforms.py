@@ -144,12 +144,13 @@ def test_opcheck(kind: str, reduction: int) -> None:
     options = (reduction, -100, 0.1)
     torch.library.opcheck(OP, (x, target, weight, *options))
     for save in (False, True):
-        arguments = (x, target, weight, None, save, *options)
+        arguments = (x, target, weight, None, None, None, save, *options)
         torch.library.opcheck(torch.ops.fused_ce._forward, arguments)
-    loss, *saved = torch.ops.fused_ce._forward(x.detach(), *arguments[1:])
+    loss, *_, saved, total = torch.ops.fused_ce._forward(x.detach(), *arguments[1:])
+    grads = (torch.ones_like(loss), None, None, None)
     torch.library.opcheck(
         torch.ops.fused_ce._backward,
-        (torch.ones_like(loss), x, target, weight, *saved, *options),
+        (*grads, x, target, weight, None, saved, total, *options),
     )
 
 

@@ -16,7 +16,13 @@ from .toolkit import build, find_nvcc, find_nvdisasm
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
 # Loads of logits that a thread makes at once, or fewer: kLoads, kPlanes, kTogether.
 UNDER_WAY = 4
-TERMS = {"0": "indices", "1": "smoothed", "2": "probabilities"}
+TERMS = {
+    "0": "indices",
+    "1": "smoothed",
+    "2": "probabilities",
+    "3": "general indices",
+    "4": "general probabilities",
+}
 
 
 @dataclass

@@ -31,13 +31,18 @@ def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str],
     """The shortest way round a loop of exponentials, from those with the most loads in a block.
 
     And how many loads that block has: the logits', where others (of probabilities) look the same.
+    A loop over rows, which may load as much, divides; one over classes does not.
     """
     graph = Graph(code)
     loads = [count(graph.instructions([b]), pattern) for b in range(len(graph.blocks))]
     for most in sorted(set(loads) - {0}, reverse=True):
         ways = [graph.cycle(b) for b, n in enumerate(loads) if n == most]
         loops = [graph.instructions(way) for way in ways if way]
-        computing = [loop for loop in loops if count(loop, EXPONENTIAL[size]) >= each * most]
+        computing = [
+            loop
+            for loop in loops
+            if count(loop, EXPONENTIAL[size]) >= each * most and not count(loop, r"MUFU\.RCP")
+        ]
         if computing:
             return min(computing, key=len), most
     return [], 0

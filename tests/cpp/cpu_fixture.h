@@ -22,8 +22,8 @@ struct CpuFixture : ProblemFixture {
     kernels.forward(p, forward_out(), 0, static_cast<int64_t>(partials.size()), partials.data());
     return partials;
   }
-  void backward() { backward(backward_out(), /*streamed=*/false); }
-  void backward(const Backward& out, bool streamed) {
+  void backward() { backward(backward_out()); }
+  void backward(const Backward& out, bool streamed = false) {
     kernels.backward(p, out, 0, kernels.backward_tasks(p, out), streamed);
   }
   void run_and_check() {

@@ -1,0 +1,30 @@
+// The loss head of the CPU kernels, at each instruction set that this machine has.
+#include "cpu_fixture.h"
+#include "head.h"
+
+namespace fused_ce {
+namespace {
+
+using namespace testing;  // fused_ce::testing
+
+class HeadKernel : public Kernel {
+ protected:
+  auto make() const {
+    return [this](Layout layout, const Options& options, int64_t classes, double scale) {
+      return CpuFixture(capability(), dtype(), layout, options, shape_of(layout, classes), scale);
+    };
+  }
+};
+INSTANTIATE_TEST_SUITE_P(, HeadKernel, kEveryKernel, kernel_name);
+
+TEST_P(HeadKernel, EqualsTheFormula) { check_every_head(make()); }
+TEST_P(HeadKernel, SomeGradients) { check_some_gradients(make()); }
+TEST_P(HeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
+TEST_P(HeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }
+TEST_P(HeadKernel, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
+TEST_P(HeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
+TEST_P(HeadKernel, GradientsInPlace) { check_in_place(make()); }
+TEST_P(HeadKernel, StatisticsAlone) { check_statistics_alone(make()); }
+
+}  // namespace
+}  // namespace fused_ce

@@ -59,7 +59,7 @@ struct Options {
   double scale() const { return logit_scale / temperature; }
   double cap() const { return softcap ? *softcap / temperature : 0.0; }  // 0: none
   // How many numbers a row are saved for backward.
-  int64_t saved_numbers() const { return wants(kEntropy) ? 4 : 3; }
+  int64_t saved_numbers() const { return wants(kEntropy) || wants(kPrediction) ? 4 : 3; }
 };
 
 inline constexpr char kLossSchema[] =

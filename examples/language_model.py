@@ -12,6 +12,8 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import fused_ce  # noqa: F401  (importing it registers torch.ops.fused_ce)
 import torch
@@ -37,6 +39,27 @@ def read_paragraphs() -> list[list[str]]:
     return [[*words_of(p), "<end>"] for p in prose]
 
 
+class Corpus(NamedTuple):
+    vocabulary: list[str]
+    ids: dict[str, int]
+    train: Tensor
+    held_out: Tensor
+
+
+def read_corpus() -> Corpus:
+    """Hold out a twelfth of the paragraphs; the vocabulary is that of the others."""
+    paragraphs = read_paragraphs()
+    random.shuffle(paragraphs)
+    split = len(paragraphs) // 12
+    vocabulary = ["<unknown>", *sorted({w for p in paragraphs[split:] for w in p})]
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    held_out, train = (
+        torch.tensor([ids.get(w, UNKNOWN) for p in part for w in p])
+        for part in (paragraphs[:split], paragraphs[split:])
+    )
+    return Corpus(vocabulary, ids, train, held_out)
+
+
 class Model(nn.Module):
     def __init__(self, vocabulary: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -58,6 +81,28 @@ def batches(stream: Tensor, columns: int, length: int) -> list[tuple[Tensor, Ten
     words = stream[: rows * columns].view(columns, rows).t()
     following = stream[1 : rows * columns + 1].view(columns, rows).t()
     return list(zip(torch.split(words, length), torch.split(following, length), strict=True))
+
+
+def fit(model: Model, stream: Tensor, epochs: int) -> Iterator[tuple[int, float, float]]:
+    """Yield after each epoch its number, the mean loss and the words a second."""
+    steps = batches(stream, columns=32, length=32)
+    optimizer = torch.optim.Adam(model.parameters())
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, epochs * len(steps))
+    quiet = not sys.stdout.isatty()  # a log wants no progress bars
+    for epoch in range(1, epochs + 1):
+        model.train()
+        total, seen, state, start = 0.0, 0, None, time.perf_counter()
+        for words, following in track(steps, f"epoch {epoch}", transient=True, disable=quiet):
+            logits, (h, c) = model(words, state)
+            state = h.detach(), c.detach()
+            loss = torch.ops.fused_ce.cross_entropy(logits.flatten(0, 1), following.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            cycle.step()
+            total, seen = total + loss.item() * following.numel(), seen + following.numel()
+        yield epoch, total / seen, seen / (time.perf_counter() - start)
 
 
 @torch.no_grad()
@@ -100,15 +145,7 @@ def main() -> None:
     random.seed(args.seed)
     torch.manual_seed(args.seed)
 
-    paragraphs = read_paragraphs()
-    random.shuffle(paragraphs)
-    split = len(paragraphs) // 12
-    vocabulary = ["<unknown>", *sorted({w for p in paragraphs[split:] for w in p})]
-    ids = {word: i for i, word in enumerate(vocabulary)}
-    held_out, train = (
-        torch.tensor([ids.get(w, UNKNOWN) for p in part for w in p])
-        for part in (paragraphs[:split], paragraphs[split:])
-    )
+    vocabulary, ids, train, held_out = read_corpus()
     prompt = [ids.get(w, UNKNOWN) for w in words_of(args.prompt)]
     if not prompt or UNKNOWN in prompt:
         parser.error(f"--prompt {args.prompt!r} needs words that the text has (capitals matter)")
@@ -117,25 +154,8 @@ def main() -> None:
     print(f"{len(held_out):,} words held out; {unseen:.1%} of them are not in the vocabulary")
 
     model = Model(len(vocabulary), args.width, dropout=0.4)
-    steps = batches(train, columns=32, length=32)
-    optimizer = torch.optim.Adam(model.parameters())
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.epochs * len(steps))
-    quiet = not sys.stdout.isatty()  # a log wants no progress bars
-    for epoch in range(1, args.epochs + 1):
-        model.train()
-        total, seen, state, start = 0.0, 0, None, time.perf_counter()
-        for words, following in track(steps, f"epoch {epoch}", transient=True, disable=quiet):
-            logits, (h, c) = model(words, state)
-            state = h.detach(), c.detach()
-            loss = torch.ops.fused_ce.cross_entropy(logits.flatten(0, 1), following.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            cycle.step()
-            total, seen = total + loss.item() * following.numel(), seen + following.numel()
-        speed = seen / (time.perf_counter() - start)
-        mean, held = total / seen, evaluate(model, held_out)
+    for epoch, mean, speed in fit(model, train, args.epochs):
+        held = evaluate(model, held_out)
         print(
             f"epoch {epoch:2}  loss {mean:.4f}  perplexity {math.exp(mean):7.1f}  "
             f"held-out perplexity {math.exp(held):7.1f}  {speed:7,.0f} tokens/s",

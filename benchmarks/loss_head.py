@@ -1,0 +1,207 @@
+"""Time what a loss head gives beside the loss, over fused_ce's own loss alone, and beside torch.
+
+Each feature as fused_ce computes it, and as a user would write it with torch's operators, eager and
+compiled; interleaved in one process with the loss alone, as bench.py does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import fused_ce
+import torch
+import torch.nn.functional as F
+from bench import Record, clocks, interleave
+from cases import DTYPES, Case, Spec
+from devices import Call, Cpu
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
+
+SHAPES = ["1024x32000", "8192x1000", "65536x10", "4x21x512x512"]
+QUICK = ["16384x10", "1x21x64x64"]
+SCALE, TEMPERATURE, Z_LOSS, CAP = 0.5, 0.7, 1e-4, 30.0
+
+Results = tuple[Tensor, ...]  # what a backward starts from, then what is not differentiable
+Head = Callable[[Tensor, Tensor, Tensor], Results]  # of logits, class indices and row weights
+
+# What each feature asks of ours.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "loss": {},
+    "lse": {"return_lse": True},
+    "z-loss": {"z_loss_weight": Z_LOSS},
+    "scale and temperature": {"logit_scale": SCALE, "temperature": TEMPERATURE},
+    "row weights": {},
+    "entropy": {"return_entropy": True},
+    "prediction": {"return_prediction": True},
+    "entropy and prediction": {"return_entropy": True, "return_prediction": True},
+    "softcap": {"softcap": CAP},
+}
+
+
+def ours(feature: str, x: Tensor, target: Tensor, rows: Tensor) -> Results:
+    if feature == "loss":
+        return (fused_ce.cross_entropy(x, target),)
+    weights: dict[str, Any] = {"row_weight": rows} if feature == "row weights" else {}
+    stats = fused_ce.cross_entropy_stats(x, target, **OPTIONS[feature], **weights)
+    return tuple(
+        result
+        for result in (stats.loss, stats.lse, stats.entropy, stats.prediction, stats.confidence)
+        if result is not None
+    )
+
+
+def entropy_of(x: Tensor) -> Tensor:
+    logs = x.float().log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def prediction_of(x: Tensor) -> Results:
+    confidence, prediction = x.detach().float().softmax(1).max(1)
+    return prediction, confidence
+
+
+def theirs(feature: str, x: Tensor, target: Tensor, rows: Tensor) -> Results:
+    if feature == "scale and temperature":
+        return (F.cross_entropy(x * (SCALE / TEMPERATURE), target),)
+    if feature == "softcap":
+        return (F.cross_entropy(CAP * torch.tanh(x / CAP), target),)
+    if feature == "row weights":
+        losses = F.cross_entropy(x, target, reduction="none")
+        return ((rows * losses).sum() / rows.sum(),)
+    loss = F.cross_entropy(x, target)
+    if feature == "lse":
+        return loss, x.float().logsumexp(1)
+    if feature == "z-loss":
+        return (loss + Z_LOSS * x.float().logsumexp(1).square().mean(),)
+    entropy = (entropy_of(x),) if "entropy" in feature else ()
+    prediction = prediction_of(x) if "prediction" in feature else ()
+    return loss, *entropy, *prediction
+
+
+def total(results: Results) -> Tensor:
+    """What backward is called on: every result that has a gradient takes part."""
+    return torch.stack([r.float().mean() for r in results if r.requires_grad]).sum()
+
+
+def both(head: Head, x: Tensor, target: Tensor, rows: Tensor) -> None:
+    x.grad = None
+    torch.autograd.backward(total(head(x, target, rows)))
+
+
+def check(found: Results, want: Results) -> None:
+    """Predictions of half types may differ where two classes have one probability."""
+    for a, b in zip(found, want, strict=True):
+        if a.is_floating_point():
+            torch.testing.assert_close(a.float(), b.float(), rtol=0.02, atol=1e-3)
+
+
+def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> list[Record]:
+    torch.set_num_threads(spec.threads)
+    case = Case(spec, device.name)
+    rows = torch.rand_like(case.target, dtype=case.logits.dtype)
+    records = []
+    for feature in OPTIONS:
+        torch.compiler.reset()  # each is compiled alone, for its own shape
+        eager = partial(theirs, feature)
+        heads: dict[str, Head] = {
+            "loss alone": partial(ours, "loss"),
+            "fused_ce": partial(ours, feature),
+            "eager": eager,
+        }
+        if compiles:
+            heads["compile"] = torch.compile(eager, dynamic=False)
+        record: Record = {**spec._asdict(), "feature": feature, "other load": 0.0}
+        for phase in ("forward", "forward+backward"):
+            backward = phase == "forward+backward"
+            x = case.logits if backward else case.logits.detach()
+            with torch.set_grad_enabled(backward):
+                if not backward:
+                    for head in list(heads.values())[2:]:
+                        check(heads["fused_ce"](x, case.target, rows), head(x, case.target, rows))
+                calls: dict[str, Call] = {
+                    name: partial(both, head, x, case.target, rows)
+                    if backward
+                    else partial(head, x, case.target, rows)
+                    for name, head in heads.items()
+                }
+                for call in calls.values():
+                    call()
+                before = clocks()
+                times = interleave(device, calls, 1, seconds)
+                busy, own, wall = (b - a for a, b in zip(before, clocks(), strict=True))
+            case.logits.grad = None
+            load = max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+            record["other load"] = max(record["other load"], load)
+            record[phase] = {
+                name: {
+                    "median": statistics.median(t),
+                    "quartiles": statistics.quantiles(t, n=4, method="inclusive")[::2],
+                    "rounds": len(t),
+                }
+                for name, t in times.items()
+            }
+        records.append(record)
+    return records
+
+
+def table(records: list[Record], phase: str) -> Table:
+    result = Table(title=f"{phase}: time over our loss alone (medians), ours / eager / compile")
+    result.add_column("feature", no_wrap=True)
+    cases = list(dict.fromkeys((r["shape"], r["dtype"]) for r in records))
+    for shape, dtype in cases:
+        result.add_column(f"{shape}\n{dtype}", justify="right")
+    for feature in OPTIONS:
+        cells = []
+        for case in cases:
+            for r in records:
+                if (r["shape"], r["dtype"], r["feature"]) == (*case, feature):
+                    alone = r[phase]["loss alone"]["median"]
+                    others = [v["median"] for n, v in r[phase].items() if n != "loss alone"]
+                    cells.append(" / ".join(f"{t / alone:.3g}" for t in others))
+        result.add_row(feature, *cells)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two small shapes, eager alone")
+    parser.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 4x21x512x512")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, help="each feature and phase: 2; --quick: 0.2")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loss_head.json"))
+    arguments = parser.parse_args()
+    seconds = arguments.seconds or (0.2 if arguments.quick else 2.0)
+    shapes = arguments.shapes or (QUICK if arguments.quick else SHAPES)
+    device = Cpu()
+    machine = {
+        **device.describe(),
+        "torch": torch.__version__,
+        "fused_ce": fused_ce.build_info(),
+    }
+    records: list[Record] = []
+    for shape, dtype in tqdm(list(product(shapes, arguments.dtypes))):
+        spec = Spec(shape, dtype, "indices", arguments.threads)
+        records += measure(spec, device, seconds, compiles=not arguments.quick)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
+    console = Console(width=200)
+    for phase in ("forward", "forward+backward"):
+        console.print(table(records, phase))
+    other = max(float(r["other load"]) for r in records)
+    console.print(f"others took {100 * other:.0f} % of the machine at most")
+    console.print(f"written: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

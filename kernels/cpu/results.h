@@ -86,7 +86,7 @@ FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const
   if (out.statistics.lse) put_as<A>(out.statistics.lse, lse, first, n);
   if (p.z_loss_weight != 0 || out.statistics.z_loss) {
     for (int i = 0; i < n; ++i) {
-      z_loss[i] = p.z_loss_weight * lse[i] * lse[i];
+      z_loss[i] = p.z_loss_weight == 0 ? 0 : p.z_loss_weight * lse[i] * lse[i];
       loss[i] += z_loss[i];
     }
     times_row_weights<A>(p, first, n, z_loss);

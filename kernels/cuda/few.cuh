@@ -138,6 +138,7 @@ class FewTile {
     if (head > size) head = size;
     const int tail = head + (size - head) / kN * kN;
     if (thread < head) f.template operator()<1>(memory + thread, thread);
+#pragma unroll 4
     for (int e = head + thread * kN; e < tail; e += kFewRows * kN) {
       f.template operator()<kN>(memory + e, e);
     }

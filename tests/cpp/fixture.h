@@ -64,7 +64,7 @@ struct ProblemFixture : ProblemData {
 
   Saved saved() {
     return {reference.data(), sum.data(), target_or_mass.data(),
-            asked.entropy ? gap.data() : nullptr};
+            asked.entropy || asked.prediction || asked.confidence ? gap.data() : nullptr};
   }
   Forward forward_out() {
     Forward out{saved(), loss.data(), loss.type()};

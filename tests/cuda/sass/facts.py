@@ -131,8 +131,10 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     if not loop:
         return
     probabilities = "probabilities" in kernel.name
+    # Loads of probabilities look like those of logits, which `few` has in shared memory.
+    alike = probabilities and not kernel.name.startswith("few")
     kernel.loop = len(loop)
-    kernel.elements = (min(loads, UNDER_WAY) if probabilities else count(loop, pattern)) * each
+    kernel.elements = (min(loads, UNDER_WAY) if alike else count(loop, pattern)) * each
     kernel.loop_exp2 = count(loop, r"MUFU\.EX2")
     kernel.loop_fp64 = count(loop, FP64)
     kernel.loop_local = count(loop, r"(LDL|STL)\b")

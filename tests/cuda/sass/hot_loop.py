@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .flow import Graph
 from .listing import Code, count
+from .roofline import FP64
 
 SIZES = {"float": 4, "double": 8, "BFloat16": 2, "Half": 2}
 
@@ -31,7 +32,8 @@ def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str],
     """The shortest way round a loop of exponentials, from those with the most loads in a block.
 
     And how many loads that block has: the logits', where others (of probabilities) look the same.
-    A loop over rows, which may load as much, divides; one over classes does not.
+    A loop over rows, which may load as much, divides; one over classes does not. Nor does that
+    convert probabilities from double where the logits are of another type.
     """
     graph = Graph(code)
     loads = [count(graph.instructions([b]), pattern) for b in range(len(graph.blocks))]
@@ -41,7 +43,8 @@ def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str],
         computing = [
             loop
             for loop in loops
-            if count(loop, EXPONENTIAL[size]) >= each * most and not count(loop, r"MUFU\.RCP")
+            if count(loop, EXPONENTIAL[size]) >= each * most
+            and not count(loop, r"MUFU\.RCP" if size == 8 else rf"MUFU\.RCP|{FP64}")
         ]
         if computing:
             return min(computing, key=len), most

@@ -229,7 +229,9 @@ class Few {
     A* const logits = reinterpret_cast<A*>(kept);
     for (int r = 0; r < kW; ++r) {
       rows_.pivot_logit[i + r] = rows_.counts(i + r) ? logits[rows_.pivot[i + r] * kW + r] : A(0);
-      if (classes_ > 0) logits[rows_.prediction[i + r] * kW + r] = kNone;
+      if (classes_ == 0) continue;
+      A& top = logits[rows_.prediction[i + r] * kW + r];
+      if (top == top) top = kNone;  // a NaN belongs into the sum
     }
   }
 

@@ -41,13 +41,13 @@ class Logarithms {
   }
 
  private:
-  // The reference cancels against the origin first, while the products are still exact.
+  // The reference cancels against the origin first, and its power of two against that of the total,
+  // while the products are still exact.
   __device__ A log_of_total(A origin) const {
-    constexpr int kHeadroom = ReferenceConstants<S>::kHeadroomBits;
-    constexpr A kOne = static_cast<A>(int64_t{1} << kHeadroom);
-    const A c = offset_.c + kHeadroom;
+    const Scaled<A> total = Scaled<A>::of(sum_ + pivot_.high);
+    const A c = offset_.c + total.exponent;
     return fma_of(scale_.s, offset_.shift - origin, c * K::kLn2High) +
-           (c * K::kLn2Low + log_of((sum_ + pivot_.high) / kOne));
+           (c * K::kLn2Low + log_of(total.mantissa));
   }
 
   const Scale<A>& scale_;

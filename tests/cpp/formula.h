@@ -36,7 +36,7 @@ inline double term_error(const Problem& p) {
 // units.
 inline double logit_error(const Problem& p, long double z) {
   if ((p.scale == 1 && p.cap == 0) || !std::isfinite(z)) return 0;
-  const double units = p.cap > 0 ? 4 : 0.5;
+  const double units = p.cap > 0 ? 4.5 : 0.5;
   return units * epsilon(accumulate_type(p.dtype)) * static_cast<double>(fabsl(z));
 }
 
@@ -123,7 +123,7 @@ inline void add_statistics(const Problem& p, const Softmax& s, bool counts, Expe
                   static_cast<double>(s.confidence * (work + top_error + exponents))};
   if (!counts) return;
   e.lse = {static_cast<double>(s.lse),
-           static_cast<double>(work * (fabsl(top) + s.log_others) + exponents)};
+           static_cast<double>(work * (fabsl(top) + s.log_others + 1) + exponents)};
   // No term is negative.
   e.entropy = {static_cast<double>(s.entropy), static_cast<double>(work * s.entropy + entropy) +
                                                    smallest(accumulate_type(p.dtype))};

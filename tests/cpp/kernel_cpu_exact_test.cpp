@@ -1,6 +1,6 @@
 // The last digits of the CPU kernels, at each instruction set that this machine has.
 #include "cpu_fixture.h"
-#include "exactness.h"
+#include "head_exactness.h"
 
 namespace fused_ce {
 namespace {
@@ -25,6 +25,35 @@ TEST_P(ExactKernel, SmallestLosses) { check_smallest_losses(dtype(), make()); }
 TEST_P(ExactKernel, SmallGradients) { check_small_gradients(dtype(), make()); }
 TEST_P(ExactKernel, LargeGradientsOfConfidentRows) {
   check_large_gradients_of_confident_rows(dtype(), make());
+}
+
+TEST_P(ExactKernel, Statistics) {
+  check_exact_statistics(dtype(), 1, make(), {2, 3, 9, 40, 129, 300, 5003});
+}
+TEST_P(ExactKernel, StatisticsOfAMillionClasses) {
+  const auto make = [this](Layout layout, const Options& options, int64_t classes, double scale) {
+    const Shape s = layout == Layout::kRows ? Shape{9, classes, 1} : Shape{1, classes, 9};
+    return CpuFixture(capability(), dtype(), layout, options, s, scale);
+  };
+  check_exact_statistics(dtype(), 1, make, {1000000});
+}
+TEST_P(ExactKernel, LseAndZLossGradients) { check_exact_z_loss_gradients(dtype(), make()); }
+TEST_P(ExactKernel, EntropyGradients) { check_exact_entropy_gradients(dtype(), make()); }
+TEST_P(ExactKernel, EveryCappedNumber) {
+  const auto make = [this](const Options& options, int64_t rows) {
+    return CpuFixture(capability(), dtype(), Layout::kRows, options, {rows, 1, 1});
+  };
+  // The slope is 1 - (z / cap)^2.
+  for (auto [scale, cap] : {std::pair{1.0, 30.0}, {1.3, 5.0}, {0.01, 50.0}})
+    check_every_capped_number(dtype(), scale, cap, 4, make);
+}
+// A temperature costs digits only where there is no fused multiply-add.
+TEST_P(ExactKernel, ScaledLosses) {
+  const bool fused = capability() != cpu::Capability::kDefault;
+  check_exact_scaled_losses(dtype(), make(), kScaled, fused ? 0 : 0.5);
+}
+TEST_P(ExactKernel, CappedLosses) {
+  check_exact_scaled_losses(dtype(), make(), {.scale = 1.3, .cap = 30}, 4.5);
 }
 
 // A sum of a million doubles: rounded at every addition, it would lose three digits.

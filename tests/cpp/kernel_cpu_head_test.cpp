@@ -18,6 +18,7 @@ class HeadKernel : public Kernel {
 INSTANTIATE_TEST_SUITE_P(, HeadKernel, kEveryKernel, kernel_name);
 
 TEST_P(HeadKernel, EqualsTheFormula) { check_every_head(make()); }
+TEST_P(HeadKernel, LseOfFarTargets) { check_lse_of_far_targets(make()); }
 TEST_P(HeadKernel, SomeGradients) { check_some_gradients(make()); }
 TEST_P(HeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
 TEST_P(HeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }

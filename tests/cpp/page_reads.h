@@ -1,6 +1,6 @@
-// How often pages of memory are read, from the first access to the last of a window of pages: reading
-// the memory once, in order, reads each page once; reading it again, again. Every page is locked
-// until it is read, and again once kWindow others have been.
+// How often pages of memory are read, from the first access to the last of a window of pages:
+// reading the memory once, in order, reads each page once; reading it again, again. Every page is
+// locked until it is read, and again once kWindow others have been.
 #pragma once
 
 #include <signal.h>
@@ -20,8 +20,8 @@ class PageReads {
   explicit PageReads(int64_t bytes)
       : page_(sysconf(_SC_PAGESIZE)),
         bytes_((bytes + page_ - 1) / page_ * page_),
-        begin_(static_cast<unsigned char*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
-                                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+        begin_(static_cast<unsigned char*>(
+            mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
     if (begin_ == MAP_FAILED) std::abort();
   }
   ~PageReads() { munmap(begin_, bytes_); }

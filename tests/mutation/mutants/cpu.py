@@ -8,8 +8,8 @@ CPU = [
     Mutant(
         "wrong sign of the target's gradient",
         "cpu/finish.h",
-        "at_pivot = -g * smoothing.keep",
-        "at_pivot = g * smoothing.keep",
+        "at_pivot = -g * formula.keep",
+        "at_pivot = g * formula.keep",
     ),
     Mutant(
         "target's own term left in the sum (rows)",
@@ -32,8 +32,8 @@ CPU = [
     Mutant(
         "target's own term left in the sum (planes)",
         "cpu/planes.h",
-        "objective_.add_term_except(halves, ref, m, logits, is_pivot, q);",
-        "objective_.add_term(halves, ref, m, logits, logits, q);",
+        "this->objective_.add_term_except(some, ref, m, logits, is_pivot, q);",
+        "this->objective_.add_term(some, ref, m, logits, logits, q);",
     ),
     Mutant(
         "lost tail of a row",
@@ -56,13 +56,13 @@ CPU = [
     Mutant(
         "lost tail of a gradient",
         "cpu/row_gradients.h",
-        "if (j < n) store(g + n - kW, whole(n - kW));",
-        "if (j < n - 1) store(g + n - kW, whole(n - kW));",
+        "if (tail) store(g + n - kW, last);",
+        "if (tail && (n - head) % kW > 1) store(g + n - kW, last);",
     ),
     Mutant(
         "lost head of a streamed gradient",
         "cpu/row_gradients.h",
-        "if (head > 0) store(g, whole(0));",
+        "if (head > 0) store_partial(g, head, first);",
         ";",
     ),
     Mutant(
@@ -134,14 +134,14 @@ CPU = [
     Mutant(
         "overflow not noticed (few)",
         "cpu/few.h",
-        "if (!kHasLinear<kTerms> && !all_in_range()) sum(",
+        "if (kFromTarget && !all_in_range()) sum(",
         "if (false) sum(",
     ),
     Mutant(
         "overflow not noticed (planes)",
         "cpu/planes.h",
-        "p_.classes > kGuessedFrom<S, kTerms> && !all_in_range()",
-        "false",
+        "        !all_in_range()) {",
+        "        false) {",
     ),
     Mutant(
         "far target not noticed",
@@ -257,8 +257,8 @@ CPU = [
     Mutant(
         "target's own term left in the sum (last plane)",
         "cpu/planes.h",
-        "objective_.add_term_except(rest, ref, m, logits, is_pivot, weights(first + k, i, t[k]));",
-        "objective_.add_term(rest, ref, m, logits, logits, weights(first + k, i, t[k]));",
+        "add_some(rest, k, logits, is_pivot, weights(first + k, i, t[k]));",
+        "add_some(rest, k, logits, I{}, weights(first + k, i, t[k]));",
     ),
     Mutant(
         "target's own term left in the sum (sought)", "cpu/few.h", "      *at_pivot = kNone;\n", ""
@@ -266,8 +266,8 @@ CPU = [
     Mutant(
         "target's gradient from a difference",
         "cpu/finish.h",
-        "smoothing.keep * w * (others * share);",
-        "smoothing.keep * w * (1.0 - pivot_exp * share);",
+        "formula.keep * w * (others * share);",
+        "formula.keep * w * (1.0 - pivot_exp * share);",
     ),
     Mutant(
         "leading pivot's gradient from a difference",
@@ -278,8 +278,8 @@ CPU = [
     Mutant(
         "leading pivot's gradient as any other's (planes, flat)",
         "cpu/objective.h",
-        "x == pivot.logit ? pivot.gradient(q) : gradient(row, x, q);",
-        "gradient(row, x, q);",
+        "V v = is_pivot ? pivot.gradient(q) : gradient(row, x, q);",
+        "V v = gradient(row, x, q);",
     ),
     Mutant(
         "leading pivot's gradient as any other's (planes)",
@@ -302,7 +302,7 @@ CPU = [
     Mutant(
         "double factors' product too small on the way",
         "cpu/finish.h",
-        "if (!all_lanes(~scale.whole)) scale = Split::product(g, mass, share);",
+        "if (!incoming.more && !all_lanes(~product.whole)) product = Split::product(g, mass, share);",
         "",
     ),
     Mutant(
@@ -329,8 +329,8 @@ CPU = [
     Mutant(
         "smoothed rows of no classes give 0",
         "cpu/finish.h",
-        'kTerms == Terms::kSmoothed ? __builtin_nan("") : 0;',
-        "0;",
+        'loss[i] = kIsSmoothed<kTerms> ? __builtin_nan("") : 0;',
+        "loss[i] = 0;",
     ),
     Mutant("target out of range not reported", "cpu/targets.h", "      bad |= out_of_range;\n", ""),
     Mutant(

@@ -81,18 +81,16 @@ FUSED_CE_INLINE Vec<double> log_sum_above(Vec<double> z, const Offset<double>& r
   using K = ExpConstants<double>;
   return ((ref.shift - z) + ref.c * K::kLn2High) + (ref.c * K::kLn2Low + log(total));
 }
-// lse itself, of sums whose logarithm is no smaller than it by much: that of float rows has digits
-// to spare.
+// lse itself. The reference's power of two cancels against the total's as an integer.
 template <class S>
-FUSED_CE_OUT_OF_LINE Vec<double> log_sum(Vec<double> z, const Offset<double>& ref,
-                                         Vec<double> total) {
+FUSED_CE_OUT_OF_LINE Vec<double> log_sum(const Offset<double>& ref, Vec<double> total) {
   using K = ExpConstants<double>;
-  if constexpr (!kShort<S>) return z + log_sum_above(z, ref, total);
   const Vec<int64_t> k = exponent_of(total);
+  const Vec<int64_t> c = bits_as<Vec<int64_t>>(ref.c + K::kRound) - bits_as<int64_t>(K::kRound);
   const Vec<double> m = bits_as<Vec<double>>(bits_as<Vec<int64_t>>(total) - (k << 52));
-  const Vec<double> log = log_of_parts<true>(k, m - 1.0, Vec<double>{});
+  const Vec<double> log = log_of_parts<kShort<S>>(k + c, m - 1.0, Vec<double>{});
   const Vec<double> no_number = total - total;  // of infinity and NaN, else 0
-  return (ref.shift + ref.c * (K::kLn2High + K::kLn2Low)) + (log + no_number);
+  return ref.shift + (log + no_number);
 }
 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
@@ -167,8 +165,7 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
       const auto cancels = kShort<S> ? nothing : odds > 1.0;
       if (!all_lanes(~cancels)) {
         const Vec<double> all = others + (nothing ? Vec<double>{} : 1.0 / inverse);
-        const Vec<double> z = lanes(rows.reference, i) * scale;
-        value = cancels ? log_sum<S>(z, reference_of(i), all) : value;
+        value = cancels ? log_sum<S>(reference_of(i), all) : value;
       }
       put_lse(i, value);
     }
@@ -344,8 +341,7 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
     // What p_j is multiplied by beside g mass.
     Vec<double> more{};
     if (incoming.more) {
-      const Vec<double> m = lanes(rows.reference, i) * scale;
-      more = load(incoming.lse + i) + load(incoming.z_loss + i) * log_sum<S>(m, ref, total);
+      more = load(incoming.lse + i) + load(incoming.z_loss + i) * log_sum<S>(ref, total);
       store(rows.pivot_exp + i, more * (pivot_exp * share));
     }
     if constexpr (kIsRanked<kTerms>) {

@@ -108,6 +108,21 @@ FUSED_CE_OUT_OF_LINE int64_t first_nan(const Problem& p, int64_t row) {
   return kIgnored;
 }
 
+// The lse of rows that have no finite one: NaN where a logit is, else the largest.
+template <class S>
+FUSED_CE_OUT_OF_LINE void mend_lse(const Problem& p, int64_t first, int n, double* lse) {
+  for (int i = 0; i < n; ++i) {
+    if (lse[i] - lse[i] == 0) continue;
+    const S* x = static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, first + i);
+    double largest = -__builtin_inf();
+    for (int64_t c = 0; c < p.classes; ++c, x += p.logits_strides.classes) {
+      const double value = static_cast<double>(get(x));
+      if (!(value <= largest) && largest == largest) largest = value;
+    }
+    if (largest - largest != 0) lse[i] = largest;
+  }
+}
+
 // The statistics of rows that are finished.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void put_statistics(const Problem& p, const RowStates<A, kTerms, kRows>& rows, int64_t first,
@@ -130,6 +145,7 @@ inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
                      Finished<kRows>& finished, TaskSums& sums) {
   const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse || out.statistics.z_loss;
   objective.finish(rows, n, wants_lse, finished);
+  if (wants_lse) mend_lse<S>(p, first, n, finished.lse);
   if constexpr (kIsRanked<kTerms>) put_statistics<S>(p, rows, first, n, out.statistics, finished);
   if (kHasMass<kTerms> && p.row_weight) {
     for (int i = 0; i < n; ++i) rows.target_weight[i] = 1;

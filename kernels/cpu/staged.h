@@ -125,7 +125,8 @@ class Stage {
           alignas(64) A some[kW] = {};
           gather_as<S>(x, offset + i * stride, stride, n, some);
           const V slope = cap_.slope(load(some));
-          update(gradient + i, n, [&](V v) { return v * slope; });
+          // None stays none, whatever a row that does not count has for logits.
+          update(gradient + i, n, [&](V v) { return v == A(0) ? v : v * slope; });
         }
       });
     }

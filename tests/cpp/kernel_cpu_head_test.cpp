@@ -22,6 +22,7 @@ TEST_P(HeadKernel, LseOfFarTargets) { check_lse_of_far_targets(make()); }
 TEST_P(HeadKernel, SomeGradients) { check_some_gradients(make()); }
 TEST_P(HeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
 TEST_P(HeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }
+TEST_P(HeadKernel, HardRowsOfLse) { check_hard_rows(make(), kLse); }
 TEST_P(HeadKernel, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
 TEST_P(HeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
 TEST_P(HeadKernel, GradientsInPlace) { check_in_place(make()); }

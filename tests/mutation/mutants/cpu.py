@@ -302,8 +302,8 @@ CPU = [
     Mutant(
         "double factors' product too small on the way",
         "cpu/finish.h",
-        "if (!incoming.more && !all_lanes(~product.whole)) product = Split::product(g, mass, share);",
-        "",
+        "!all_lanes(~product.whole)) product = Split::product(g, mass, share);",
+        "false) {}",
     ),
     Mutant(
         "sums of double without their rounding errors",

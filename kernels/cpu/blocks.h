@@ -65,9 +65,9 @@ class Blocks {
     return m;
   }
 
-  // The first class from `begin` on that has this logit; 0 where none has.
-  int first_of(const S* row, A logit, int64_t begin = 0) {
-    for (int64_t b = begin; b < p_.classes; b += kBlock) {
+  // The first class that has this logit; 0 where none has.
+  int first_of(const S* row, A logit) {
+    for (int64_t b = 0; b < p_.classes; b += kBlock) {
       const int n = block_size(p_.classes - b);
       const S* x = block(row, b, n);
       for (int j = 0; j < n; j += kW) {

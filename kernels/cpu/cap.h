@@ -22,23 +22,16 @@ FUSED_CE_INLINE Vec<T> expm1(Vec<T> d) {
   return rest * power + (power - T(1));
 }
 
-template <class T>
-FUSED_CE_INLINE Vec<T> magnitude(Vec<T> v) {
-  constexpr Int<T> kSign = Int<T>{1} << (8 * sizeof(T) - 1);
-  return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(v) & ~kSign);
-}
-
 // limit * tanh(u), which is limit e / (e + 2) with e = e^(2|u|) - 1. Where that is above a half, it
 // is found from what is missing to the limit: so large logits, whose last digits weigh most in
 // their exponentials, are rounded little more than once.
 template <class T>
 FUSED_CE_INLINE Vec<T> limited(Vec<T> u, T limit) {
-  constexpr Int<T> kSign = Int<T>{1} << (8 * sizeof(T) - 1);
   constexpr T kOne = sizeof(T) == 4 ? T(10) : T(20);  // whose tanh is 1
   const Vec<T> e = expm1<T>(T(2) * at_most<T>(magnitude<T>(u), splat(kOne)));
   const Vec<T> quotient = T(1) / (e + T(2));
   const Vec<T> z = e > T(2) ? limit - (T(2) * limit) * quotient : (e * quotient) * limit;
-  return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(z) | (bits_as<Vec<Int<T>>>(u) & kSign));
+  return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(z) | (bits_as<Vec<Int<T>>>(u) & kSignBit<T>));
 }
 
 // 1 - tanh(u)^2 = 4 e / (1 + e)^2 with e = e^(-2|u|), which cancels nowhere.

@@ -122,7 +122,7 @@ class Few {
         if constexpr (kIsRanked<kTerms>) {
           store(rows_.largest + i, m);
           store(rows_.prediction + i, load(rows_.pivot + i));
-          m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+          m = objective_.above_infinity(m);
         }
         store(rows_.reference + i, m);
         store(rows_.pivot_logit + i, pivot_logit);
@@ -216,7 +216,7 @@ class Few {
     }
     store(rows_.largest + i, m);
     store(rows_.prediction + i, at);
-    m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));  // below it, -inf is -inf
+    m = objective_.above_infinity(m);
     store(rows_.reference + i, m);
     LaneSums<A, kTerms> sums;
     for (int c = 0; objective_.has_linear() && c < classes_; c += kSide) {

@@ -27,14 +27,12 @@ template <class A>
 struct Formula {
   double keep, spread;  // 1 - s and s / C
   double weight_sum;
-  double z_loss_weight;
   bool no_class;
   A scale;  // what a number in memory is multiplied by to be a logit
   explicit Formula(const Problem& p)
       : keep(1 - p.label_smoothing),
         spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
         weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
-        z_loss_weight(p.z_loss_weight),
         no_class(p.classes == 0),
         scale(static_cast<A>(p.scale)) {}
 };
@@ -96,8 +94,9 @@ FUSED_CE_OUT_OF_LINE Vec<double> log_sum(const Offset<double>& ref, Vec<double> 
 // The finish is cut into loops with short chains of dependent instructions, of which the processor
 // runs several at a time; in one loop each vector would wait for the one before.
 
-// loss[0, n), and lse[0, n) unless that is null: rows that do not count give 0. Arrays are read up
-// to the next multiple of a vector.
+// loss[0, n), and lse[0, n) unless that is null: rows that do not count give 0. (Of infinite
+// logits, lse is no finite number, but perhaps the wrong one.) Arrays are read up to the next
+// multiple of a vector.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
                       double* loss, double* lse) {
@@ -120,10 +119,8 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
     return log_sum_above(lanes(rows.reference, i) * scale, reference_of(i), total);
   };
   const auto put_lse = [&](int i, Vec<double> value) __attribute__((always_inline)) {
-    const Vec<double> m = lanes(rows.reference, i);
-    const auto finite = m - m == 0.0;  // or the largest logit is not
     const auto counts = kHasMass<kTerms> ? ~Vec<int64_t>{} : rows.counting_lanes(i);
-    store(lse + i, counts ? (finite ? value : m) : Vec<double>{});
+    store(lse + i, counts ? value : Vec<double>{});
   };
   const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
     store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i) * scale, ref));
@@ -357,8 +354,8 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
     }
     if constexpr (kIsRanked<kTerms>) {  // the exponent is the larger one's
       const Vec<double> constant = g * mass + more, slope = load(incoming.entropy + i) * scale;
-      const auto magnitude = [](Vec<double> v) { return larger(v, -v); };
-      const Vec<double> most = magnitude(slope) > magnitude(constant) ? slope : constant;
+      const Vec<double> most =
+          magnitude<double>(slope) > magnitude<double>(constant) ? slope : constant;
       product = Split(most * share);
       const Vec<double> unit = most == 0.0 ? Vec<double>{} : product.mantissa / most;
       product.mantissa = constant * unit;

@@ -80,8 +80,20 @@ class Objective {
     return Reference<S>(splat(shift), splat(c), shifted, formula_.scale);
   }
 
+  // The reference where -inf may be a row's largest logit: one below which -inf is -inf.
+  static FUSED_CE_INLINE V above_infinity(V m) {
+    return at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+  }
+
   // ---- What a class adds. X: a vector, or a pair of them.
 
+  // What enters the sums for logits x: the largest yet stays out until a larger one comes, so a
+  // row's largest is never in them, and no exponential is computed twice. NaN enters.
+  static FUSED_CE_INLINE V entering(V x, V& largest) {
+    const V smaller = at_most<A>(x, largest);
+    largest = at_least<A>(largest, x);
+    return smaller;
+  }
   // The exponential; the pivot's stays out of the sum, so x is -inf there. m: the reference.
   template <class X>
   static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, V m,
@@ -96,8 +108,8 @@ class Objective {
   static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Reference<S>& ref, V m, X x) {
     Sums<X, kTerms> sums;
     if constexpr (kIsRanked<kTerms>) {
-      ref.add_exp_and_gap(x, m, sums.exponentials, sums.gap);
-    } else {
+      add_exponential(sums, ref, m, x);
+    } else {  // with nothing to be added to
       sums.exponentials = ref.exp(x);
     }
     return sums;

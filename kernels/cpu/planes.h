@@ -72,7 +72,7 @@ class Planes : PlaneTile<S, kTerms> {
         if constexpr (kHasMass<kTerms>) store(rows_.prediction + i, load(rows_.pivot + i));
       }
       const V m = load(rows_.largest + i);
-      store(rows_.reference + i, at_least<A>(m, splat(-ExpConstants<A>::kLargest)));
+      store(rows_.reference + i, objective_.above_infinity(m));
     }
     for (int i = 0; i < n_; i += kW)
       references_[i / kW] = objective_.reference(load(rows_.reference + i));
@@ -147,7 +147,7 @@ class Planes : PlaneTile<S, kTerms> {
         for (int k = 0; k < kPlanes; ++k) m = larger(m, load_logits(x[k] + i));
         for (int k = 0; k < ahead; ++k)
           m = larger(m, load_logits(x[0] + (kPlanes + k) * p_.logits_strides.classes + i));
-        if constexpr (kIsRanked<kTerms>) m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+        if constexpr (kIsRanked<kTerms>) m = objective_.above_infinity(m);
         ref = objective_.reference(m);
         store(rows_.reference + i, m);
         references_[i / kW] = ref;
@@ -173,9 +173,7 @@ class Planes : PlaneTile<S, kTerms> {
       const auto entering = [&](int k, V logits) __attribute__((always_inline)) {
         if (predicts_)
           prediction = logits > largest ? I{} + static_cast<Int<A>>(first + k) : prediction;
-        const V smaller = at_most<A>(logits, largest);
-        largest = at_least<A>(largest, logits);
-        return smaller;
+        return Objective<S, kTerms>::entering(logits, largest);
       };
       const auto add_some = [&](auto& some, int k, auto logits, auto is_pivot,
                                 auto q) __attribute__((always_inline)) {

@@ -103,7 +103,7 @@ class Rows : Blocks<S, kTerms> {
   }
 
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
-    if (kIsRanked<kTerms> && m == kNone) m = -ExpConstants<A>::kLargest;  // below it, -inf is -inf
+    if constexpr (kIsRanked<kTerms>) m = objective_.above_infinity(splat(m))[0];
     const RowSums<A, kTerms> total = sums_of(row_start, row, i, m, objective_.reference(splat(m)));
     rows_.reference[i] = m;
     rows_.put(i, total);
@@ -129,25 +129,28 @@ class Rows : Blocks<S, kTerms> {
     return total;
   }
 
-  // The largest logits yet: each lane's, which stays out of the sums until a larger one comes, and
-  // the first class of the run in which that lay. So the row's largest is never in the sums, and no
-  // exponential is computed twice.
+  // The largest logits yet, which are not in the sums: each lane's, and the first class of the run
+  // in which that lay.
   struct Lead {
     V largest = splat(kNone);
     I run{};
 
-    // What enters the sums for x. NaN does.
-    FUSED_CE_INLINE V smaller_of(V x) {
-      const V smaller = at_most<A>(x, largest);
-      largest = at_least<A>(largest, x);
-      return smaller;
-    }
     FUSED_CE_INLINE void end_run(V before, int64_t first) {
       run = largest > before ? I{} + static_cast<Int<A>>(first) : run;
     }
-    // All lanes' but one that leads; and the first class of the first run in which one did.
-    FUSED_CE_INLINE V others(A leader) const { return largest == leader ? splat(kNone) : largest; }
+    // Minus the number of lanes that lead, once folded.
+    FUSED_CE_INLINE I leading(A leader) const { return largest == leader; }
+    // The first class of the first run in which one did.
     FUSED_CE_INLINE I leading_run(A leader) const { return largest == leader ? run : I{} + kNever; }
+    // All lanes' but one that leads; `count`: what `leading` folds to. (No selection between the
+    // two: gcc 12 fails at it for SSE2.)
+    FUSED_CE_INLINE V others(A leader, Int<A> count) const {
+      V v = largest == leader ? splat(kNone) : largest;
+      if (count != -1) v = others_of_a_tie(leader);
+      return v;
+    }
+
+   private:
     FUSED_CE_OUT_OF_LINE V others_of_a_tie(A leader) const {
       V v = largest;
       int one = 0;
@@ -156,7 +159,7 @@ class Rows : Blocks<S, kTerms> {
       return v;
     }
   };
-  static constexpr Int<A> kNever = ~(Int<A>{1} << (8 * sizeof(A) - 1));
+  static constexpr Int<A> kNever = ~kSignBit<A>;
   static FUSED_CE_INLINE Int<A> first_of_lanes(I v) {
     return fold_lanes<Int<A>>(v, [](auto a, auto b) { return a < b ? a : b; });
   }
@@ -167,11 +170,9 @@ class Rows : Blocks<S, kTerms> {
                              const Lead& lead, RowSums<A, kTerms>& total) {
     if constexpr (kFindsLargest<kTerms>) {
       const A largest = max_lane<A>(lead.largest);
-      const I leads = lead.largest == largest;
-      const bool tie = fold_lanes<Int<A>>(leads, [](auto a, auto b) { return a + b; }) != -1;
-      V others = lead.others(largest);  // (no selection: gcc 12 fails at it for SSE2)
-      if (tie) others = lead.others_of_a_tie(largest);
-      total.add_exponentials(objective_.exponential(ref, m, others));
+      const Int<A> count =
+          fold_lanes<Int<A>>(lead.leading(largest), [](auto a, auto b) { return a + b; });
+      total.add_exponentials(objective_.exponential(ref, m, lead.others(largest, count)));
       rows_.largest[i] = largest;
       if (!predicts_) return;
       predict(row_start, i, first_of_lanes(lead.leading_run(largest)));
@@ -185,16 +186,14 @@ class Rows : Blocks<S, kTerms> {
   FUSED_CE_INLINE void close_batch(int64_t first, int i, int n, const Reference<S> (&refs)[kW],
                                    const Lead (&leads)[kW], RowSums<A, kTerms> (&totals)[kW]) {
     V largest[kW];
-    I ties[kW];
+    I leading[kW];
     for (int r = 0; r < kW; ++r) largest[r] = leads[r].largest;
     const V leader = fold_each<A>(largest, [](auto a, auto b) { return larger(a, b); });
     store(rows_.largest + i, leader);
-    for (int r = 0; r < kW; ++r) ties[r] = leads[r].largest == rows_.largest[i + r];
-    const I leading = fold_each<Int<A>>(ties, [](auto a, auto b) { return a + b; });
+    for (int r = 0; r < kW; ++r) leading[r] = leads[r].leading(rows_.largest[i + r]);
+    const I counts = fold_each<Int<A>>(leading, [](auto a, auto b) { return a + b; });
     for (int r = 0; r < n; ++r) {
-      const A of_row = rows_.largest[i + r];
-      const V others =
-          leading[r] == -1 ? leads[r].others(of_row) : leads[r].others_of_a_tie(of_row);
+      const V others = leads[r].others(rows_.largest[i + r], counts[r]);
       totals[r].add_exponentials(
           objective_.exponential(refs[r], splat(rows_.reference[i + r]), others));
     }
@@ -227,7 +226,7 @@ class Rows : Blocks<S, kTerms> {
     if constexpr (kIndices && kLooksAhead) {
       const V probed = largest_of_batch(first + i, n, smaller<int64_t>(p_.classes, kProbe));
       m = load(rows_.pivot + i) >= 0 ? larger(m, probed) : probed;
-      if constexpr (kFindsLargest<kTerms>) m = at_least<A>(m, splat(-ExpConstants<A>::kLargest));
+      if constexpr (kFindsLargest<kTerms>) m = objective_.above_infinity(m);
     }
     if constexpr (!kIndices) {
       m = largest_of_batch(first + i, n, p_.classes);
@@ -303,7 +302,7 @@ class Rows : Blocks<S, kTerms> {
       return objective_.weights(b + j, kHasMass<kTerms> ? t + j : t);
     };
     const auto kept = [&](V v, int j) __attribute__((always_inline)) {
-      if constexpr (kFindsLargest<kTerms>) return lead.smaller_of(v);
+      if constexpr (kFindsLargest<kTerms>) return objective_.entering(v, lead.largest);
       return kHasPivot ? at_most<A>(v, load(limits + j)) : v;
     };
     const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int j) __attribute__((always_inline)) {

@@ -24,12 +24,14 @@ struct Ranked {
   }
 };
 
+// How far a reference may be below the largest logit without a loss: the terms of exponentials and
+// of what is below them differ by a few units then.
+inline constexpr double kNear = 4;
+
 // Rows whose reference is a guess.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows, int i,
                                          const Formula<A>& formula) {
-  // As far below, nothing is lost: terms of exponentials and of what is below them differ by a few.
-  constexpr double kNear = 4;
   // A linear sum takes the largest logit's term as well.
   constexpr double kFarthest = 8;
   const double scale = static_cast<double>(formula.scale);
@@ -57,7 +59,7 @@ inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int
       const Vec<double> sum = lanes(rows.sum, k);
       summed &= (sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum);
     }
-    if (all_lanes(lead <= A(4)) && all_lanes(summed)) continue;
+    if (all_lanes(lead <= static_cast<A>(kNear)) && all_lanes(summed)) continue;
     for (int k = i; k < smaller(i + kLanes<A>, end); ++k) {
       if (!is_near_enough<S>(rows, k, formula)) return false;
     }
@@ -70,12 +72,11 @@ inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
                           Finished<kRows>& out) {
-  constexpr double kInfinity = __builtin_inf();
   const double scale = static_cast<double>(formula.scale);
   if (formula.no_class) {
     for (int i = 0; i < n; ++i) {
       out.loss[i] = !kHasMass<kTerms> && formula.spread > 0 ? __builtin_nan("") : 0;
-      out.lse[i] = -kInfinity;
+      out.lse[i] = -__builtin_inf();
       out.entropy[i] = 0;
       out.confidence[i] = __builtin_nan("");
     }
@@ -91,7 +92,6 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     const Vec<double> sum = lanes(rows.sum, i);
     const Ranked row = Ranked::of<S>(sum, lanes(rows.gap, i), lead, lanes(rows.pivot_exp, i));
     const Vec<double> no_number = z - z;  // of an infinite logit, else 0
-    const auto nothing = (z == -kInfinity) & (sum == 0.0);
     const auto counts = kHasMass<kTerms> ? ~Vec<int64_t>{} : rows.counting_lanes(i);
 
     Vec<double> loss;
@@ -108,7 +108,7 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
       store(to + i, counts ? value : Vec<double>{});
     };
     put(out.loss, loss + no_number);
-    put(out.lse, nothing ? z : z + row.top);
+    put(out.lse, z + row.top);
     put(out.entropy, row.top + row.gap + no_number);
     store(out.confidence + i, row.share + no_number);
     store(rows.gap + i, row.gap);

@@ -87,6 +87,14 @@ inline Vec<T> splat(T value) {
   return Vec<T>{} + value;  // -0.0 becomes 0.0: no caller minds
 }
 
+// The sign of a floating number. All bits but it are the largest integer as wide.
+template <class T>
+inline constexpr Int<T> kSignBit = static_cast<Int<T>>(Int<T>{1} << (8 * sizeof(T) - 1));
+template <class T>
+inline Vec<T> magnitude(Vec<T> v) {
+  return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(v) & ~kSignBit<T>);
+}
+
 template <class T>
 inline Vec<T> load(const T* p) {
   Vec<T> v;

@@ -3,6 +3,7 @@
 // and in which order to take them, and nothing else. The mirror of cuda/objective.cuh.
 #pragma once
 
+#include "factors.h"
 #include "statistics.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {

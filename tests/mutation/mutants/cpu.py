@@ -7,7 +7,7 @@ from mutants.mutant import Mutant
 CPU = [
     Mutant(
         "wrong sign of the target's gradient",
-        "cpu/finish.h",
+        "cpu/factors.h",
         "at_pivot = -g * formula.keep",
         "at_pivot = g * formula.keep",
     ),
@@ -265,13 +265,13 @@ CPU = [
     ),
     Mutant(
         "target's gradient from a difference",
-        "cpu/finish.h",
+        "cpu/factors.h",
         "formula.keep * w * (others * share);",
         "formula.keep * w * (1.0 - pivot_exp * share);",
     ),
     Mutant(
         "leading pivot's gradient from a difference",
-        "cpu/finish.h",
+        "cpu/factors.h",
         "return (mass - q) * (grad - others) - q * others;",
         "return mass * (grad - others) - grad * q;",
     ),
@@ -301,7 +301,7 @@ CPU = [
     ),
     Mutant(
         "double factors' product too small on the way",
-        "cpu/finish.h",
+        "cpu/factors.h",
         "!all_lanes(~product.whole)) product = Split::product(g, mass, share);",
         "false) {}",
     ),

@@ -179,9 +179,10 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
     }
     if constexpr (kIsRanked<kTerms>) {
       const Vec<double> of_entropy = load(incoming.entropy + i), gap = lanes(rows.gap, i);
-      const Vec<double> behind =
-          (lanes(rows.reference, i) - lanes(rows.pivot_logit, i)) * scale - gap;
-      store(rows.pivot_exp + i, (more + of_entropy * behind) * (pivot_exp * share));
+      // Of -inf as well the product with its exponential, which is 0, is 0.
+      const Vec<double> behind = at_most<double>(
+          (lanes(rows.reference, i) - lanes(rows.pivot_logit, i)) * scale, splat(1e6));
+      store(rows.pivot_exp + i, (more + of_entropy * (behind - gap)) * (pivot_exp * share));
       more -= of_entropy * gap;
     }
     Split product(incoming.more ? (g * mass + more) * share : g * mass * share);

@@ -36,7 +36,7 @@ inline double term_error(const Problem& p) {
 // units.
 inline double logit_error(const Problem& p, long double z) {
   if ((p.scale == 1 && p.cap == 0) || !std::isfinite(z)) return 0;
-  const double units = p.cap > 0 ? 4.5 : 0.5;
+  const double units = p.cap > 0 ? 5 : 0.5;
   return units * epsilon(accumulate_type(p.dtype)) * static_cast<double>(fabsl(z));
 }
 
@@ -161,10 +161,14 @@ inline void add_gradient(const Problem& p, const Softmax& s, const Targets& t, c
     // The slope of a capped logit, 1 - (z / cap)^2, may cancel.
     const long double slope_error = p.cap > 0 ? 2 * work * p.scale : 0;
     const long double from_z = share * error + work * std::fabs(g) * t.q_terms(c);
+    // What is no normal number may be lost: z's gradient, and x's; of an entropy's, what is yet to
+    // be multiplied by how far the logit lies below.
+    double lost = smallest(p.dtype) * (p.scale == 1 && p.cap == 0 ? 1 : 2);
+    if (has_entropy && share != 0) lost += 2 * smallest(p.dtype) * static_cast<double>(s.below[c]);
     e.grad[c] = {static_cast<double>(dx),
                  static_cast<double>(from_z * s.slope[c] + fabsl(dz) * slope_error +
                                      epsilon(p.dtype) / 2 * fabsl(dx)) +
-                     smallest(p.dtype)};
+                     lost};
   }
 }
 
@@ -179,6 +183,8 @@ inline Expected expected_row(const ProblemData& data, int64_t row, const RowGrad
   if (counts) {
     const Targets t = targets_of(data, row);
     const double weight = data.row_weight_of(row);
+    // The exponentials may be relative to the target, or to what they do not overflow beside.
+    if (indices) e.lse.error += short_exp_error(p, fminl(s.below[data.target[row]], 87));
     e.weight = weight * (indices ? data.weights[data.target[row]] : 1);
     add_loss(p, s, t, weight, e);
     add_z_loss(p, weight, e);

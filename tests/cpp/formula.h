@@ -40,6 +40,11 @@ inline double logit_error(const Problem& p, long double z) {
   return units * epsilon(accumulate_type(p.dtype)) * static_cast<double>(fabsl(z));
 }
 
+// Relative, of the sum of rows' weights: the product of two may be rounded.
+inline double weight_error(const Problem& p) {
+  return 1e-12 + (p.row_weight && p.weight ? epsilon(accumulate_type(p.dtype)) / 2 : 0);
+}
+
 // The half types' exponential is wrong by as many units as its logit lies below the largest.
 inline double short_exp_error(const Problem& p, long double below) {
   return size_of(p.dtype) == 2 ? 0x1p-23 * static_cast<double>(below) : 0;
@@ -170,6 +175,19 @@ inline void add_gradient(const Problem& p, const Softmax& s, const Targets& t, c
                                      epsilon(p.dtype) / 2 * fabsl(dx)) +
                      lost};
   }
+}
+
+// Whether `actual` is a row's prediction. Capped logits that differ may be the same once they are
+// rounded: then it is the first of them.
+inline bool is_prediction(const ProblemData& data, int64_t row, int64_t actual, int64_t expected) {
+  const Problem& p = data.p;
+  if (actual == expected) return true;
+  if (p.cap == 0 || actual < 0 || actual >= p.classes) return false;
+  const auto logit = [&](int64_t c) {
+    return logit_of(p, data.logits.get(at(p, p.logits_strides, row, c)));
+  };
+  const long double top = logit(expected);
+  return top - logit(actual) <= 2 * logit_error(p, top);
 }
 
 inline Expected expected_row(const ProblemData& data, int64_t row, const RowGrads& grads) {

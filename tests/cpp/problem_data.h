@@ -69,13 +69,14 @@ struct ProblemData {
     p.row_weight = row_weight.data();
   }
 
-  // Has the kernels read `target` as p.target_kind has it: cut off where that is narrower.
+  // Has the kernels read `target` as p.target_kind has it: cut off, here too, where that is
+  // narrower.
   void put_targets() {
     p.target = target.data();
     const auto cut = [&](auto index) {
       narrow.resize(target.size() * sizeof index);
       for (size_t row = 0; row < target.size(); ++row) {
-        index = static_cast<decltype(index)>(target[row]);
+        target[row] = index = static_cast<decltype(index)>(target[row]);
         std::memcpy(narrow.data() + row * sizeof index, &index, sizeof index);
       }
       p.target = narrow.data();

@@ -13,37 +13,41 @@ using namespace fused_ce::testing;
 
 void run(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
          std::vector<Partial>& partials) {
-  kernels.forward(f.p, r.forward(f), 0, static_cast<int64_t>(partials.size()), partials.data());
+  const Problem p = r.problem(f);
+  kernels.forward(p, r.forward(f), 0, static_cast<int64_t>(partials.size()), partials.data());
   const Backward out = r.backward(f);
-  kernels.backward(f.p, out, 0, kernels.backward_tasks(f.p, out), f.streamed);
+  kernels.backward(p, out, 0, kernels.backward_tasks(p, out), f.streamed);
 }
 
 // The last task first, each by itself.
 void run_apart(const cpu::Kernels& kernels, const FuzzedProblem& f, Results& r,
                std::vector<Partial>& partials) {
+  const Problem p = r.problem(f);
   for (int64_t task = static_cast<int64_t>(partials.size()); task-- > 0;)
-    kernels.forward(f.p, r.forward(f), task, task + 1, partials.data());
+    kernels.forward(p, r.forward(f), task, task + 1, partials.data());
   const Backward out = r.backward(f);
-  for (int64_t task = kernels.backward_tasks(f.p, out); task-- > 0;)
-    kernels.backward(f.p, out, task, task + 1, f.streamed);
+  for (int64_t task = kernels.backward_tasks(p, out); task-- > 0;)
+    kernels.backward(p, out, task, task + 1, f.streamed);
 }
 
 void check_partials(const FuzzedProblem& f, const std::vector<Partial>& partials,
                     const std::vector<Partial>& others, const std::vector<Expected>& expected,
                     const char* who) {
-  long double loss = loss_of_no_rows(f.p),
-              weight = 0;  // equal ones would all be rounded the same way
+  // Equal ones would all be rounded the same way.
+  long double loss = loss_of_no_rows(f.p), z_loss = 0, weight = 0;
   int64_t bad = kNoBadRow;
   for (size_t i = 0; i < partials.size(); ++i) {
     if (std::memcmp(&partials[i], &others[i], sizeof(Partial)) != 0)
       fail(f, who, "task ", i, " depends on the others");
     loss += partials[i].loss;
+    z_loss += partials[i].z_loss;
     weight += partials[i].weight;
     if (bad < 0) bad = partials[i].bad_row;
   }
   if (bad != f.first_bad) fail(f, who, "first bad row ", bad, ", not ", f.first_bad);
-  check_sums(f, Reduction::kSum, static_cast<double>(loss), DType::kDouble,
-             static_cast<double>(weight), expected, who);
+  check_sums(f, Reduction::kSum,
+             {static_cast<double>(loss), static_cast<double>(z_loss), static_cast<double>(weight)},
+             DType::kDouble, expected, who);
 }
 
 }  // namespace

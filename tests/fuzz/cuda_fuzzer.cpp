@@ -13,19 +13,26 @@ using namespace fused_ce::testing;
 struct Run {
   Results results;
   std::vector<unsigned char> workspace;  // exactly as much as it asks for, and nothing of use in it
-  Array loss;                            // the reduced one
+  Array loss, z_loss;                    // the reduced ones
   double weight = 0;
 
   explicit Run(const FuzzedProblem& f)
-      : results(f), workspace(cuda::workspace_bytes(f.p), 0xAB), loss(f.loss_dtype, 1) {
-    void* const reduced = f.reduction == Reduction::kNone ? nullptr : loss.data();
-    cuda::forward(f.p, results.forward(f), {f.reduction, reduced, loss.type(), &weight},
+      : results(f),
+        workspace(cuda::workspace_bytes(f.p), 0xAB),
+        loss(f.loss_dtype, 1),
+        z_loss(loss) {
+    const bool reduced = f.reduction != Reduction::kNone;
+    const Problem p = results.problem(f);
+    cuda::forward(p, results.forward(f),
+                  {f.reduction, reduced ? loss.data() : nullptr, loss.type(), &weight,
+                   reduced ? z_loss.data() : nullptr},
                   workspace.data(), nullptr);
-    cuda::backward(f.p, results.backward(f), nullptr);
+    cuda::backward(p, results.backward(f), nullptr);
   }
 
   bool same_bits(const Run& other) const {
-    return results.same_bits(other.results) && loss.same_bits(other.loss);
+    return results.same_bits(other.results) && loss.same_bits(other.loss) &&
+           z_loss.same_bits(other.z_loss);
   }
 };
 
@@ -57,6 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!run.same_bits(again)) fail(f, "cuda", "results depend on the schedule");
   const std::vector<Expected> expected = expected_rows(f);
   check(f, run.results, expected, "cuda");
-  check_sums(f, f.reduction, run.loss.get(0), f.loss_dtype, run.weight, expected, "cuda");
+  check_sums(f, f.reduction, {run.loss.get(0), run.z_loss.get(0), run.weight}, f.loss_dtype,
+             expected, "cuda");
   return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "bytes.h"
 #include "tests/cpp/formula.h"
+#include "tests/cpp/options.h"
 
 namespace fused_ce::testing {
 
@@ -22,6 +23,13 @@ inline constexpr double kOffsets[] = {0,    0,   1,     -50, 88,   -88,  256,
 inline constexpr double kSmoothings[] = {0, 0, 0.1, 0.5, 1, 1e-8};
 inline constexpr TargetKind kTargetKinds[] = {TargetKind::kInt64, TargetKind::kUInt8,
                                               TargetKind::kProbabilities};
+inline constexpr TargetKind kSignedKinds[] = {TargetKind::kInt64, TargetKind::kInt32,
+                                              TargetKind::kInt16, TargetKind::kInt8};
+inline constexpr double kLogitScales[] = {1, 0.7, 2.5, 1e-3, 40};
+inline constexpr double kCaps[] = {0, 30, 2, 1e3, 1e-2};
+inline constexpr double kZLossWeights[] = {0, 1e-4, 1, -0.5};
+// Logits beyond it are not scaled, nor asked for more than their loss: a square overflows.
+inline constexpr double kLargestOfAHead = 1e15;
 // Enough for some rows so long that CUDA cuts them into slices.
 inline constexpr int64_t kMostLogits = 80000;
 
@@ -52,6 +60,11 @@ inline Strides fuzzed_strides(Bytes& bytes, const Problem& p, bool written) {
 struct FuzzedProblem : ProblemData {
   Strides grad_strides;
   Array row_grads{DType::kFloat, 0};
+  Asked asked;
+  Array z_loss_grads{DType::kFloat, 0}, lse_grads{DType::kFloat, 0},
+      entropy_grads{DType::kFloat, 0};
+  bool has_grad = true;
+  bool in_place = false;  // the gradient takes the place of (a copy of) the logits
   int64_t first_bad = kNoBadRow;
   double total_weight = 1;
   bool one_grad = false, divided = false, streamed;
@@ -75,10 +88,19 @@ struct FuzzedProblem : ProblemData {
     fill_logits(bytes);
     fill_targets(bytes);
     fill_row_grads(bytes);
+    // Last: where the bytes run out there is the loss alone, so that older inputs stay what they
+    // were.
+    choose_head(bytes);
+    if (indices()) take_targets();
   }
 
+  bool is_ranked() const { return asked.entropy || asked.prediction || asked.confidence; }
   RowGrads grads_of(int64_t row) const {
-    return {.loss = row_grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1)};
+    const auto of_loss = [&](const Array& grads) {
+      return grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);
+    };
+    return {has_grad ? of_loss(row_grads) : 0, asked.z_loss ? of_loss(z_loss_grads) : 0,
+            asked.lse ? lse_grads.get(row) : 0, asked.entropy ? entropy_grads.get(row) : 0};
   }
 
  private:
@@ -160,13 +182,15 @@ struct FuzzedProblem : ProblemData {
     }
     for (int64_t n = bytes.one_in(4) ? bytes.below(4) : 0; n > 0 && rows() > 0; --n)
       target[bytes.below(rows())] = bytes.one_of(wrong);
-    if (p.target_kind == TargetKind::kUInt8) {
-      for (int64_t& y : target) y &= 255;
-      small_targets_.assign(target.begin(), target.end());
-      p.target = small_targets_.data();
-    } else {
+  }
+
+  // As the kernels read them; those out of range count for nothing.
+  void take_targets() {
+    if (p.target_kind == TargetKind::kInt64) {
       targets_ = target;
       p.target = targets_.data();
+    } else {
+      put_targets();
     }
     for (int64_t row = 0; row < rows(); ++row) {
       int64_t& y = target[row];
@@ -199,8 +223,48 @@ struct FuzzedProblem : ProblemData {
     total_weight = 0.25 + random.uniform();
   }
 
+  void choose_head(Bytes& bytes) {
+    if (p.target_kind == TargetKind::kInt64) p.target_kind = bytes.one_of(kSignedKinds);
+    in_place = bytes.one_in(3) && are_apart();
+    if (in_place) grad_strides = p.logits_strides;
+    double largest = 0;
+    for (int64_t i = 0; i < logits.size(); ++i) {
+      if (std::isfinite(logits.get(i))) largest = std::max(largest, std::fabs(logits.get(i)));
+    }
+    if (largest > kLargestOfAHead || p.classes == 0) return;
+    p.scale = bytes.one_of(kLogitScales);
+    p.cap = bytes.one_of(kCaps);
+    p.z_loss_weight = bytes.one_of(kZLossWeights);
+    const int64_t some = bytes.below(32);
+    asked = {(some & 1) != 0, (some & 2) != 0, (some & 4) != 0, (some & 8) != 0, (some & 16) != 0};
+    Random random(bytes.below(256));
+    const bool weighted = bytes.one_in(3);
+    if (weighted)
+      set_row_weights([&](int64_t row) { return row % 7 == 3 ? 0 : 0.5 + random.uniform(); });
+    has_grad = !bytes.one_in(4);
+    z_loss_grads = Array(row_grads.type(), row_grads.size());
+    for (int64_t i = 0; i < z_loss_grads.size(); ++i) z_loss_grads.set(i, random.normal());
+    lse_grads = entropy_grads = Array(accumulate_type(p.dtype), rows());
+    for (int64_t row = 0; row < rows(); ++row) {
+      lse_grads.set(row, random.normal());
+      entropy_grads.set(row, random.normal());
+    }
+  }
+
+  // Whether no two logits share their memory.
+  bool are_apart() const {
+    std::vector<bool> taken(logits.size());
+    for (int64_t row = 0; row < rows(); ++row) {
+      for (int64_t c = 0; c < p.classes; ++c) {
+        auto place = taken[at(p, p.logits_strides, row, c)];
+        if (place) return false;
+        place = true;
+      }
+    }
+    return true;
+  }
+
   std::vector<int64_t> targets_;
-  std::vector<uint8_t> small_targets_;
 };
 
 }  // namespace fused_ce::testing

@@ -10,33 +10,58 @@
 namespace fused_ce::testing {
 
 struct Results {
-  Array reference, sum, target_or_mass, loss, grad;
+  Array reference, sum, target_or_mass, gap, loss, z_loss, lse, entropy, confidence, grad;
+  std::vector<int64_t> prediction;
 
   explicit Results(const FuzzedProblem& f)
       : reference(accumulate_type(f.p.dtype), f.rows()),
-        sum(accumulate_type(f.p.dtype), f.rows()),
-        target_or_mass(accumulate_type(f.p.dtype), f.rows()),
+        sum(reference),
+        target_or_mass(reference),
+        gap(reference),
         loss(f.loss_dtype, f.rows()),
-        grad(f.p.dtype, span_of(f.grad_strides, f.p), kUntouched, f.grad_start) {}
+        z_loss(loss),
+        lse(reference),
+        entropy(reference),
+        confidence(reference),
+        grad(f.in_place ? f.logits
+                        : Array(f.p.dtype, span_of(f.grad_strides, f.p), kUntouched, f.grad_start)),
+        prediction(f.rows()) {}
 
-  Saved saved() { return {reference.data(), sum.data(), target_or_mass.data()}; }
+  // The problem, of which the logits may be in the gradient's place.
+  Problem problem(const FuzzedProblem& f) {
+    Problem p = f.p;
+    if (f.in_place) p.logits = grad.data();
+    return p;
+  }
+  Saved saved(const FuzzedProblem& f) {
+    return {reference.data(), sum.data(), target_or_mass.data(),
+            f.is_ranked() ? gap.data() : nullptr};
+  }
   Forward forward(const FuzzedProblem& f) {
-    return {saved(), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type()};
+    Forward out{saved(f), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type()};
+    if (f.asked.z_loss) out.statistics.z_loss = z_loss.data();
+    if (f.asked.lse) out.statistics.lse = lse.data();
+    if (f.asked.entropy) out.statistics.entropy = entropy.data();
+    if (f.asked.prediction) out.statistics.prediction = prediction.data();
+    if (f.asked.confidence) out.statistics.confidence = confidence.data();
+    return out;
   }
   Backward backward(const FuzzedProblem& f) {
-    return {saved(),
-            f.row_grads.data(),
-            f.row_grads.type(),
-            f.one_grad ? 0 : 1,
-            f.divided ? &f.total_weight : nullptr,
-            grad.data(),
-            f.grad_strides};
+    Backward out{saved(f),           f.has_grad ? f.row_grads.data() : nullptr, f.row_grads.type(),
+                 f.one_grad ? 0 : 1, f.divided ? &f.total_weight : nullptr,     grad.data(),
+                 f.grad_strides};
+    if (f.asked.z_loss) out.grad_z_loss = f.z_loss_grads.data();
+    if (f.asked.lse) out.grad_lse = f.lse_grads.data();
+    if (f.asked.entropy) out.grad_entropy = f.entropy_grads.data();
+    return out;
   }
 
   bool same_bits(const Results& other) const {
-    return reference.same_bits(other.reference) && sum.same_bits(other.sum) &&
-           target_or_mass.same_bits(other.target_or_mass) && loss.same_bits(other.loss) &&
-           grad.same_bits(other.grad);
+    for (Array Results::* array : {&Results::reference, &Results::sum, &Results::target_or_mass,
+                                   &Results::gap, &Results::loss, &Results::z_loss, &Results::lse,
+                                   &Results::entropy, &Results::confidence, &Results::grad})
+      if (!(this->*array).same_bits(other.*array)) return false;
+    return prediction == other.prediction;
   }
 
   static constexpr double kUntouched = 77;
@@ -54,7 +79,11 @@ template <class... Values>
             << ", target kind " << static_cast<int>(p.target_kind) << ", shape "
             << Strides{p.outer, p.classes, p.inner} << ", strides " << p.logits_strides
             << ", of targets " << p.target_strides << ", of gradients " << f.grad_strides
-            << ", weights " << (p.weight != nullptr) << ", smoothing " << p.label_smoothing << ": ";
+            << ", weights " << (p.weight != nullptr) << ", smoothing " << p.label_smoothing
+            << ", scale " << p.scale << ", cap " << p.cap << ", z-loss weight " << p.z_loss_weight
+            << ", row weights " << (p.row_weight != nullptr) << ", in place " << f.in_place
+            << ", asked for z-loss, lse, entropy, prediction, confidence " << f.asked.z_loss
+            << f.asked.lse << f.asked.entropy << f.asked.prediction << f.asked.confidence << ": ";
   (std::cerr << ... << values) << std::endl;
   std::abort();
 }
@@ -83,6 +112,21 @@ inline std::vector<Expected> expected_rows(const FuzzedProblem& f) {
   return rows;
 }
 
+// Of one row, those that were asked for.
+inline void check_statistics(const FuzzedProblem& f, const Results& r, int64_t row,
+                             const Expected& e, const char* who) {
+  const auto check = [&](const char* what, const Array& actual, const Near& expected) {
+    if (!near(f.p, actual.get(row), expected, actual.type()))
+      fail(f, who, what, " ", row, " is ", actual.get(row), ", not ", expected);
+  };
+  if (f.asked.z_loss) check("z-loss", r.z_loss, rounded(e.z_loss, f.loss_dtype));
+  if (f.asked.lse) check("lse", r.lse, e.lse);
+  if (f.asked.entropy) check("entropy", r.entropy, e.entropy);
+  if (f.asked.confidence) check("confidence", r.confidence, e.confidence);
+  if (f.asked.prediction && !is_prediction(f, row, r.prediction[row], e.prediction))
+    fail(f, who, "prediction ", row, " is ", r.prediction[row], ", not ", e.prediction);
+}
+
 inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Expected>& expected,
                   const char* who) {
   std::vector<bool> written(r.grad.size());
@@ -91,6 +135,7 @@ inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Ex
     const Near loss = rounded(e.loss, f.loss_dtype);
     if (f.reduction == Reduction::kNone && !near(f.p, r.loss.get(row), loss, f.loss_dtype))
       fail(f, who, "loss ", row, " is ", r.loss.get(row), ", not ", loss);
+    check_statistics(f, r, row, e, who);
     for (int64_t c = 0; c < f.p.classes; ++c) {
       const int64_t i = at(f.p, f.grad_strides, row, c);
       written[i] = true;
@@ -98,35 +143,46 @@ inline void check(const FuzzedProblem& f, const Results& r, const std::vector<Ex
         fail(f, who, "gradient ", row, ", ", c, " is ", r.grad.get(i), ", not ", e.grad[c]);
     }
   }
-  const double untouched = Array(f.p.dtype, 1, Results::kUntouched).get(0);
+  const Array before = Results(f).grad;
   for (int64_t i = 0; i < r.grad.size(); ++i) {
-    if (!written[i] && r.grad.get(i) != untouched)
+    const double value = before.get(i);
+    if (!written[i] && !is_near(r.grad.get(i), {value, 0}))
       fail(f, who, "element ", i, " between the gradients is overwritten");
   }
 }
 
-// The reduced loss, of `type`, and what a mean divides by.
-inline void check_sums(const FuzzedProblem& f, Reduction reduction, double loss, DType type,
-                       double weight, const std::vector<Expected>& expected, const char* who) {
-  long double sum = 0, weights = 0;
+// What a device says of all rows: the reduced loss and its z-loss, of `type`, and what a mean
+// divides by.
+struct Sums {
+  double loss, z_loss, weight;
+};
+inline void check_sums(const FuzzedProblem& f, Reduction reduction, const Sums& sums, DType type,
+                       const std::vector<Expected>& expected, const char* who) {
+  long double loss = 0, z_loss = 0, weight = 0;
   if (f.indices() && f.p.classes == 0 && f.p.label_smoothing > 0)
-    sum = std::numeric_limits<double>::quiet_NaN();  // of no rows, too
-  double error = 0, weight_terms = 0;
+    loss = std::numeric_limits<double>::quiet_NaN();  // of no rows, too
+  double loss_error = 0, z_loss_error = 0, weight_terms = 0;
   for (const Expected& e : expected) {
-    sum += e.loss.value;
-    error += e.loss.error;
-    weights += e.weight;
+    loss += e.loss.value;
+    loss_error += e.loss.error;
+    z_loss += e.z_loss.value;
+    z_loss_error += e.z_loss.error;
+    weight += e.weight;
     weight_terms += std::fabs(e.weight);
   }
-  const double exact_weight = static_cast<double>(weights);
-  if (f.indices() && !near(f.p, weight, {exact_weight, 1e-12 * weight_terms}, DType::kDouble))
-    fail(f, who, "total weight is ", weight, ", not ", exact_weight);
-  const bool mean = reduction == Reduction::kMean;
-  const double divisor = mean ? weight : 1;
-  const Near loss_of_all =
-      rounded({static_cast<double>(sum / divisor), error / std::fabs(divisor)}, type);
-  if (reduction != Reduction::kNone && !near(f.p, loss, loss_of_all, type))
-    fail(f, who, mean ? "mean is " : "sum is ", loss, ", not ", loss_of_all);
+  const Near all_weights{static_cast<double>(weight), weight_error(f.p) * weight_terms};
+  if ((f.indices() || f.p.row_weight) && !near(f.p, sums.weight, all_weights, DType::kDouble))
+    fail(f, who, "total weight is ", sums.weight, ", not ", all_weights);
+  if (reduction == Reduction::kNone) return;
+  const double divisor = reduction == Reduction::kMean ? sums.weight : 1;
+  const auto check = [&](const char* what, double actual, long double sum, double error) {
+    const Near exact =
+        rounded({static_cast<double>(sum / divisor), error / std::fabs(divisor)}, type);
+    if (!near(f.p, actual, exact, type))
+      fail(f, who, what, divisor == 1 ? " in all is " : " on average is ", actual, ", not ", exact);
+  };
+  check("loss", sums.loss, loss, loss_error);
+  check("z-loss", sums.z_loss, z_loss, z_loss_error);
 }
 
 }  // namespace fused_ce::testing

@@ -56,8 +56,11 @@ class Cap {
   FUSED_CE_INLINE Vec<A> slope(Vec<A> x) const { return tanh_slope<A>(quotient(x)) * scale_; }
 
  private:
-  // scale x / cap, to half a unit of float: what the factor's rounding leaves is added.
-  FUSED_CE_INLINE Vec<A> quotient(Vec<A> x) const { return x * inner_ + x * inner_low_; }
+  // scale x / cap, to half a unit: what the factor's rounding leaves is added, unless x is
+  // infinite.
+  FUSED_CE_INLINE Vec<A> quotient(Vec<A> x) const {
+    return x * inner_ + (x - x == A(0) ? x * inner_low_ : Vec<A>{});
+  }
 
   A inner_, inner_low_, outer_, scale_;
 };

@@ -17,18 +17,21 @@ inline double ulps(double actual, long double expected, DType type) {
   return static_cast<double>(fabsl(actual - expected) / ulp);
 }
 
-// How a device has the exponentials that statistics of half types are made of.
-enum class HalfExponentials {
-  kOfFloat,  // as float's
-  // By the hardware, to 2 units, of 28 - log2(e) lead, whose rounding costs ln(2) 2^-20, which is
-  // 5.5 units, below 32, and less than a unit for each of the lead beyond.
-  kOfHardware,
+// The exponential of a half type's logit in units of float: `rounded` of its own, and what the
+// rounding of its argument costs, `near` for logits about the largest, and farther below a unit for
+// each that it lies below.
+struct HalfExp {
+  double rounded, near;
 };
+inline constexpr HalfExp kCpuHalfExp{1, 16};  // 2^-23.1; arguments up to 16 stay as they are
+// The hardware's 2; arguments, in base 2, that are 28 at the largest: ln(2) 2^-20 below 32.
+inline constexpr HalfExp kCudaHalfExp{2, 5.5};
+
 // Units of the accumulate type that are promised of statistics: of half types two exponentials of
 // logits `lead` apart come to them, and the roundings of a sum.
-inline double promised(DType dtype, HalfExponentials half, double units, double lead) {
-  const bool rounded = size_of(dtype) == 2 && half == HalfExponentials::kOfHardware;
-  return rounded ? units + 2 * (2 + std::fmax(5.5, lead)) + 2 : units;
+inline double promised(DType dtype, const HalfExp& half, double units, double lead) {
+  if (size_of(dtype) > 2) return units;
+  return units + 2 * (half.rounded + std::fmax(half.near, lead)) + 2;
 }
 
 // Rows whose class leads by 0, and so on up to `most`. No logit is below 1: lse is far from 0,
@@ -53,7 +56,7 @@ void set_leads(Fixture& f, double most) {
 // Entropy, lse, z-loss and confidence of rows whose class leads by 0 to 100. lse_units: how near
 // the device has lse.
 template <class Make>
-void check_exact_statistics(DType dtype, double lse_units, HalfExponentials half, Make make,
+void check_exact_statistics(DType dtype, double lse_units, const HalfExp& half, Make make,
                             std::initializer_list<int64_t> class_counts) {
   const DType type = accumulate_type(dtype);
   const double most = size_of(dtype) == 2 ? 70 : 100;

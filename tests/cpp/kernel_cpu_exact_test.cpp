@@ -29,15 +29,14 @@ TEST_P(ExactKernel, LargeGradientsOfConfidentRows) {
 }
 
 TEST_P(ExactKernel, Statistics) {
-  check_exact_statistics(dtype(), 1, HalfExponentials::kOfFloat, make(),
-                         {2, 3, 9, 40, 129, 300, 5003});
+  check_exact_statistics(dtype(), 1, kCpuHalfExp, make(), {2, 3, 9, 40, 129, 300, 5003});
 }
 TEST_P(ExactKernel, StatisticsOfAMillionClasses) {
   const auto make = [this](Layout layout, const Options& options, int64_t classes, double scale) {
     const Shape s = layout == Layout::kRows ? Shape{9, classes, 1} : Shape{1, classes, 9};
     return CpuFixture(capability(), dtype(), layout, options, s, scale);
   };
-  check_exact_statistics(dtype(), 1, HalfExponentials::kOfFloat, make, {1000000});
+  check_exact_statistics(dtype(), 1, kCpuHalfExp, make, {1000000});
 }
 TEST_P(ExactKernel, LseAndZLossGradients) { check_exact_z_loss_gradients(dtype(), make()); }
 TEST_P(ExactKernel, EntropyGradients) { check_exact_entropy_gradients(dtype(), make()); }

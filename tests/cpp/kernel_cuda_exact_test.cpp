@@ -35,14 +35,13 @@ TEST_P(ExactCudaKernel, LargeGradientsOfConfidentRows) {
 }
 
 TEST_P(ExactCudaKernel, Statistics) {
-  check_exact_statistics(dtype(), 2, HalfExponentials::kOfHardware, make(),
-                         {2, 3, 9, 40, 129, 300});
+  check_exact_statistics(dtype(), 2, kCudaHalfExp, make(), {2, 3, 9, 40, 129, 300});
 }
 TEST_P(ExactCudaKernel, StatisticsOfLongRows) {
   const auto make = [this](Layout, const Options& options, int64_t classes, double scale) {
     return CudaFixture(dtype(), Layout::kRows, options, {5, classes, 1}, scale);
   };
-  check_exact_statistics(dtype(), 2, HalfExponentials::kOfHardware, make, {5003, 1000000});
+  check_exact_statistics(dtype(), 2, kCudaHalfExp, make, {5003, 1000000});
 }
 TEST_P(ExactCudaKernel, LseAndZLossGradients) { check_exact_z_loss_gradients(dtype(), make()); }
 TEST_P(ExactCudaKernel, EntropyGradients) { check_exact_entropy_gradients(dtype(), make()); }

@@ -325,4 +325,40 @@ CUDA = [
         "is_finite(high) ? high + low : high",
         "high",
     ),
+    Mutant(
+        "largest logit that is led twice",
+        "cuda/sums.cuh",
+        "exponentials.add(pivot.exponential);\n      if constexpr (kHasMass",
+        ";\n      if constexpr (kHasMass",
+    ),
+    Mutant(
+        "gap of a former largest logit",
+        "cuda/sums.cuh",
+        "gap.add(exponentials.total() * (larger.logit - pivot.logit));",
+        ";",
+    ),
+    Mutant(
+        "target left out of the statistics",
+        "cuda/statistics.cuh",
+        "others.add(target_exp);",
+        ";",
+    ),
+    Mutant(
+        "gradient of the entropy without the scale",
+        "cuda/factors.cuh",
+        ".value() * k.scale.s;",
+        ".value();",
+    ),
+    Mutant(
+        "row weights without the z-loss (CUDA)",
+        "cuda/results.cuh",
+        "found[k].z_loss *= own;",
+        ";",
+    ),
+    Mutant(
+        "last of two equal logits predicted (CUDA)",
+        "cuda/sums.cuh",
+        "kIsGeneral<kTerms> ? other.pivot.leads(pivot) : other.pivot.logit > pivot.logit",
+        "other.pivot.logit >= pivot.logit",
+    ),
 ]

@@ -9,8 +9,8 @@
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
-// e^d - 1 for d in [0, 64]: 2^n (e^r - 1) + (2^n - 1), whose terms are not negative but for the
-// first at d near a half-integer power of two.
+// e^d - 1 for d from 0 on that e^d is a number of: 2^n (e^r - 1) + (2^n - 1), whose terms are not
+// negative but for the first at d near a half-integer power of two.
 template <class T>
 FUSED_CE_INLINE Vec<T> expm1(Vec<T> d) {
   using K = ExpConstants<T>;
@@ -22,47 +22,41 @@ FUSED_CE_INLINE Vec<T> expm1(Vec<T> d) {
   return rest * power + (power - T(1));
 }
 
-// limit * tanh(u), which with e = e^(2|u|) - 1 is limit (1 - 2 / (e + 2)), and of small e, where
-// that cancels, limit e / 2 (1 - e / (e + 2)): the quotient's roundings weigh less than the product
-// that it is taken from.
-template <class T>
-FUSED_CE_INLINE Vec<T> limited(Vec<T> u, T limit) {
-  constexpr T kOne = sizeof(T) == 4 ? T(10) : T(20);  // whose tanh is 1
-  const Vec<T> e = expm1<T>(T(2) * at_most<T>(magnitude<T>(u), splat(kOne)));
-  const auto is_large = e > T(2);
-  const Vec<T> most = is_large ? splat(limit) : e * (limit / 2);
-  const Vec<T> z = most - most * ((is_large ? splat(T(2)) : e) / (e + T(2)));
-  return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(z) | (bits_as<Vec<Int<T>>>(u) & kSignBit<T>));
-}
+// What a number of memory becomes, and the slope that takes that one's gradient back.
+template <class A>
+struct Capped {
+  Vec<A> logit, slope;
+};
 
-// 1 - tanh(u)^2 = 4 e / (1 + e)^2 with e = e^(-2|u|), which cancels nowhere.
-template <class T>
-FUSED_CE_INLINE Vec<T> tanh_slope(Vec<T> u) {
-  const Vec<T> e = exp_scaled<T>(T(-2) * magnitude<T>(u), Power<T>::of(Vec<T>{}));
-  const Vec<T> sum = e + T(1);
-  return T(4) * e / (sum * sum);
-}
-
-// What numbers x of memory become, and the slope that takes z's gradient back to x.
+// With e = e^(2|u|) - 1, tanh |u| is 1 - 2 / (e + 2), and for small e, where that cancels,
+// e / 2 (1 - e / (e + 2)): the quotient's roundings weigh less than the product that it is taken
+// from. Its slope, 4 (e + 1) / (e + 2)^2, is 4 q (1 - q) with q = 1 / (e + 2), which cancels
+// nowhere.
 template <class A>
 class Cap {
  public:
   explicit Cap(const Problem& p)
       : inner_(static_cast<A>(p.scale / p.cap)),
         inner_low_(static_cast<A>(p.scale / p.cap - static_cast<double>(inner_))),
-        outer_(static_cast<A>(p.cap)),
+        cap_(static_cast<A>(p.cap)),
         scale_(static_cast<A>(p.scale)) {}
-  FUSED_CE_INLINE Vec<A> logit(Vec<A> x) const { return limited<A>(quotient(x), outer_); }
-  FUSED_CE_INLINE Vec<A> slope(Vec<A> x) const { return tanh_slope<A>(quotient(x)) * scale_; }
 
- private:
-  // scale x / cap, to half a unit: what the factor's rounding leaves is added, unless x is
-  // infinite.
-  FUSED_CE_INLINE Vec<A> quotient(Vec<A> x) const {
-    return x * inner_ + (x - x == A(0) ? x * inner_low_ : Vec<A>{});
+  FUSED_CE_INLINE Capped<A> of(Vec<A> x) const {
+    constexpr A kFar = sizeof(A) == 4 ? A(43) : A(350);  // whose slope is as good as 0
+    // scale x / cap, to half a unit: what the factor's rounding leaves is added, unless x is
+    // infinite.
+    const Vec<A> u = x * inner_ + (x - x == A(0) ? x * inner_low_ : Vec<A>{});
+    const Vec<A> e = expm1<A>(A(2) * at_most<A>(magnitude<A>(u), splat(kFar)));
+    const Vec<A> q = A(1) / (e + A(2));
+    const auto is_large = e > A(2);
+    const Vec<A> most = is_large ? splat(cap_) : e * (cap_ / 2);
+    const Vec<A> z = most - most * ((is_large ? splat(A(2)) : e) * q);
+    const Vec<Int<A>> sign = bits_as<Vec<Int<A>>>(u) & kSignBit<A>;
+    return {bits_as<Vec<A>>(bits_as<Vec<Int<A>>>(z) | sign), (A(4) * scale_) * (q - q * q)};
   }
 
-  A inner_, inner_low_, outer_, scale_;
+ private:
+  A inner_, inner_low_, cap_, scale_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

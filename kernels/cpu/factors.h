@@ -161,7 +161,8 @@ inline void factors_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A
   out.scale = formula.scale;
   const double scale = static_cast<double>(formula.scale);
   const auto find_exp = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.pivot_exp + i, exp_of<S>(lanes(rows.pivot_logit, i) * scale, ref));
+    store(rows.pivot_exp + i,
+          exp_of<S>(above_shift<A>(rows.pivot_logit, i, formula.scale, ref), ref));
   };
   const auto find_factors = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
     const Vec<double> pivot_exp = lanes(rows.pivot_exp, i);

@@ -59,17 +59,36 @@ FUSED_CE_INLINE void for_each_offset(const States& rows, int n, A scale, F f) {
   }
 }
 
-// e^z relative to a reference
-template <class S>
-inline Vec<double> exp_of(Vec<double> z, const Offset<double>& ref) {
-  return exp_scaled<double, kShort<S>>(z - ref.shift, Power<double>::of(ref.c));
+// How far the logits of the numbers at x lie above the references' shifts.
+template <class A>
+FUSED_CE_INLINE Vec<double> above_shift(const A* x, int i, A scale, const Offset<double>& ref) {
+  return times_minus(lanes(x, i), splat(static_cast<double>(scale)), ref.shift);
+}
+// The same, rounded as the loops have it.
+FUSED_CE_INLINE Vec<double> rounded_above_shift(const double* x, int i, double scale,
+                                                const Offset<double>& ref) {
+  return above_shift(x, i, scale, ref);
+}
+FUSED_CE_INLINE Vec<double> rounded_above_shift(const float* x, int i, float scale,
+                                                const Offset<double>& ref) {
+#if defined(__FMA__)
+  const Vec<double> d = above_shift(x, i, scale, ref);
+#else
+  const Vec<double> d = lanes_times(x, i, scale) - ref.shift;
+#endif
+  return widen_half(__builtin_convertvector(d, NarrowOf<float>::type));
 }
 
-// 1 / exp_of(z, ref), infinite where that is nothing
+// The exponentials, relative to the references, of logits so far above their shifts.
 template <class S>
-inline Vec<double> inverse_exp_of(Vec<double> z, const Offset<double>& ref) {
-  const Vec<double> d = at_most<double>(ref.shift - z, splat(-ExpConstants<double>::kLow));
-  return exp_scaled<double, kShort<S>>(d, Power<double>::of(-ref.c));
+inline Vec<double> exp_of(Vec<double> d, const Offset<double>& ref) {
+  return exp_scaled<double, kShort<S>>(d, Power<double>::of(ref.c));
+}
+// 1 / those, infinite where they are nothing
+template <class S>
+inline Vec<double> inverse_exp_of(Vec<double> d, const Offset<double>& ref) {
+  const Vec<double> below = at_most<double>(-d, splat(-ExpConstants<double>::kLow));
+  return exp_scaled<double, kShort<S>>(below, Power<double>::of(-ref.c));
 }
 
 // lse - z, where z is the reference and the sum of all exponentials is `total`. The reference
@@ -123,7 +142,8 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
     store(lse + i, counts ? value : Vec<double>{});
   };
   const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.pivot_logit, i) * scale, ref));
+    store(rows.pivot_exp + i,
+          inverse_exp_of<S>(above_shift<A>(rows.pivot_logit, i, formula.scale, ref), ref));
   };
   for_each_offset<S>(rows, n, formula.scale, find_inverse);
   for (int i = 0; i < n; i += kLanes<double>) {

@@ -167,7 +167,7 @@ void forward_staged(const Problem& p, const Forward& out, const Plan& plan, int6
     for (int64_t task = begin; task < end; ++task) {
       TaskSums sums;
       stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
-        const Problem tile = stage.open(first, n);
+        const Problem tile = stage.template open</*kBackward=*/false>(first, n);
         Partial of_tile[kStagedRows];
         const int64_t tasks = forward_plan(tile, out).tasks;
         kernels_for(tile).forward(tile, stage.forward(out), 0, tasks, of_tile);
@@ -183,7 +183,7 @@ void backward_staged(const Problem& p, const Backward& back, const Plan& plan, i
     Stage<S> stage(p, plan.loop == Loop::kPlanes);
     for (int64_t task = begin; task < end; ++task) {
       stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
-        const Problem tile = stage.open(first, n);
+        const Problem tile = stage.template open</*kBackward=*/true>(first, n);
         const Backward to = stage.backward(back);
         kernels_for(tile).backward(tile, to, 0, backward_plan(tile, to).tasks, /*streamed=*/false);
         stage.put_gradients(back, streamed);

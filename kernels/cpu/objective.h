@@ -148,10 +148,10 @@ class Objective {
   // ---- How rows end.
 
   template <int kRows>
-  void finish(RowStates<A, kTerms, kRows>& rows, int n, bool wants_lse,
+  void finish(RowStates<A, kTerms, kRows>& rows, int n, bool wants_lse, bool saves,
               Finished<kRows>& out) const {
     if constexpr (kIsRanked<kTerms>) {
-      statistics_of<S>(rows, n, formula_, out);
+      statistics_of<S>(rows, n, formula_, saves, out);
     } else {
       losses_of<S>(rows, n, formula_, out.loss, wants_lse ? &out.lse[0] : nullptr);
     }

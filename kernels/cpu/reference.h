@@ -126,7 +126,8 @@ class Reference {
   // One rounding of both, where the instruction set has a fused multiply-add.
   template <class V>
   FUSED_CE_INLINE V from_shift(V x) const {
-    return plain_ ? x : x * scale_ - shift_;
+    if (plain_) return x;
+    return each([&](Vec<A> v) { return times_minus(v, splat(scale_), shift_); }, x);
   }
 
   Vec<A> shift_;

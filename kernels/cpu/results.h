@@ -144,7 +144,7 @@ inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
                      RowStates<A, kTerms, kRows>& rows, int64_t first, int n, const Forward& out,
                      Finished<kRows>& finished, TaskSums& sums) {
   const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse || out.statistics.z_loss;
-  objective.finish(rows, n, wants_lse, finished);
+  objective.finish(rows, n, wants_lse, out.saved.reference != nullptr, finished);
   if (wants_lse) mend_lse<S>(p, first, n, finished.lse);
   if constexpr (kIsRanked<kTerms>) put_statistics<S>(p, rows, first, n, out.statistics, finished);
   if (kHasMass<kTerms> && p.row_weight) {

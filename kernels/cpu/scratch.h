@@ -11,8 +11,8 @@ namespace fused_ce::cpu {
 // add to it, and pages that were touched once stay, as those of a stack do.
 void* scratch(size_t bytes);
 
-// The same beside it, for logits that a loop is to read (staged.h): 128 KB, or as many as the
-// longest row takes.
+// The same beside it, for logits that a loop is to read, and their slopes (staged.h): 128 KB, or as
+// many as the longest row takes.
 void* staging(size_t bytes);
 
 }  // namespace fused_ce::cpu

@@ -12,7 +12,7 @@
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
 // Logits a tile has at most, unless a row has more; and rows of planes at least.
-inline constexpr int64_t kStagedLogits = 32768, kStagedRows = 16;
+inline constexpr int64_t kStagedLogits = 16384, kStagedRows = 16;
 
 // Where a value of an array lies, if there is the array.
 inline const void* at(const void* base, int64_t index, int64_t size) {
@@ -22,17 +22,13 @@ inline void* at(void* base, int64_t index, int64_t size) {
   return base ? static_cast<char*>(base) + index * size : nullptr;
 }
 
-// f of n values, in their place. There is room for whole vectors.
+// f(i, n) for the vectors of n numbers: n is how many of a vector's lanes there are.
 template <class A, class F>
-inline void update(A* values, int n, F f) {
+FUSED_CE_INLINE void for_vectors(int64_t n, F f) {
   constexpr int kW = kLanes<A>;
-  for (int i = 0; i < n; i += kW) {
-    if (n - i >= kW) {
-      store(values + i, f(load(values + i)));
-    } else {
-      store_partial(values + i, n - i, f(load_partial(values + i, n - i, A(0))));
-    }
-  }
+  int64_t i = 0;
+  for (; i + kW <= n; i += kW) f(i, kW);
+  if (i < n) f(i, static_cast<int>(n - i));
 }
 
 template <class S>
@@ -48,8 +44,9 @@ class Stage {
         cap_(p),
         rows_(larger<int64_t>(kStagedLogits / larger<int64_t>(p.classes, 1),
                               as_planes ? kStagedRows : 1)),
-        logits_(static_cast<A*>(staging(static_cast<size_t>(rows_ * p.classes + kW) * sizeof(A)))) {
-  }
+        size_((rows_ * p.classes + 2 * kW - 1) / kW * kW),
+        logits_(static_cast<A*>(staging(static_cast<size_t>(2 * size_) * sizeof(A)))),
+        slopes_(logits_ + size_) {}
 
   // f(first, n) for tiles of some rows, none of which crosses the end of an outer index.
   template <class F>
@@ -62,14 +59,27 @@ class Stage {
     }
   }
 
-  // Makes the logits of rows [first, first + n), and gives the problem that they are.
+  // Makes the logits of rows [first, first + n), for backward with the slopes of capped ones, and
+  // gives the problem that they are.
+  template <bool kBackward>
   Problem open(int64_t first, int n) {
     first_ = first;
     n_ = n;
     const S* const x = static_cast<const S*>(p_.logits);
-    for_runs(p_.logits_strides, [&](A* to, int64_t offset, int64_t stride, int count) {
-      gather_as<S>(x, offset, stride, count, to);
-      if (p_.cap != 0) update(to, count, [&](V v) { return cap_.logit(v); });
+    for_runs(p_.logits_strides, [&](int64_t at, int64_t offset, int64_t stride, int count) {
+      A* const to = logits_ + at;
+      if (p_.cap == 0) return gather_as<S>(x, offset, stride, count, to);
+      const bool adjoin = stride == 1;
+      if (!adjoin) gather_as<S>(x, offset, stride, count, to);
+      // Whole vectors are stored: what lies behind a run is yet to be made.
+      for_vectors<A>(count, [&](int64_t i, int some) __attribute__((always_inline)) {
+        const V some_x = !adjoin      ? load(to + i)
+                         : some == kW ? load(x + offset + i)
+                                      : load_partial(x + offset + i, some, A(0));
+        const Capped<A> capped = cap_.of(some_x);
+        store(to + i, capped.logit);
+        if (kBackward) store(slopes_ + at + i, capped.slope);
+      });
     });
 
     Problem tile = p_;
@@ -117,40 +127,37 @@ class Stage {
 
   // Puts the tile's gradients where they belong, perhaps in the logits' own place.
   void put_gradients(const Backward& back, bool streamed) {
-    const S* const x = static_cast<const S*>(p_.logits);
     if (p_.cap != 0) {
-      for_runs(p_.logits_strides, [&](A* gradient, int64_t offset, int64_t stride, int count) {
-        for (int i = 0; i < count; i += kW) {
-          const int n = smaller(count - i, kW);
-          alignas(64) A some[kW] = {};
-          gather_as<S>(x, offset + i * stride, stride, n, some);
-          const V slope = cap_.slope(load(some));
-          // None stays none, whatever a row that does not count has for logits.
-          update(gradient + i, n, [&](V v) { return v == A(0) ? v : v * slope; });
-        }
+      for_vectors<A>(n_ * p_.classes, [&](int64_t i, int) __attribute__((always_inline)) {
+        // None stays none, whatever a row that does not count has for logits.
+        const V gradient = load(logits_ + i);
+        store(logits_ + i, gradient == A(0) ? gradient : gradient * load(slopes_ + i));
       });
     }
     S* const g = static_cast<S*>(back.grad_logits);
-    for_runs(back.grad_strides, [&](A* from, int64_t offset, int64_t stride, int count) {
+    for_runs(back.grad_strides, [&](int64_t at, int64_t offset, int64_t stride, int count) {
+      const A* const from = logits_ + at;
       if (stride == 1) return convert(from, g + offset, count, streamed);
       for (int i = 0; i < count; ++i) put(g + offset + i * stride, from[i]);
     });
   }
 
  private:
-  // f(values, offset, stride, n) for the tile's runs of neighbours: the n values lie `stride` apart
-  // from `offset` on where strides are these. Rows, or the tile's part of a plane.
+  // f(at, offset, stride, n) for the tile's runs of neighbours, from `at` on: the n values lie
+  // `stride` apart from `offset` on where strides are these. Rows, or the tile's part of a plane;
+  // all rows where the next begins as one ends.
   template <class F>
   void for_runs(const Strides& s, F f) const {
+    const int classes = static_cast<int>(p_.classes);
     if (as_planes_) {
       const int64_t start = row_offset(p_, s, first_);
-      for (int64_t c = 0; c < p_.classes; ++c)
-        f(logits_ + c * n_, start + c * s.classes, s.inner, n_);
-      return;
+      for (int64_t c = 0; c < classes; ++c) f(c * n_, start + c * s.classes, s.inner, n_);
+    } else if (p_.inner == 1 && s.classes == 1 && s.outer == classes) {
+      f(0, first_ * classes, 1, n_ * classes);
+    } else {
+      for (int64_t r = 0; r < n_; ++r)
+        f(r * classes, row_offset(p_, s, first_ + r), s.classes, classes);
     }
-    const int classes = static_cast<int>(p_.classes);
-    for (int r = 0; r < n_; ++r)
-      f(logits_ + r * p_.classes, row_offset(p_, s, first_ + r), s.classes, classes);
   }
   Strides strides() const { return as_planes_ ? Strides{0, n_, 1} : Strides{p_.classes, 1, 0}; }
   Saved saved(const Saved& s) const {
@@ -161,8 +168,8 @@ class Stage {
   const Problem& p_;
   const bool as_planes_;
   const Cap<A> cap_;
-  const int64_t rows_;  // a tile has at most
-  A* const logits_;
+  const int64_t rows_, size_;  // a tile has at most; and its logits, to the end of any vector
+  A *const logits_, *const slopes_;
   int64_t first_ = 0;
   int n_ = 0;
 };

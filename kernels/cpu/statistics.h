@@ -27,6 +27,8 @@ struct Ranked {
 // How far a reference may be below the largest logit without a loss: the terms of exponentials and
 // of what is below them differ by a few units then.
 inline constexpr double kNear = 4;
+// How far it may be at all: farther, its inverse exponential is no number.
+inline constexpr double kFarthestNear = 700;
 
 // Rows whose reference is a guess.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
@@ -39,11 +41,12 @@ FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows
   const double top = static_cast<double>(rows.largest[i]) * scale, lead = top - m;
   if (!(rows.sum[i] >= 0 && rows.sum[i] < ReferenceConstants<S>::kLargestSum)) return false;
   if (lead <= kNear) return true;
+  if (!(lead <= kFarthestNear)) return false;
   if (!kHasMass<kTerms> && formula.spread > 0 && lead > kFarthest) return false;
   const A reference = rows.reference[i] * formula.scale;
   const Offset<double> ref = Offset<double>::template of<S>(splat(static_cast<double>(reference)));
   const Ranked row = Ranked::of<S>(splat(rows.sum[i]), splat(rows.gap[i]), splat(lead),
-                                   inverse_exp_of<S>(splat(top), ref));
+                                   inverse_exp_of<S>(splat(top) - ref.shift, ref));
   // L is a difference of two sums, of which the one is this.
   return lead * row.others[0] * row.share[0] <= kNear * (row.top[0] + row.gap[0]);
 }
@@ -67,11 +70,11 @@ inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int
   return true;
 }
 
-// All that `out` has room for. The numbers that backward needs become relative to the largest
-// logit, which is near enough to every row's.
+// All that `out` has room for. The numbers that backward needs, if they are saved, become relative
+// to the largest logit, which is near enough to every row's.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>& formula,
-                          Finished<kRows>& out) {
+                          bool saves, Finished<kRows>& out) {
   const double scale = static_cast<double>(formula.scale);
   if (formula.no_class) {
     for (int i = 0; i < n; ++i) {
@@ -82,13 +85,18 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     }
     return;
   }
+  // Of the largest logits over the references, to which the loops' rounded ones are relative; until
+  // the entropies are there.
+  double* const leads = out.entropy;
   const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.pivot_exp + i, inverse_exp_of<S>(lanes(rows.largest, i) * scale, ref));
+    const Vec<double> d = above_shift<A>(rows.largest, i, formula.scale, ref);
+    store(rows.pivot_exp + i, inverse_exp_of<S>(d, ref));
+    store(leads + i, d - rounded_above_shift(rows.reference, i, formula.scale, ref));
   };
   for_each_offset<S>(rows, n, formula.scale, find_inverse);
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> z = lanes(rows.largest, i) * scale;
-    const Vec<double> lead = (lanes(rows.largest, i) - lanes(rows.reference, i)) * scale;
+    const Vec<double> lead = load(leads + i);
     const Vec<double> sum = lanes(rows.sum, i);
     const Ranked row = Ranked::of<S>(sum, lanes(rows.gap, i), lead, lanes(rows.pivot_exp, i));
     const Vec<double> no_number = z - z;  // of an infinite logit, else 0
@@ -114,6 +122,7 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     store(rows.gap + i, row.gap);
     store(rows.sum + i, row.others);
   }
+  if (!saves) return;
   // The sum without the target's exponential in the place of the largest's.
   for (int i = 0; i < n; i += kLanes<double>) {
     Vec<double> others = lanes(rows.sum, i);
@@ -135,7 +144,8 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
   }
   for (int i = 0; i < n; i += kLanes<A>) store(rows.reference + i, load(rows.largest + i));
   const auto relative = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
-    store(rows.sum + i, lanes(rows.sum, i) * exp_of<S>(lanes(rows.largest, i) * scale, ref));
+    const Vec<double> d = above_shift<A>(rows.largest, i, formula.scale, ref);
+    store(rows.sum + i, lanes(rows.sum, i) * exp_of<S>(d, ref));
   };
   for_each_offset<S>(rows, n, formula.scale, relative);
 }

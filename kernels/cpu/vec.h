@@ -95,6 +95,29 @@ inline Vec<T> magnitude(Vec<T> v) {
   return bits_as<Vec<T>>(bits_as<Vec<Int<T>>>(v) & ~kSignBit<T>);
 }
 
+// a b - c, rounded once where the processor can. (A compiler contracts the two operations only
+// where it finds them in one basic block, and what is to cancel must be rounded alike everywhere.)
+#if defined(__AVX512F__)
+inline Vec<float> times_minus(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return _mm512_fmsub_ps(a, b, c);
+}
+inline Vec<double> times_minus(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return _mm512_fmsub_pd(a, b, c);
+}
+#elif defined(__FMA__)
+inline Vec<float> times_minus(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return _mm256_fmsub_ps(a, b, c);
+}
+inline Vec<double> times_minus(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return _mm256_fmsub_pd(a, b, c);
+}
+#else
+template <class V>
+inline V times_minus(V a, V b, V c) {
+  return a * b - c;
+}
+#endif
+
 template <class T>
 inline Vec<T> load(const T* p) {
   Vec<T> v;

@@ -168,8 +168,9 @@ inline void add_gradient(const Problem& p, const Softmax& s, const Targets& t, c
     const long double from_z = share * error + work * std::fabs(g) * t.q_terms(c);
     // What is no normal number may be lost: z's gradient, and x's; of an entropy's, what is yet to
     // be multiplied by how far the logit lies below.
-    double lost = smallest(p.dtype) * (p.scale == 1 && p.cap == 0 ? 1 : 2);
-    if (has_entropy && share != 0) lost += 2 * smallest(p.dtype) * static_cast<double>(s.below[c]);
+    const double least = smallest(accumulate_type(p.dtype)) * static_cast<double>(s.slope[c]);
+    double lost = smallest(p.dtype) + (p.scale == 1 && p.cap == 0 ? 0 : least);
+    if (has_entropy && share != 0) lost += 2 * least * static_cast<double>(s.below[c]);
     e.grad[c] = {static_cast<double>(dx),
                  static_cast<double>(from_z * s.slope[c] + fabsl(dz) * slope_error +
                                      epsilon(p.dtype) / 2 * fabsl(dx)) +

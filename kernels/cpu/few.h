@@ -198,41 +198,50 @@ class Few {
     return load(pivot_logit);
   }
 
-  // The same where statistics are asked for: the largest logit's exponential does not enter, and it
-  // is the reference.
+  // The same where statistics are asked for: the largest logit is the reference, and its
+  // exponential does not enter.
   void transpose_and_rank(const A* x, int i, V* kept) {
-    V m = splat(kNone);
+    const bool linear = objective_.has_linear(), seeks = classes_ >= kSoughtClasses;
+    const I pivot = load(rows_.pivot + i);
+    V m = splat(kNone), pivot_logit{};
     I at{};
     for (int c = 0; c < classes_; c += kSide) {
       V square[kSide];
       objective_.transposed_logits(x + c, classes_, square);
 #pragma GCC unroll 4
       for (int k = 0; k < kSide; ++k) {
-        kept[c + k] = square[k];
         if (c + k >= classes_) break;
-        at = square[k] > m ? I{} + static_cast<Int<A>>(c + k) : at;
-        m = larger(m, square[k]);
+        const I here = I{} + static_cast<Int<A>>(c + k);
+        if (!seeks) pivot_logit = pivot == here ? square[k] : pivot_logit;
+        at = square[k] > m ? here : at;
+        const V enters = objective_.entering(square[k], m);
+        kept[c + k] = linear ? square[k] : enters;
       }
     }
+    for (int r = 0; seeks && r < kW; ++r)
+      pivot_logit[r] = rows_.counts(i + r) ? x[r * classes_ + rows_.pivot[i + r]] : A(0);
     store(rows_.largest + i, m);
     store(rows_.prediction + i, at);
+    store(rows_.pivot_logit + i, pivot_logit);
     m = objective_.above_infinity(m);
     store(rows_.reference + i, m);
+    if (linear) add_linear(i, m, at, kept);
+  }
+
+  // The linear sums of logits that are kept as they are, and then the largest taken out of those.
+  // (A NaN belongs into the sum.)
+  void add_linear(int i, V m, I at, V* kept) {
     LaneSums<A, kTerms> sums;
-    for (int c = 0; objective_.has_linear() && c < classes_; c += kSide) {
+    for (int c = 0; c < classes_; c += kSide) {
       Sums<V, kTerms> some;
-      for (int k = c; k < smaller(c + kSide, classes_); ++k)
+      for (int k = c; k < smaller(c + kSide, classes_); ++k) {
         objective_.add_linear(some, m, kept[k], objective_.weight_of(k, V{}));
+        const auto leads = (at == static_cast<Int<A>>(k)) & (kept[k] == kept[k]);
+        kept[k] = leads ? splat(kNone) : kept[k];
+      }
       sums.add_linear(some);
     }
     rows_.put_linear(i, sums);
-    A* const logits = reinterpret_cast<A*>(kept);
-    for (int r = 0; r < kW; ++r) {
-      rows_.pivot_logit[i + r] = rows_.counts(i + r) ? logits[rows_.pivot[i + r] * kW + r] : A(0);
-      if (classes_ == 0) continue;
-      A& top = logits[rows_.prediction[i + r] * kW + r];
-      if (top == top) top = kNone;  // a NaN belongs into the sum
-    }
   }
 
   // Sums of float are rounded every time, which a row of few terms does not average out: two of

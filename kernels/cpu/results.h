@@ -85,8 +85,9 @@ FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const
   double *const loss = finished.loss, *const z_loss = finished.z_loss;
   if (out.statistics.lse) put_as<A>(out.statistics.lse, lse, first, n);
   if (p.z_loss_weight != 0 || out.statistics.z_loss) {
+    const double weight = p.z_loss_weight;
     for (int i = 0; i < n; ++i) {
-      z_loss[i] = p.z_loss_weight == 0 ? 0 : p.z_loss_weight * lse[i] * lse[i];
+      z_loss[i] = weight == 0 ? 0 : weight * lse[i] * lse[i];
       loss[i] += z_loss[i];
     }
     times_row_weights<A>(p, first, n, z_loss);
@@ -111,7 +112,9 @@ FUSED_CE_OUT_OF_LINE int64_t first_nan(const Problem& p, int64_t row) {
 // The lse of rows that have no finite one: NaN where a logit is, else the largest.
 template <class S>
 FUSED_CE_OUT_OF_LINE void mend_lse(const Problem& p, int64_t first, int n, double* lse) {
-  for (int i = 0; i < n; ++i) {
+  bool finite = true;
+  for (int i = 0; i < n; ++i) finite &= lse[i] - lse[i] == 0;
+  for (int i = 0; !finite && i < n; ++i) {
     if (lse[i] - lse[i] == 0) continue;
     const S* x = static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, first + i);
     double largest = -__builtin_inf();
@@ -130,11 +133,17 @@ inline void put_statistics(const Problem& p, const RowStates<A, kTerms, kRows>& 
   if (out.entropy) put_as<A>(out.entropy, finished.entropy, first, n);
   if (out.confidence) put_as<A>(out.confidence, finished.confidence, first, n);
   if (!out.prediction) return;
+  int64_t* const predictions = out.prediction + first;
+  bool nan = false;
   for (int i = 0; i < n; ++i) {
-    // No number may be the reason why another class leads.
-    const double confidence = finished.confidence[i];
-    const int64_t nan = confidence == confidence ? int64_t{kIgnored} : first_nan<S>(p, first + i);
-    out.prediction[first + i] = nan >= 0 ? nan : rows.prediction[i];
+    predictions[i] = rows.prediction[i];
+    nan |= finished.confidence[i] != finished.confidence[i];
+  }
+  // No number may be the reason why another class leads.
+  for (int i = 0; nan && i < n; ++i) {
+    if (finished.confidence[i] == finished.confidence[i]) continue;
+    const int64_t c = first_nan<S>(p, first + i);
+    if (c >= 0) predictions[i] = c;
   }
 }
 

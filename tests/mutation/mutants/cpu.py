@@ -348,8 +348,8 @@ CPU = [
     Mutant(
         "largest logit's own term in the sums (few)",
         "cpu/few.h",
-        "if (top == top) top = kNone;",
-        ";",
+        "kept[c + k] = linear ? square[k] : enters;",
+        "kept[c + k] = square[k];",
     ),
     Mutant(
         "largest logit's own term in the sums (planes)",

@@ -92,29 +92,37 @@ inline void read_grad(const Problem& p, const Backward& back, const void* from, 
   times_row_weights<A>(p, first, n, grad);
 }
 
+// Of something that a row has one of: `from` is null where there is none.
+template <class A>
+inline void read_row_grad(const void* from, int64_t first, int n, double* grad) {
+  if (from) return gather_as<A>(from, first, 1, n, grad);
+  for (int i = 0; i < n; ++i) grad[i] = 0;
+}
+
+// (Loops hold nothing but their arrays: a compiler has to suppose that what they write is part of
+// the problem.)
 template <class A, int kRows>
 inline void read_incoming(const Problem& p, const Backward& back, int64_t first, int n, int padded,
                           Incoming<kRows>& incoming) {
   read_grad<A>(p, back, back.grad, first, n, incoming.loss);
   incoming.more = p.z_loss_weight != 0 || back.grad_lse;
   if (incoming.more) {
+    const double twice_weight = 2 * p.z_loss_weight;
     read_grad<A>(p, back, back.grad_z_loss, first, n, incoming.z_loss);
-    const A* of_lse = static_cast<const A*>(back.grad_lse);
-    for (int i = 0; i < n; ++i) {
-      incoming.z_loss[i] = (incoming.loss[i] + incoming.z_loss[i]) * (2 * p.z_loss_weight);
-      incoming.lse[i] = of_lse ? static_cast<double>(of_lse[first + i]) : 0;
-    }
+    for (int i = 0; i < n; ++i)
+      incoming.z_loss[i] = (incoming.loss[i] + incoming.z_loss[i]) * twice_weight;
+    read_row_grad<A>(back.grad_lse, first, n, incoming.lse);
   }
-  const A* of_entropy = static_cast<const A*>(back.grad_entropy);
-  for (int i = 0; of_entropy && i < n; ++i)
-    incoming.entropy[i] = static_cast<double>(of_entropy[first + i]);
-  const A scale = static_cast<A>(p.scale);
-  const auto scale_and_pad = [&](double* values) {
-    for (int i = 0; p.scale != 1 && i < n; ++i) values[i] *= static_cast<double>(scale);
+  if (back.grad_entropy) read_row_grad<A>(back.grad_entropy, first, n, incoming.entropy);
+  const double scale = static_cast<double>(static_cast<A>(p.scale));
+  const auto scale_and_pad = [scale, n, padded](double* values) {
+    if (scale != 1) {
+      for (int i = 0; i < n; ++i) values[i] *= scale;
+    }
     for (int i = n; i < padded; ++i) values[i] = 0;
   };
   scale_and_pad(incoming.loss);
-  if (of_entropy) scale_and_pad(incoming.entropy);
+  if (back.grad_entropy) scale_and_pad(incoming.entropy);
   if (!incoming.more) return;
   scale_and_pad(incoming.z_loss);
   scale_and_pad(incoming.lse);

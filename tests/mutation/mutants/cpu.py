@@ -414,8 +414,8 @@ CPU = [
     Mutant(
         "half of the z-loss's gradient",
         "cpu/targets.h",
-        "(2 * p.z_loss_weight)",
-        "p.z_loss_weight",
+        "2 * p.z_loss_weight;",
+        "p.z_loss_weight;",
     ),
     Mutant(
         "gradient of a capped logit without its slope",

@@ -81,9 +81,7 @@ class Statistics(NamedTuple):
     largest: NDArray[np.intp]  # (N), the class
     confidence: Array  # (N)
     lse: Array  # (N)
-    lse_terms: (
-        Array  # (N), its size, or that of the larger of the two numbers that it is the sum of
-    )
+    lse_terms: Array  # (N), what it is exact to an ulp of: itself, or a term of it that is larger
     entropy: Array  # (N)
     shares: Array  # (N, C), the softmax, which is the gradient of lse
     entropy_grad: Array  # (N, C), a difference
@@ -118,7 +116,8 @@ def exact_statistics(z: Array) -> Statistics:
         largest,
         1 / total,
         z_k + log_total,
-        np.maximum(np.abs(z_k + log_total), np.abs(z_k)),
+        # Of the logarithm: an ulp of what it is taken of is an ulp of 1.
+        np.maximum.reduce([np.abs(z_k + log_total), np.abs(z_k), np.full_like(z_k, 1.5)]),
         log_total + mean_gap,
         shares,
         shares * (gaps - mean_gap[:, None]),

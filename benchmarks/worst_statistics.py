@@ -33,20 +33,32 @@ CAPPED = "capped"
 DISTRIBUTIONS = [*DRAWN, CAPPED, SINGLE]
 
 
+# In float32.
+UNITS = {"entropy": 4.0, "lse": 1.0, "z-loss": 3.0, "confidence": 2.0}
+UNITS |= {"capped lse": 4.0, "capped loss": 4.0}
+# Of half types an exponential is off by a unit of float32 and by as many as its argument has, which
+# is a logit up to 16, or what it lies below the largest; two of them come to a statistic, and a sum.
+SHORT, SHORT_FAR = 2 * (1 + 16) + 2, 2 * (1 + 80) + 2
+
+
 def goal_of(measure: str, dtype: torch.dtype, theirs: float) -> float:
     """The most ulp that fused_ce may be off; statistics of half types are float32.
 
+    Of float64 twice as much: float32 rows are finished in float64, those in their own type.
     Gradients are of the logits' own type, and to be as exact as those of the loss.
     """
-    if measure == "entropy, gradient at the largest":
-        return goal(dtype)
-    if measure == "entropy, gradient elsewhere":
+    if measure.startswith("entropy, gradient"):
         return goal_elsewhere(dtype, theirs)
     if measure == "z-loss, gradient":
-        return min(3.0, goal(dtype))
-    units = {"entropy": 4, "lse": 1, "z-loss": 3, "confidence": 2}
-    units |= {"capped lse": 4, "capped loss": 4}
-    return units.get(measure, np.inf)
+        return goal(dtype) if dtype == torch.bfloat16 else UNITS["z-loss"] * size(dtype)
+    units = UNITS.get(measure, np.inf)
+    if dtype == torch.bfloat16 and not measure.startswith("capped"):
+        return units + {"entropy": SHORT_FAR, "z-loss": 2 * SHORT}.get(measure, SHORT)
+    return units * size(dtype)
+
+
+def size(dtype: torch.dtype) -> int:
+    return 2 if dtype == torch.float64 else 1
 
 
 def of_dtype(head: Head, dtype: str) -> list[Record]:

@@ -47,9 +47,11 @@ help: ## This list
 	@sed -n '3,7s/^# / /p' Makefile
 
 .PHONY: train
-train: build $(STAMPS)/train ## Train the examples: digits, a language model, C++, the tutorial
+train: build $(STAMPS)/train ## The examples: digits, a language model and what is asked of it, C++, the tutorial
 	$(PY) examples/digits.py
 	$(PY) examples/language_model.py
+	$(PY) examples/evaluation.py
+	$(PY) examples/policy_gradient.py
 	@$(build_cpp_example)
 	$(PY) examples/softmax_and_cross_entropy.py
 
@@ -57,9 +59,10 @@ train: build $(STAMPS)/train ## Train the examples: digits, a language model, C+
 test: cpptest pytest ## All tests
 
 .PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, and the chart (BENCH=--quick: three minutes; --small)
+bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head (BENCH=--quick: four minutes; --small)
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
+	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
 
 .PHONY: accuracy
 accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart

@@ -2,7 +2,8 @@
 
 Worst of many rows, at every instruction set of this machine: of a row's loss, of the gradient at
 its target, and of the gradient elsewhere (in ulp of the larger of the two numbers whose difference
-it is); and of the mean and the sum of a million rows. The type's own rounding alone gives 0.5.
+it is); of the mean and the sum of a million rows; and of what a loss head gives beside the loss,
+beside the composition of torch's operators. The type's own rounding alone gives 0.5.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from operator import itemgetter
 from pathlib import Path
 
 import accuracy_chart
@@ -22,17 +22,19 @@ import numpy as np
 import torch
 from cases import DTYPES
 from distributions import DISTRIBUTIONS
-from exact import goal, goal_elsewhere
-from records import MEASURES, Record, of_ours, of_torch, worst
+from misses import goal_of_loss, misses, misses_of_reductions
+from records import MEASURES, STATISTICS, Record, of_ours, of_torch, worst
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 from worst_rows import CLASSES, MANY_ROWS
+from worst_statistics import DISTRIBUTIONS as STATISTICS_DISTRIBUTIONS
+from worst_statistics import STATISTICS_DTYPES, goal_of
 
 
-def in_a_process(capability: str, loss: str, dtype: str) -> dict[str, list[Record]]:
+def in_a_process(capability: str, script: str, loss: str, dtype: str) -> dict[str, list[Record]]:
     result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("worst_rows.py"), loss, dtype],
+        [sys.executable, Path(__file__).with_name(script), loss, dtype],
         env={**os.environ, "FUSED_CE_CPU_CAPABILITY": capability},
         stdout=subprocess.PIPE,
         check=True,
@@ -41,47 +43,35 @@ def in_a_process(capability: str, loss: str, dtype: str) -> dict[str, list[Recor
     return found
 
 
-def measured(capabilities: list[str]) -> tuple[list[Record], list[Record]]:
+def measured(capabilities: list[str]) -> dict[str, list[Record]]:
     """A process for each dtype and loss, since it chooses an instruction set once."""
     losses = [("default", "torch"), *((capability, "fused_ce") for capability in capabilities)]
+    scripts = {"worst_rows.py": list(DTYPES), "worst_statistics.py": STATISTICS_DTYPES}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         running = [
-            threads.submit(in_a_process, *loss, dtype) for dtype in DTYPES for loss in losses
+            threads.submit(in_a_process, capability, script, loss, dtype)
+            for script, dtypes in scripts.items()
+            for dtype in dtypes
+            for capability, loss in losses
         ]
-        found = [process.result() for process in tqdm(running)]
-    return [r for f in found for r in f["rows"]], [r for f in found for r in f["reductions"]]
+        found: dict[str, list[Record]] = {}
+        for process in tqdm(running):
+            for kind, records in process.result().items():
+                found.setdefault(kind, []).extend(records)
+    return found
 
 
-def over_classes(rows: list[Record]) -> list[Record]:
+def over_classes(rows: list[Record], measures: dict[str, str]) -> list[Record]:
     """Of each loss, dtype and distribution the worst of all C."""
     found: dict[tuple[str, ...], Record] = {}
     for r in rows:
         names = {name: r[name] for name in ("by", "dtype", "distribution")}
         record = found.setdefault(tuple(names.values()), {**names, "rows": 0})
         record["rows"] += r["rows"]
-        for measure in MEASURES.keys() & r.keys():
+        for measure in measures.keys() & r.keys():
             if r[measure]["ulp"] > record.get(measure, {"ulp": -1})["ulp"]:
                 record[measure] = r[measure]
     return list(found.values())
-
-
-def misses(rows: list[Record], totals: list[Record]) -> list[str]:
-    """Where fused_ce is further off than it means to be."""
-    case = itemgetter("dtype", "distribution", "C")
-    theirs = {case(r): r for r in of_torch(rows)}
-    found = []
-    for r in of_ours(rows):
-        for measure in MEASURES.keys() & r.keys():
-            most = goal(DTYPES[r["dtype"]])
-            if measure == "others":
-                most = goal_elsewhere(DTYPES[r["dtype"]], theirs[case(r)][measure]["ulp"])
-            if r[measure]["ulp"] > most:
-                words = f"{r['by']}, {r['dtype']}, {r['distribution']}: {MEASURES[measure]}"
-                found.append(f"{words}: {r[measure]}")
-    for r in of_ours(totals):
-        if r["ulp"] > goal(DTYPES[r["dtype"]]):
-            found.append(f"{r['by']}, {r['dtype']}: {r['reduction']}: {r['ulp']:.3g} ulp")
-    return found
 
 
 def short(value: float) -> str:
@@ -135,6 +125,21 @@ def of_reductions(totals: list[Record]) -> Table:
     return table
 
 
+def of_statistics(records: list[Record]) -> Table:
+    table = Table(title="worst error in ulp of a loss head: fused_ce / torch's composition")
+    table.add_column("result", no_wrap=True)
+    table.add_column("distribution", no_wrap=True)
+    for dtype in STATISTICS_DTYPES:
+        table.add_column(dtype, justify="right")
+    for measure, name in STATISTICS.items():
+        for distribution in STATISTICS_DISTRIBUTIONS:
+            some = [r for r in records if r["distribution"] == distribution and measure in r]
+            if some:
+                of_dtypes = [[r for r in some if r["dtype"] == d] for d in STATISTICS_DTYPES]
+                table.add_row(name, distribution, *(beside_torch(rs, measure) for rs in of_dtypes))
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy.json"))
@@ -144,10 +149,13 @@ def main() -> None:
     info = fused_ce.build_info()
     capabilities = info["cpu_capabilities"]
     assert isinstance(capabilities, list)
-    rows, totals = measured(capabilities)
-    records = over_classes(rows)
+    found = measured(capabilities)
+    rows, totals, statistics = (found[kind] for kind in ("rows", "reductions", "statistics"))
+    records = over_classes(rows, MEASURES)
+    heads = over_classes(statistics, STATISTICS)
     machine = {"torch": torch.__version__, "fused_ce": info}
     result = {"machine": machine, "classes": CLASSES, "rows": records, "reductions": totals}
+    result["statistics"] = heads
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1))
     accuracy_chart.draw(out)
@@ -155,7 +163,12 @@ def main() -> None:
     console.print(of_all_losses(records))
     console.print(of_each_loss(records, "float32"))
     console.print(of_reductions(totals))
-    missed = misses(rows, totals)
+    console.print(of_statistics(heads))
+    missed = [
+        *misses(rows, MEASURES, goal_of_loss),
+        *misses_of_reductions(totals),
+        *misses(statistics, STATISTICS, goal_of),
+    ]
     print("\n".join(missed) if missed else "every result is as exact as it should be")
     print(f"written: {out}")
     raise SystemExit(bool(missed))

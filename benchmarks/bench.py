@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import time
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import fused_ce
 import torch
 from cases import (
     CUDA,
@@ -40,17 +38,8 @@ from devices import Call, Cpu, Cuda, Device
 from peers import OVERWRITES, Make, candidates, installed
 from rich.console import Console
 from rich.table import Table
+from timing import Record, clocks, interleave, machine_of, other_load, summary
 from tqdm import tqdm
-
-Record = dict[str, Any]
-
-
-def clocks() -> tuple[float, float, float]:
-    """Seconds: busy processors of the whole machine, this process's, and on the wall."""
-    # user nice system idle iowait irq softirq steal; the guests after them are in user already.
-    fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    busy = sum(fields) - fields[3] - fields[4]  # steal, what other virtual machines took, counts
-    return busy / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
 
 
 def passes(phase: str, name: str, kind: str) -> int:
@@ -80,18 +69,6 @@ def answering(calls: dict[str, Call], record: Record) -> dict[str, Call]:
     return kept
 
 
-def interleave(
-    device: Device, calls: dict[str, Call], batch: int, seconds: float
-) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names, start = list(calls), time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
-        names = names[1:] + names[:1]
-        for name in names:
-            times[name].append(device.sample(calls[name], batch))
-    return times
-
-
 def measure(spec: Spec, makes: dict[str, Make], seconds: float, device: Device) -> Record:
     torch.set_num_threads(spec.threads)
     torch.compiler.reset()  # each case is compiled alone, for its own shape
@@ -114,7 +91,7 @@ def measure(spec: Spec, makes: dict[str, Make], seconds: float, device: Device) 
             batch = max(1, math.ceil(device.shortest_sample / shortest))
             before = clocks()
             times = interleave(device, calls, batch, seconds)
-            busy, own, wall = (b - a for a, b in zip(before, clocks(), strict=True))
+            load = other_load(before, clocks())
             for name in losses.keys() & calls if x.nbytes > device.smallest_peak else ():
                 cases[name].logits.grad = None
                 peaks[name] = device.peak_growth(calls[name])
@@ -122,17 +99,14 @@ def measure(spec: Spec, makes: dict[str, Make], seconds: float, device: Device) 
                 each.logits.grad = None
         record[phase] = {
             name: {
-                "median": statistics.median(t),
-                "quartiles": statistics.quantiles(t, n=4, method="inclusive")[::2],
+                **summary(t),
                 "min": min(t),
-                "rounds": len(t),
                 "batch": batch,
                 "bytes a second": passes(phase, name, spec.kind) * x.nbytes / statistics.median(t),
             }
             for name, t in times.items()
         }
         record[f"{phase} peak bytes"] = peaks
-        load = max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
         record["other load"] = max(record["other load"], load)
     return record
 
@@ -262,11 +236,7 @@ def main() -> None:
     minutes = math.ceil(expected(specs, arguments.seconds, names) / 60)
     print(f"{len(specs)} cases, about {minutes} min, up to twice that on a busy machine")
     makes = candidates(names)
-    machine = {
-        **device.describe(),
-        "torch": torch.__version__,
-        "fused_ce": fused_ce.build_info(),
-    }
+    machine = machine_of(device)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
     for spec in (progress := tqdm(specs)):

@@ -75,6 +75,61 @@ def exact(logits: torch.Tensor, target: torch.Tensor, options: Options | None = 
     return Exact(loss, pulls - pushes, np.maximum(pulls, pushes))
 
 
+class Statistics(NamedTuple):
+    """Of N rows of C logits; gradients are those of a row's own statistic."""
+
+    largest: NDArray[np.intp]  # (N), the class
+    confidence: Array  # (N)
+    lse: Array  # (N)
+    lse_terms: Array  # (N), what it is exact to an ulp of: itself, or a term of it that is larger
+    entropy: Array  # (N)
+    shares: Array  # (N, C), the softmax, which is the gradient of lse
+    entropy_grad: Array  # (N, C), a difference
+    entropy_terms: Array  # (N, C), the larger of the two numbers of which it is the difference
+
+
+def capped(logits: torch.Tensor, cap: float | None) -> Array:
+    x = wide(logits)
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def exact_statistics(z: Array) -> Statistics:
+    """Of logits z in a wider type.
+
+    With k the largest class, S the sum of the others' e^(z_j - z_k), and L the sum of those times
+    z_k - z_j, the entropy is log(1 + S) + L / (1 + S): no term is negative, and a confident row
+    cancels nowhere. The gradient of the entropy is p_j (z_k - z_j - G), with G = L / (1 + S), the
+    mean of all z_k - z_j, and at k it has one term. lse is z_k + log(1 + S), which cancels where
+    it is near 0.
+    """
+    rows, largest = np.arange(len(z)), z.argmax(1)
+    z_k = z[rows, largest]
+    gaps = z_k[:, None] - z
+    e = np.exp(-gaps)
+    shares = e.copy()
+    e[rows, largest] = 0
+    total = 1 + e.sum(1)
+    mean_gap = (e * gaps).sum(1) / total
+    log_total = np.log1p(e.sum(1))
+    shares /= total[:, None]
+    return Statistics(
+        largest,
+        1 / total,
+        z_k + log_total,
+        # Of the logarithm: an ulp of what it is taken of is an ulp of 1.
+        np.maximum.reduce([np.abs(z_k + log_total), np.abs(z_k), np.full_like(z_k, 1.5)]),
+        log_total + mean_gap,
+        shares,
+        shares * (gaps - mean_gap[:, None]),
+        shares * np.maximum(gaps, mean_gap[:, None]),
+    )
+
+
+def accumulated(dtype: torch.dtype) -> torch.dtype:
+    """What statistics of such logits are given in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def ulp(size: Array, dtype: torch.dtype) -> Array:
     """The distance between neighbouring numbers of the type below that size.
 

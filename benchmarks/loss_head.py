@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -19,11 +17,11 @@ from typing import Any
 import fused_ce
 import torch
 import torch.nn.functional as F
-from bench import Record, clocks, interleave
 from cases import DTYPES, Case, Spec
 from devices import Call, Cpu
 from rich.console import Console
 from rich.table import Table
+from timing import Record, clocks, interleave, machine_of, other_load, summary
 from torch import Tensor
 from tqdm import tqdm
 
@@ -138,18 +136,10 @@ def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> list[Rec
                     call()
                 before = clocks()
                 times = interleave(device, calls, 1, seconds)
-                busy, own, wall = (b - a for a, b in zip(before, clocks(), strict=True))
+                load = other_load(before, clocks())
             case.logits.grad = None
-            load = max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
             record["other load"] = max(record["other load"], load)
-            record[phase] = {
-                name: {
-                    "median": statistics.median(t),
-                    "quartiles": statistics.quantiles(t, n=4, method="inclusive")[::2],
-                    "rounds": len(t),
-                }
-                for name, t in times.items()
-            }
+            record[phase] = {name: summary(t) for name, t in times.items()}
         records.append(record)
     return records
 
@@ -184,11 +174,7 @@ def main() -> None:
     seconds = arguments.seconds or (0.2 if arguments.quick else 2.0)
     shapes = arguments.shapes or (QUICK if arguments.quick else SHAPES)
     device = Cpu()
-    machine = {
-        **device.describe(),
-        "torch": torch.__version__,
-        "fused_ce": fused_ce.build_info(),
-    }
+    machine = machine_of(device)
     records: list[Record] = []
     for shape, dtype in tqdm(list(product(shapes, arguments.dtypes))):
         spec = Spec(shape, dtype, "indices", arguments.threads)

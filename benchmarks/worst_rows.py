@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 
 import fused_ce
 import numpy as np
@@ -25,6 +27,7 @@ CLASSES = [*FEW, 1000, 32000, 1_000_000]
 LOGITS = 2**18  # of a draw, at least two rows; few enough for the caches
 DRAWS = {"float32": 16, "bfloat16": 2, "float16": 2, "float64": 2}  # of few classes
 MANY_ROWS = 1_000_000
+Errors = dict[str, dict[str, Array]]  # of each layout and measure, those of each row
 
 
 def errors_of_rows(loss: Loss, case: Rows, want: Exact, layout: str) -> dict[str, Array]:
@@ -39,16 +42,22 @@ def errors_of_rows(loss: Loss, case: Rows, want: Exact, layout: str) -> dict[str
     return found | {"others": others.max(1)}
 
 
-def worst_of_draws(loss: Loss, dtype: str, distribution: str, classes: int) -> Record:
+def errors_of_loss(loss: Loss, case: Rows) -> Errors:
+    want = exact(*case)
+    return {layout: errors_of_rows(loss, case, want, layout) for layout in ("rows", "planes")}
+
+
+def worst_of_draws(
+    errors_of: Callable[[Rows], Errors], dtype: str, distribution: str, classes: int
+) -> Record:
     """Of each measure, how far off the worst row was, and what draws that row again."""
     rows = max(2, LOGITS // classes)
     record: Record = {"dtype": dtype, "distribution": distribution, "C": classes, "rows": 0}
     for seed in range(DRAWS[dtype] if classes in FEW else 1):
         case = draw(distribution, rows, classes, DTYPES[dtype], seed)
-        want = exact(*case)
         record["rows"] += rows
-        for layout in ("rows", "planes"):
-            for measure, found in errors_of_rows(loss, case, want, layout).items():
+        for layout, measures in errors_of(case).items():
+            for measure, found in measures.items():
                 row = int(found.argmax())
                 if measure not in record or found[row] > record[measure]["ulp"]:
                     draws = {"C": classes, "rows": rows, "seed": seed, "layout": layout, "row": row}
@@ -77,7 +86,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     loss = LOSSES[args.loss]
-    rows = [worst_of_draws(loss, args.dtype, d, c) for d in DISTRIBUTIONS for c in CLASSES]
+    errors_of = partial(errors_of_loss, loss)
+    rows = [worst_of_draws(errors_of, args.dtype, d, c) for d in DISTRIBUTIONS for c in CLASSES]
     totals = reductions(loss, args.dtype)
     by = "torch" if args.loss == "torch" else fused_ce.build_info()["cpu_capability"]
     for record in rows + totals:

@@ -8,12 +8,11 @@ at, and the entropy, of which a bonus keeps the model from writing one word for 
 """
 
 import argparse
-import math
 import random
 
 import fused_ce
 import torch
-from language_model import UNKNOWN, Model, fit, read_corpus
+from language_model import Model, fit, read_corpus
 from torch import Tensor, nn
 
 
@@ -24,9 +23,8 @@ def complete(model: Model, prompts: Tensor, length: int, temperature: float) -> 
     written, state = [prompts], None
     for _ in range(length):
         logits, state = model(written[-1].unsqueeze(0), state)
-        scores = logits[0] / temperature
-        scores[:, UNKNOWN] = -math.inf
-        written.append(torch.multinomial(scores.softmax(1), 1).squeeze(1))
+        # Of all words: what is drawn from must be what the loss takes the probabilities of.
+        written.append(torch.multinomial((logits[0] / temperature).softmax(1), 1).squeeze(1))
     return torch.stack(written)
 
 
@@ -46,6 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # so small a model gains little from more, and waits for them if busy
 
     corpus = read_corpus()
     # Without dropout: the model that learns has to be the one that wrote.

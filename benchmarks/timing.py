@@ -1,0 +1,58 @@
+"""Calls timed in turns, and what a result file says of the times and of the machine."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import fused_ce
+import torch
+from devices import Call, Device
+
+Record = dict[str, Any]
+Clocks = tuple[float, float, float]
+
+
+def clocks() -> Clocks:
+    """Seconds: busy processors of the whole machine, this process's, and on the wall."""
+    # user nice system idle iowait irq softirq steal; the guests after them are in user already.
+    fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    busy = sum(fields) - fields[3] - fields[4]  # steal, what other virtual machines took, counts
+    return busy / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
+
+
+def other_load(before: Clocks, after: Clocks) -> float:
+    """The share of the machine that others took between the two."""
+    busy, own, wall = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+
+
+def interleave(
+    device: Device, calls: dict[str, Call], batch: int, seconds: float
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names, start = list(calls), time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
+        names = names[1:] + names[:1]
+        for name in names:
+            times[name].append(device.sample(calls[name], batch))
+    return times
+
+
+def summary(times: list[float]) -> Record:
+    return {
+        "median": statistics.median(times),
+        "quartiles": statistics.quantiles(times, n=4, method="inclusive")[::2],
+        "rounds": len(times),
+    }
+
+
+def machine_of(device: Device) -> Record:
+    return {
+        **device.describe(),
+        "torch": torch.__version__,
+        "fused_ce": fused_ce.build_info(),
+    }

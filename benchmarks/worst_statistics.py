@@ -37,7 +37,7 @@ DISTRIBUTIONS = [*DRAWN, CAPPED, SINGLE]
 UNITS = {"entropy": 4.0, "lse": 1.0, "z-loss": 3.0, "confidence": 2.0}
 UNITS |= {"capped lse": 4.0, "capped loss": 4.0}
 # Of half types an exponential is off by a unit of float32 and by as many as its argument has, which
-# is a logit up to 16, or what it lies below the largest; two of them come to a statistic, and a sum.
+# is a logit up to 16, or what it lies below the largest. A statistic has two of them, and a sum.
 SHORT, SHORT_FAR = 2 * (1 + 16) + 2, 2 * (1 + 80) + 2
 
 

@@ -384,8 +384,8 @@ CPU = [
     Mutant(
         "prediction beside a NaN",
         "cpu/results.h",
-        "nan >= 0 ? nan : rows.prediction[i]",
-        "rows.prediction[i]",
+        "if (c >= 0) predictions[i] = c;",
+        ";",
     ),
     Mutant(
         "statistics kept beside a far guess",
@@ -420,8 +420,8 @@ CPU = [
     Mutant(
         "gradient of a capped logit without its slope",
         "cpu/staged.h",
-        "v == A(0) ? v : v * slope",
-        "v",
+        "gradient == A(0) ? gradient : gradient * load(slopes_ + i)",
+        "gradient",
     ),
     Mutant(
         "linear sum without the scale",

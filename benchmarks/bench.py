@@ -2,10 +2,10 @@
 
 Timed are calls of modules, made once, as a training loop has them; of small ones, where the cost of
 a call shows, the recording of the graph as well, and one thread unless others are asked for.
-Every round times each candidate once, in an order that rotates, so that whatever else the machine
-does falls on all alike. Reported are medians, quartiles and minima, ratios of medians, the share
-of the machine that others took, and two ceilings: reading the logits once (torch.sum) and copying
-them.
+Every round times each candidate once, in an order that chance gives, so that whatever else the
+machine does falls on all alike. Reported are medians, quartiles and minima, ratios of medians, the
+share of the machine that others took, and two ceilings: reading the logits once (torch.sum) and
+copying them.
 """
 
 from __future__ import annotations

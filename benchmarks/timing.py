@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from pathlib import Path
@@ -33,10 +34,13 @@ def other_load(before: Clocks, after: Clocks) -> float:
 def interleave(
     device: Device, calls: dict[str, Call], batch: int, seconds: float
 ) -> dict[str, list[float]]:
+    """Every call once a round, in an order that chance gives: none has always the same before it,
+    whose memory and caches it would find.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    names, start = list(calls), time.perf_counter()
+    names, chance, start = list(calls), random.Random(0), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
-        names = names[1:] + names[:1]
+        chance.shuffle(names)
         for name in names:
             times[name].append(device.sample(calls[name], batch))
     return times

@@ -176,7 +176,11 @@ void check_head(const at::Tensor& self, const Options& options) {
                 " and ", most, " for input of ", self.scalar_type(), ", got ", value);
   };
   check_range(options.scale(), "logit_scale");
-  if (options.softcap) check_range(options.cap(), "softcap");
+  if (!options.softcap) return;
+  check_range(options.cap(), "softcap");
+  const double quotient = options.scale() / options.cap();
+  TORCH_CHECK(quotient >= least && quotient <= most / 4, "logit_scale / softcap must lie between ",
+              least, " and ", most / 4, " for input of ", self.scalar_type(), ", got ", quotient);
 }
 
 void check_call(const Call& call) {
@@ -286,14 +290,23 @@ void check_backward(const ops::Gradients& grads, const Call& call, const at::Ten
 
 void check_in_place(const Call& call) {
   const at::Tensor& self = call.self;
-  const at::TensorBase& owner = self.is_view() ? self._base() : self;
-  TORCH_CHECK(!(owner.is_leaf() && owner.requires_grad()), "in_place: input is ",
-              self.is_view() ? "a view of " : "",
-              "a leaf that requires grad, whose values would be lost: in_place is for logits that "
-              "an operation has computed");
-  TORCH_CHECK(!(self.has_storage() && call.target.has_storage() && self.is_alias_of(call.target)),
-              "in_place: target shares the memory of input, which the gradient would overwrite");
+  const auto check_leaf = [](const at::TensorBase& owner, const char* what) {
+    TORCH_CHECK(!(owner.is_leaf() && owner.requires_grad()), "in_place: input is ", what,
+                "a leaf that requires grad, whose values would be lost: in_place is for logits "
+                "that an operation has computed");
+  };
+  check_leaf(self, "");
+  if (self.is_view()) check_leaf(self._base(), "a view of ");
+  check_apart(self, call.target, "target");
+  check_apart(self, call.weight, "weight");
+  check_apart(self, call.row_weight, "row_weight");
   check_own_memory(self);
+}
+
+void check_apart(const at::Tensor& self, const at::Tensor& other, const char* name) {
+  TORCH_CHECK(
+      !(other.defined() && self.has_storage() && other.has_storage() && self.is_alias_of(other)),
+      "in_place: ", name, " shares the memory of input, which the gradient would overwrite");
 }
 
 void check_own_memory(const at::Tensor& self) {

@@ -41,4 +41,7 @@ void check_in_place(const Call& call);
 // Of these, whether there is no place.
 void check_own_memory(const at::Tensor& self);
 
+// Throws where what is `name`, if it is defined, shares memory with logits that are overwritten.
+void check_apart(const at::Tensor& self, const at::Tensor& other, const char* name);
+
 }  // namespace fused_ce

@@ -27,7 +27,9 @@ at::Tensor row_losses(const at::Tensor& logits, const Call& call) {
 
 void replace(ops::ForwardResult& result, const Call& call, std::optional<at::ScalarType> dtype) {
   const Options& options = call.options;
-  const formula::Softmax softmax(call);
+  // What ignored rows hold is no number of theirs: a product with a gradient of 0 would be none.
+  const at::Tensor counted = formula::without_ignored(call.self, call);
+  const formula::Softmax softmax(call.at(counted));
   const at::Tensor total = formula::total_weight(call);
   // As torch: double probabilities make a double loss of float logits.
   const at::ScalarType loss_dtype = dtype ? *dtype : loss_type(call.self.scalar_type(), call);

@@ -45,6 +45,7 @@ at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Ten
 void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                const at::Tensor& total_weight) {
   check_own_memory(call.self);
+  for (const at::Tensor* grad : grads.all()) check_apart(call.self, *grad, "an incoming gradient");
   if (collapses(call.self)) {
     check_backward(grads, call, saved, total_weight);
     operators(call.self).gradient(grads, call, saved, total_weight, call.self);

@@ -48,11 +48,12 @@ class Cap {
     const Vec<A> u = x * inner_ + (x - x == A(0) ? x * inner_low_ : Vec<A>{});
     const Vec<A> e = expm1<A>(A(2) * at_most<A>(magnitude<A>(u), splat(kFar)));
     const Vec<A> q = A(1) / (e + A(2));
+    const Vec<A> four = A(4) * q;
     const auto is_large = e > A(2);
     const Vec<A> most = is_large ? splat(cap_) : e * (cap_ / 2);
     const Vec<A> z = most - most * ((is_large ? splat(A(2)) : e) * q);
     const Vec<Int<A>> sign = bits_as<Vec<Int<A>>>(u) & kSignBit<A>;
-    return {bits_as<Vec<A>>(bits_as<Vec<Int<A>>>(z) | sign), (A(4) * scale_) * (q - q * q)};
+    return {bits_as<Vec<A>>(bits_as<Vec<Int<A>>>(z) | sign), scale_ * (four - four * q)};
   }
 
  private:

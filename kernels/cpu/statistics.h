@@ -108,9 +108,11 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     } else {
       const Vec<double> behind = (lanes(rows.largest, i) - lanes(rows.pivot_logit, i)) * scale;
       loss = formula.keep * lanes(rows.target_weight, i) * (behind + row.top);
+      // The linear sums are of what is left of the reference before any scale.
+      const Vec<double> above = (lanes(rows.largest, i) - lanes(rows.reference, i)) * scale;
       if (formula.spread > 0)
         loss += formula.spread *
-                (lanes(rows.linear, i) * scale + formula.weight_sum * (lead + row.top));
+                (lanes(rows.linear, i) * scale + formula.weight_sum * (above + row.top));
     }
     const auto put = [&](double* to, Vec<double> value) __attribute__((always_inline)) {
       store(to + i, counts ? value : Vec<double>{});

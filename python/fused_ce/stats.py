@@ -34,9 +34,21 @@ class CrossEntropyStats(NamedTuple):
     """Of each row's softmax, in nats, in the accumulate dtype. Differentiable."""
     prediction: Tensor | None
     """The class of each row's largest logit, int64; the first of several, or the first NaN, as
-    :func:`torch.argmax`."""
+    :func:`torch.argmax`. With a ``softcap``, that of the capped logits: of two that lie within
+    their rounding it may be either."""
     confidence: Tensor | None
     """The softmax at the prediction, in the accumulate dtype. Not differentiable."""
+
+
+def _check_numbers(*numbers: float | None) -> None:
+    """Of options whose gradient would be lost without a word."""
+    for number in numbers:
+        if isinstance(number, Tensor) and number.requires_grad:
+            raise TypeError(
+                "label_smoothing, logit_scale, softcap, temperature and z_loss_weight must be "
+                "numbers, got a tensor that requires grad: none flows to it. Scale the logits "
+                "themselves for one."
+            )
 
 
 class Prediction(NamedTuple):
@@ -117,10 +129,11 @@ def cross_entropy_stats(
         in_place: in backward, the gradient overwrites the memory of ``input``, which saves as much.
             Later uses that autograd knows of raise: a second backward, another loss of the same
             logits, an operation before them that saved its output (``tanh``). It cannot know of
-            the logits being read after backward: **what is there then is the gradient**. Refused
-            for leaves that require grad, logits that overlap or leave gaps in memory,
-            ``create_graph=True`` and :mod:`torch.func`'s gradients. Nothing is overwritten where no
-            gradient is computed.
+            the logits being read after backward: **what is there then is the gradient**, and so is
+            the result of ``torch.autograd.grad`` by them. Refused for leaves that require grad,
+            logits that overlap, leave gaps in memory or share it with another argument,
+            ``create_graph=True``, ``is_grads_batched`` and :mod:`torch.func`'s gradients. Nothing
+            is overwritten where no gradient is computed.
         return_lse: give ``lse``.
         return_entropy: give ``entropy``.
         return_prediction: give ``prediction`` and ``confidence``.
@@ -152,8 +165,10 @@ def cross_entropy_stats(
         >>> f"{stats.loss.item():.4f} {stats.entropy.item():.4f} {stats.prediction.item()}"
         '2.4398 0.4702 0'
     """
+    _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
     if isinstance(normalizer, int | float) and not isinstance(normalizer, bool):
-        normalizer = torch.full((), normalizer, dtype=torch.float64, device=input.device)
+        device = input.device if isinstance(input, Tensor) else None
+        normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
     with_z_loss = z_loss_weight != 0
     loss, z_loss, lse, entropy, prediction, confidence = call(
         _cross_entropy_stats,
@@ -219,6 +234,7 @@ def predict(
         >>> f"{prediction.item()} {confidence.item():.4f} {entropy.item():.4f}"
         '0 0.8695 0.4702'
     """
+    _check_numbers(logit_scale, softcap, temperature)
     return Prediction(
         *call(
             _predict,

@@ -186,3 +186,17 @@ def test_float_numbers_of_python() -> None:
         F.cross_entropy(2 * X, T).item(),
         rel_tol=1e-6,
     )
+
+
+def test_a_smoothed_loss_is_as_exact_with_statistics() -> None:
+    """Of scaled logits far from 0, whose rounding in a loop is none of the loss's."""
+    x = torch.tensor([[-56.007102966308594]])
+    stats = fused_ce.cross_entropy_stats(
+        x,
+        torch.tensor([0]),
+        label_smoothing=1.0,
+        logit_scale=3.0,
+        temperature=0.7,
+        return_prediction=True,
+    )
+    assert stats.loss.item() == 0

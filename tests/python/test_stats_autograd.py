@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import fused_ce
 import pytest
@@ -185,3 +186,25 @@ def test_tangents_of_primal_only_outputs() -> None:
         torch.testing.assert_close(
             forward_ad.unpack_dual(stats.entropy).tangent, torch.zeros_like(stats.entropy)
         )
+
+
+def test_ignored_rows_without_numbers() -> None:
+    """By torch's formula as well, which answers where the weights of rows are differentiated."""
+    x = torch.randn(2, 3)
+    x[0] = math.nan
+    grads = []
+    for weights_have_gradients in (False, True):
+        leaf = x.clone().requires_grad_()
+        stats = fused_ce.cross_entropy_stats(
+            leaf,
+            torch.tensor([-100, 1]),
+            row_weight=torch.ones(2, requires_grad=weights_have_gradients),
+            z_loss_weight=0.1,
+            return_lse=True,
+            return_entropy=True,
+        )
+        assert stats.lse is not None and stats.entropy is not None
+        result = stats.loss + stats.lse.sum() + stats.entropy.sum()
+        grads.append(torch.autograd.grad(result, leaf)[0])
+        assert not grads[-1][0].any()
+    torch.testing.assert_close(*grads)

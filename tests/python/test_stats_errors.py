@@ -40,6 +40,16 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         RuntimeError,
         "softcap / temperature must lie between",
     ),
+    "no_quotient_in_float": (
+        {"logit_scale": 1e20, "softcap": 1e-20},
+        RuntimeError,
+        "logit_scale / softcap must lie between",
+    ),
+    "scale_with_a_gradient": (
+        {"logit_scale": torch.nn.Parameter(torch.tensor(2.0))},
+        TypeError,
+        "logit_scale.* must be numbers, got a tensor that requires grad",
+    ),
     "row_weight_shape": (
         {"row_weight": torch.ones(4, 1)},
         RuntimeError,

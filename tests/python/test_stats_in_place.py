@@ -153,12 +153,27 @@ def of_itself(x: Tensor) -> Tensor:
     return loss(y, y.detach())
 
 
+def of_own_gradient(x: Tensor) -> Tensor:
+    y = x * 1
+    rows = loss(y, reduction="none")
+    return torch.autograd.grad(rows, x, y.detach().flatten()[: len(rows)])[0].sum()
+
+
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "leaf": (loss, "input is a leaf that requires grad"),
     "view_of_a_leaf": (lambda x: loss(x[:]), "input is a view of a leaf that requires grad"),
+    "leaf_that_is_a_view": (
+        lambda x: loss(x.detach().view(-1).view_as(x).requires_grad_()),
+        "input is a leaf that requires grad",
+    ),
     "overlapping": (lambda x: loss((x[:1] * 1).expand(40, -1)), "a place in memory for each"),
     "gaps": (lambda x: loss((x * 1)[:, :200], T.clamp(max=199)), "input must be dense"),
     "own_probabilities": (of_itself, "target shares the memory of input"),
+    "own_weight": (
+        lambda x: loss(y := x * 1, weight=y.detach()[0]),
+        "weight shares the memory of input",
+    ),
+    "own_incoming_gradient": (of_own_gradient, "gradient shares the memory of input"),
     "create_graph": (with_graph, "in_place: the gradient overwrites .*create_graph"),
     "func": (another_level, "in_place: the gradient overwrites .*torch.func"),
     "constants_with_gradients": (with_weights, "in_place: derivatives by target, weight"),

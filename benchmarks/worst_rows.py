@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import fused_ce
 import numpy as np
@@ -19,6 +20,7 @@ from distributions import DISTRIBUTIONS, Rows, draw, loss_and_gradient
 from exact import Array, Exact, errors, exact
 from records import Record
 
+T = TypeVar("T")
 LOSSES: dict[str, Loss] = {"fused_ce": fused_ce.cross_entropy, "torch": F.cross_entropy}
 # Sums of few terms, whose roundings do not average out, in every loop of the kernels: the worst of
 # millions of rows are far out.
@@ -77,23 +79,32 @@ def reductions(loss: Loss, dtype: str) -> list[Record]:
     return records
 
 
-def main() -> None:
+def of_dtype(loss: Loss, dtype: str) -> dict[str, list[Record]]:
+    errors_of = partial(errors_of_loss, loss)
+    rows = [worst_of_draws(errors_of, dtype, d, c) for d in DISTRIBUTIONS for c in CLASSES]
+    return {"rows": rows, "reductions": reductions(loss, dtype)}
+
+
+def main(
+    about: str | None,
+    candidates: dict[str, T],
+    measured: Callable[[T, str], dict[str, list[Record]]],
+) -> None:
+    """Prints what is measured of the candidate and the dtype that the command line names."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("loss", choices=LOSSES)
+    parser.add_argument("by", choices=candidates)
     parser.add_argument("dtype", choices=DTYPES)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loss = LOSSES[args.loss]
-    errors_of = partial(errors_of_loss, loss)
-    rows = [worst_of_draws(errors_of, args.dtype, d, c) for d in DISTRIBUTIONS for c in CLASSES]
-    totals = reductions(loss, args.dtype)
-    by = "torch" if args.loss == "torch" else fused_ce.build_info()["cpu_capability"]
-    for record in rows + totals:
-        record["by"] = by
-    print(json.dumps({"rows": rows, "reductions": totals}))
+    found = measured(candidates[args.by], args.dtype)
+    by = "torch" if args.by == "torch" else fused_ce.build_info()["cpu_capability"]
+    for records in found.values():
+        for record in records:
+            record["by"] = by
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, LOSSES, of_dtype)

@@ -5,20 +5,16 @@ FUSED_CE_CPU_CAPABILITY=avx2 python benchmarks/worst_statistics.py fused_ce floa
 
 from __future__ import annotations
 
-import argparse
-import json
 from functools import partial
 
-import fused_ce
 import numpy as np
 import torch
 from capped_errors import SINGLE, capped_singles, errors_of_capped
-from cases import DTYPES
 from exact import goal, goal_elsewhere
 from head_errors import errors_from_one_up, errors_of_statistics
 from heads import HEADS, Head
 from records import Record
-from worst_rows import CLASSES, worst_of_draws
+from worst_rows import CLASSES, main, worst_of_draws
 
 STATISTICS_DTYPES = ["float32", "bfloat16", "float64"]
 # Leads of 0 to 100 cost torch's composition all digits of the entropy. From 1 up, lse is far from
@@ -61,7 +57,7 @@ def size(dtype: torch.dtype) -> int:
     return 2 if dtype == torch.float64 else 1
 
 
-def of_dtype(head: Head, dtype: str) -> list[Record]:
+def of_dtype(head: Head, dtype: str) -> dict[str, list[Record]]:
     # Of each distribution, what draws it and what measures it.
     measured = {
         name: (drawn, errors_from_one_up if name.endswith("up") else errors_of_statistics)
@@ -73,21 +69,8 @@ def of_dtype(head: Head, dtype: str) -> list[Record]:
         for name, (drawn, errors_of) in measured.items()
         for classes in CLASSES
     ]
-    return [*records, capped_singles(head, dtype)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("head", choices=HEADS)
-    parser.add_argument("dtype", choices=DTYPES)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    records = of_dtype(HEADS[args.head], args.dtype)
-    by = "torch" if args.head == "torch" else fused_ce.build_info()["cpu_capability"]
-    print(json.dumps({"statistics": [{**record, "by": by} for record in records]}))
+    return {"statistics": [*records, capped_singles(head, dtype)]}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, HEADS, of_dtype)

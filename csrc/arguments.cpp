@@ -165,22 +165,20 @@ void check_head(const at::Tensor& self, const Options& options) {
   TORCH_CHECK(std::isfinite(options.z_loss_weight), "z_loss_weight must be finite, got ",
               options.z_loss_weight);
   if (options.scale() == 1 && !options.softcap) return;
-  // The kernels have the two quotients in the accumulate type.
+  // The kernels have these quotients in the accumulate type.
   const bool is_double = accumulate_type(self) == at::kDouble;
   const double least =
       is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
   const double most =
       is_double ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
-  const auto check_range = [&](double value, const char* name) {
-    TORCH_CHECK(value >= least && value <= most, name, " / temperature must lie between ", least,
-                " and ", most, " for input of ", self.scalar_type(), ", got ", value);
+  const auto check_range = [&](double value, double most, const char* name) {
+    TORCH_CHECK(value >= least && value <= most, name, " must lie between ", least, " and ", most,
+                " for input of ", self.scalar_type(), ", got ", value);
   };
-  check_range(options.scale(), "logit_scale");
+  check_range(options.scale(), most, "logit_scale / temperature");
   if (!options.softcap) return;
-  check_range(options.cap(), "softcap");
-  const double quotient = options.scale() / options.cap();
-  TORCH_CHECK(quotient >= least && quotient <= most / 4, "logit_scale / softcap must lie between ",
-              least, " and ", most / 4, " for input of ", self.scalar_type(), ", got ", quotient);
+  check_range(options.cap(), most, "softcap / temperature");
+  check_range(options.scale() / options.cap(), most / 4, "logit_scale / softcap");
 }
 
 void check_call(const Call& call) {

@@ -62,6 +62,8 @@ struct Finished {
   PerRow<double, kRows> loss;
   PerRow<double, kRows> lse, z_loss;          // where they are asked for
   PerRow<double, kRows> entropy, confidence;  // with statistics
+  // With statistics: of the largest logit over the reference, as the loops have rounded that one.
+  PerRow<double, kRows> lead;
 };
 
 // kRows: the rows finished together, at most. What is said to be "of indices" or "of probabilities"

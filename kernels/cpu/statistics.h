@@ -85,18 +85,15 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     }
     return;
   }
-  // Of the largest logits over the references, to which the loops' rounded ones are relative; until
-  // the entropies are there.
-  double* const leads = out.entropy;
   const auto find_inverse = [&](int i, const Offset<double>& ref) __attribute__((always_inline)) {
     const Vec<double> d = above_shift<A>(rows.largest, i, formula.scale, ref);
     store(rows.pivot_exp + i, inverse_exp_of<S>(d, ref));
-    store(leads + i, d - rounded_above_shift(rows.reference, i, formula.scale, ref));
+    store(out.lead + i, d - rounded_above_shift(rows.reference, i, formula.scale, ref));
   };
   for_each_offset<S>(rows, n, formula.scale, find_inverse);
   for (int i = 0; i < n; i += kLanes<double>) {
     const Vec<double> z = lanes(rows.largest, i) * scale;
-    const Vec<double> lead = load(leads + i);
+    const Vec<double> lead = load(out.lead + i);
     const Vec<double> sum = lanes(rows.sum, i);
     const Ranked row = Ranked::of<S>(sum, lanes(rows.gap, i), lead, lanes(rows.pivot_exp, i));
     const Vec<double> no_number = z - z;  // of an infinite logit, else 0
@@ -108,11 +105,11 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
     } else {
       const Vec<double> behind = (lanes(rows.largest, i) - lanes(rows.pivot_logit, i)) * scale;
       loss = formula.keep * lanes(rows.target_weight, i) * (behind + row.top);
-      // The linear sums are of what is left of the reference before any scale.
-      const Vec<double> above = (lanes(rows.largest, i) - lanes(rows.reference, i)) * scale;
-      if (formula.spread > 0)
+      if (formula.spread > 0) {  // the linear sums are of differences before any scale
+        const Vec<double> above = (lanes(rows.largest, i) - lanes(rows.reference, i)) * scale;
         loss += formula.spread *
                 (lanes(rows.linear, i) * scale + formula.weight_sum * (above + row.top));
+      }
     }
     const auto put = [&](double* to, Vec<double> value) __attribute__((always_inline)) {
       store(to + i, counts ? value : Vec<double>{});

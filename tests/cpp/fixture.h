@@ -63,17 +63,12 @@ struct ProblemFixture : ProblemData {
   }
 
   Saved saved() {
-    return {reference.data(), sum.data(), target_or_mass.data(),
-            asked.entropy || asked.prediction || asked.confidence ? gap.data() : nullptr};
+    return {reference.data(), sum.data(), target_or_mass.data(), asked.gap(gap.data())};
   }
   Forward forward_out() {
-    Forward out{saved(), loss.data(), loss.type()};
-    if (asked.z_loss) out.statistics.z_loss = z_loss.data();
-    if (asked.lse) out.statistics.lse = lse.data();
-    if (asked.entropy) out.statistics.entropy = entropy.data();
-    if (asked.prediction) out.statistics.prediction = prediction.data();
-    if (asked.confidence) out.statistics.confidence = confidence.data();
-    return out;
+    return {saved(), loss.data(), loss.type(),
+            asked.of(
+                {z_loss.data(), lse.data(), entropy.data(), prediction.data(), confidence.data()})};
   }
   Backward backward_out() {
     Backward out{saved(), row_grads.data(), DType::kDouble,  1,

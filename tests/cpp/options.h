@@ -10,6 +10,18 @@ namespace fused_ce::testing {
 // Which numbers a row.
 struct Asked {
   bool z_loss = false, lse = false, entropy = false, prediction = false, confidence = false;
+
+  // Of the results, those that were asked for.
+  Statistics of(Statistics all) const {
+    if (!z_loss) all.z_loss = nullptr;
+    if (!lse) all.lse = nullptr;
+    if (!entropy) all.entropy = nullptr;
+    if (!prediction) all.prediction = nullptr;
+    if (!confidence) all.confidence = nullptr;
+    return all;
+  }
+  // `gap` where backward may need it.
+  void* gap(void* gap) const { return entropy || prediction || confidence ? gap : nullptr; }
 };
 inline constexpr Asked kNothing{};
 inline constexpr Asked kAll{true, true, true, true, true};

@@ -94,7 +94,6 @@ struct FuzzedProblem : ProblemData {
     if (indices()) take_targets();
   }
 
-  bool is_ranked() const { return asked.entropy || asked.prediction || asked.confidence; }
   RowGrads grads_of(int64_t row) const {
     const auto of_loss = [&](const Array& grads) {
       return grads.get(one_grad ? 0 : row) / (divided ? total_weight : 1);

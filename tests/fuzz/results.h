@@ -34,17 +34,12 @@ struct Results {
     return p;
   }
   Saved saved(const FuzzedProblem& f) {
-    return {reference.data(), sum.data(), target_or_mass.data(),
-            f.is_ranked() ? gap.data() : nullptr};
+    return {reference.data(), sum.data(), target_or_mass.data(), f.asked.gap(gap.data())};
   }
   Forward forward(const FuzzedProblem& f) {
-    Forward out{saved(f), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type()};
-    if (f.asked.z_loss) out.statistics.z_loss = z_loss.data();
-    if (f.asked.lse) out.statistics.lse = lse.data();
-    if (f.asked.entropy) out.statistics.entropy = entropy.data();
-    if (f.asked.prediction) out.statistics.prediction = prediction.data();
-    if (f.asked.confidence) out.statistics.confidence = confidence.data();
-    return out;
+    return {saved(f), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type(),
+            f.asked.of(
+                {z_loss.data(), lse.data(), entropy.data(), prediction.data(), confidence.data()})};
   }
   Backward backward(const FuzzedProblem& f) {
     Backward out{saved(f),           f.has_grad ? f.row_grads.data() : nullptr, f.row_grads.type(),

@@ -271,7 +271,7 @@ void check_backward(const ops::Gradients& grads, const Call& call, const at::Ten
   check_gradient(self, grads.lse, "grad_lse", rows);
   check_gradient(self, grads.entropy, "grad_entropy", rows);
   TORCH_CHECK(!grads.entropy.defined() || call.options.wants(kEntropy),
-              "fused_ce::_backward: grad_entropy: outputs does not ask for the entropy");
+              "fused_ce::_backward: grad_entropy: return_entropy was not asked for");
   check_device(self, saved, "saved");
   TORCH_CHECK(saved.layout() == at::kStrided && saved.scalar_type() == accumulate_type(self) &&
                   must_equal(saved.sym_sizes(), saved_shape),

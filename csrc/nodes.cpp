@@ -41,17 +41,9 @@ struct Unpacked {
   }
 };
 
-// Compiled autograd knows no arrays of bool.
 template <class F>
 void for_fields(auto& options, F f) {
-  const auto visit = [&]<class Field>(Field& field) {
-    if constexpr (std::is_same_v<std::remove_const_t<Field>, Outputs>) {
-      for (auto& wanted : field) f(wanted);
-    } else {
-      f(field);
-    }
-  };
-  std::apply([&](auto&... fields) { (visit(fields), ...); }, options.fields());
+  std::apply([&](auto&... fields) { (f(fields), ...); }, options.fields());
 }
 
 // `Derivative` says what the node is called, how many incoming gradients it keeps, and what it

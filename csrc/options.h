@@ -36,16 +36,19 @@ struct Options {
   bool in_place = false;  // the gradient overwrites the logits
   Outputs outputs{};
 
+  // A word of its own for each output: torch.jit.trace records no lists of bool.
+  static auto head_fields_of(auto& o) {
+    return std::tie(o.logit_scale, o.softcap, o.temperature, o.z_loss_weight, o.in_place,
+                    o.outputs[kZLoss], o.outputs[kLse], o.outputs[kEntropy],
+                    o.outputs[kPrediction]);
+  }
+
   // All fields, in the order of the schemas.
   auto loss_fields() { return std::tie(reduction, ignore_index, label_smoothing); }
-  auto head_fields() {
-    return std::tie(logit_scale, softcap, temperature, z_loss_weight, in_place, outputs);
-  }
+  auto head_fields() { return head_fields_of(*this); }
   auto fields() { return std::tuple_cat(loss_fields(), head_fields()); }
   auto loss_fields() const { return std::tie(reduction, ignore_index, label_smoothing); }
-  auto head_fields() const {
-    return std::tie(logit_scale, softcap, temperature, z_loss_weight, in_place, outputs);
-  }
+  auto head_fields() const { return head_fields_of(*this); }
   auto fields() const { return std::tuple_cat(loss_fields(), head_fields()); }
 
   bool by_row() const { return reduction == at::Reduction::None; }
@@ -66,7 +69,8 @@ inline constexpr char kLossSchema[] =
     "int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.0";
 inline constexpr char kHeadSchema[] =
     "float logit_scale=1.0, float? softcap=None, float temperature=1.0, float z_loss_weight=0.0, "
-    "bool in_place=False, bool[4] outputs=[False, False, False, False]";
+    "bool in_place=False, bool return_z_loss=False, bool return_lse=False, "
+    "bool return_entropy=False, bool return_prediction=False";
 
 inline const at::Tensor& undefined() {
   static const at::Tensor tensor;

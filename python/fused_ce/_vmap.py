@@ -132,8 +132,8 @@ def _forward_rule(
 
 
 def _given(options: tuple[Any, ...]) -> list[bool]:
-    """Which of the results there are: `outputs` is the last of the options, if it is there."""
-    z_loss, lse, entropy, prediction = options[6] if len(options) > 6 else [False] * 4
+    """Which of the results there are, as the last four of the options say."""
+    z_loss, lse, entropy, prediction = (*options[6:], *[False] * 4)[:4]
     return [True, z_loss, lse, entropy, prediction, prediction]
 
 

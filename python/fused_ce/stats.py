@@ -102,6 +102,10 @@ def cross_entropy_stats(
     class indices. Gradients of the results may be asked for in any combination, and are computed in
     one pass. What is not asked for costs nothing.
 
+    ``torch.jit.script`` knows no named arguments with defaults: there, call
+    ``torch.ops.fused_ce.cross_entropy_stats``, which takes ``reduction`` as a number and names the
+    results it is asked for, the z-loss by ``return_z_loss``.
+
     Args:
         input: of shape (C), (N, C) or (N, C, d1, ..., dK), with any strides; float32, float64,
             bfloat16 or float16.
@@ -187,7 +191,10 @@ def cross_entropy_stats(
         normalizer=normalizer,
         dtype=dtype,
         in_place=in_place,
-        outputs=[with_z_loss, return_lse, return_entropy, return_prediction],
+        return_z_loss=with_z_loss,
+        return_lse=return_lse,
+        return_entropy=return_entropy,
+        return_prediction=return_prediction,
     )
     return CrossEntropyStats(
         loss,

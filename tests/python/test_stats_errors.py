@@ -8,10 +8,12 @@ from typing import Any
 import fused_ce
 import pytest
 import torch
+from loss_head import EVERYTHING
 
 X = torch.randn(4, 5)
 T = torch.tensor([0, 1, 2, 3])
 P = X.softmax(1)
+ALL = {"return_z_loss": True, **EVERYTHING}  # of the operator's results
 OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     **{
         f"{name}_{value}": (
@@ -160,7 +162,7 @@ def test_a_normalizer_of_nothing_divides_as_division_does() -> None:
 
 @pytest.mark.parametrize("argument", ["grad_z_loss", "grad_lse", "grad_entropy"])
 def test_the_private_operator_checks_its_gradients(argument: str) -> None:
-    options = {"reduction": 0, "outputs": [True] * 4}
+    options = {"reduction": 0, **ALL}
     *_, saved, total = torch.ops.fused_ce._forward(X, T, save=True, **options)
     given = dict.fromkeys(["grad_loss", "grad_z_loss", "grad_lse", "grad_entropy"])
     given |= {"self": X, "target": T, "weight": None, "row_weight": None, "saved": saved}
@@ -173,7 +175,7 @@ def test_the_private_operator_checks_its_gradients(argument: str) -> None:
 
 def test_no_gradient_of_an_entropy_that_was_not_asked_for() -> None:
     *_, saved, total = torch.ops.fused_ce._forward(X, T, save=True)
-    with pytest.raises(RuntimeError, match="grad_entropy: outputs does not ask"):
+    with pytest.raises(RuntimeError, match="grad_entropy: return_entropy was not asked for"):
         torch.ops.fused_ce._backward(
             None, None, None, torch.ones(4), X, T, None, None, saved, total
         )

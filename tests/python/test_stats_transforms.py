@@ -15,6 +15,7 @@ from torch import Tensor, func
 X, TENSORS = problem("indices", (8, 5))
 T = TENSORS["target"]
 STATS = torch.ops.fused_ce.cross_entropy_stats
+ALL = {"return_z_loss": True, **EVERYTHING}  # of the operator's results
 
 
 def total(f: object, x: Tensor, **given: object) -> Tensor:
@@ -102,14 +103,9 @@ def test_vmap(mapped: str, shape: tuple[int, ...], kind: str, reduction: str) ->
 def test_vmap_of_some_results() -> None:
     x = torch.randn(3, 8, 5)
     for option in ({}, {"return_lse": True}, {"return_prediction": True}):
-        mapped = func.vmap(lambda x, o=option: STATS(x, T, outputs=outputs_of(o)))(x)
-        single = STATS(x[0], T, outputs=outputs_of(option))
+        mapped = func.vmap(lambda x, o=option: STATS(x, T, **o))(x)
+        single = STATS(x[0], T, **option)
         assert [r.shape[1:] for r in mapped] == [r.shape for r in single]
-
-
-def outputs_of(option: dict[str, bool]) -> list[bool]:
-    names = ("", "return_lse", "return_entropy", "return_prediction")
-    return [name in option for name in names]
 
 
 def test_vmap_of_predict() -> None:
@@ -192,7 +188,7 @@ def test_aot_inductor(tmp_path: Path) -> None:
 def scripted(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As TorchScript has it: always all of the results."""
     loss, _, lse, _, _, _ = torch.ops.fused_ce.cross_entropy_stats(
-        2 * x, t, softcap=3.0, outputs=[False, True, False, False]
+        2 * x, t, softcap=3.0, return_lse=True
     )
     _, _, _, entropy = torch.ops.fused_ce.predict(x)
     return loss, lse, entropy
@@ -202,10 +198,16 @@ def test_script() -> None:
     torch.testing.assert_close(torch.jit.script(scripted)(X, T), scripted(X, T))
 
 
+def test_trace() -> None:
+    traced = torch.jit.trace(Head(), (X, T))
+    assert "fused_ce::cross_entropy_stats" in {node.kind() for node in traced.graph.nodes()}
+    torch.testing.assert_close(traced(2 * X, T), Head()(2 * X, T))
+
+
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 def test_meta(reduction: int) -> None:
-    real = STATS(X, T, None, reduction, outputs=[True] * 4)
-    meta = STATS(X.to("meta"), T.to("meta"), None, reduction, outputs=[True] * 4)
+    real = STATS(X, T, None, reduction, **ALL)
+    meta = STATS(X.to("meta"), T.to("meta"), None, reduction, **ALL)
     for r, m in zip(real, meta, strict=True):
         assert (r.shape, r.dtype, r.stride()) == (m.shape, m.dtype, m.stride())
 
@@ -234,8 +236,7 @@ def test_opcheck(kind: str, reduction: int) -> None:
     target, weight, row_weight = (tensors[n] for n in ("target", "weight", "row_weight"))
     normalizer = torch.tensor(3.0) if reduction == 1 else None
     loss = (reduction, -100, 0.1)
-    named = {"logit_scale": 1.5, "softcap": 3.0, "temperature": 0.7, "z_loss_weight": 0.1}
-    named["outputs"] = [True] * 4
+    named = {"logit_scale": 1.5, "softcap": 3.0, "temperature": 0.7, "z_loss_weight": 0.1, **ALL}
     torch.library.opcheck(
         STATS,
         (x, target, weight, *loss),

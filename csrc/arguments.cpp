@@ -25,9 +25,10 @@ bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   return true;
 }
 
-void check_dense(const at::Tensor& tensor, const char* name) {
+void check_dense(const at::Tensor& tensor, const char* name,
+                 const char* function = "cross_entropy") {
   TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(),
-                              "fused_ce::cross_entropy: ", name,
+                              "fused_ce::", function, ": ", name,
                               " must be a dense, unquantized tensor, got layout ", tensor.layout(),
                               " and dtype ", tensor.scalar_type());
 }
@@ -183,13 +184,9 @@ void check_head(const at::Tensor& self, const Options& options) {
 
 void check_call(const Call& call) {
   const auto& [self, target, weight, options, row_weight, normalizer] = call;
-  TORCH_CHECK_TYPE(self.defined(), "cross_entropy(): argument 'input' must be Tensor, not None");
+  check_input(self, "cross_entropy");
   TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
-  check_dense(self, "input");
   check_dense(target, "target");
-  TORCH_CHECK_NOT_IMPLEMENTED(is_supported(self.scalar_type()),
-                              "fused_ce::cross_entropy: not implemented for '", self.scalar_type(),
-                              "': input must be float32, float64, bfloat16 or float16");
   TORCH_CHECK(options.reduction >= at::Reduction::None && options.reduction < at::Reduction::END,
               "reduction must be 0 (none), 1 (mean) or 2 (sum), got ", options.reduction);
   TORCH_CHECK(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
@@ -234,6 +231,14 @@ bool is_probabilities(const at::Tensor& self, const at::Tensor& target) {
     if (unless_known ? !TORCH_GUARD_OR_TRUE(equal) : !TORCH_GUARD_OR_FALSE(equal)) return false;
   }
   return true;
+}
+
+void check_input(const at::Tensor& self, const char* function) {
+  TORCH_CHECK_TYPE(self.defined(), function, "(): argument 'input' must be Tensor, not None");
+  check_dense(self, "input", function);
+  TORCH_CHECK_NOT_IMPLEMENTED(is_supported(self.scalar_type()), "fused_ce::", function,
+                              ": not implemented for '", self.scalar_type(),
+                              "': input must be float32, float64, bfloat16 or float16");
 }
 
 at::ScalarType accumulate_type(const at::Tensor& self) {

@@ -24,6 +24,9 @@ at::ScalarType loss_type(at::ScalarType self, const Call& call);
 // The floating point types that the kernels know.
 bool is_supported(at::ScalarType type);
 
+// Throws where the logits of `function` are of no kind that the kernels know.
+void check_input(const at::Tensor& self, const char* function);
+
 // Throws what torch throws (type and meaning). `dtype`: of the loss, if that was given. Returns the
 // dtype of the loss. Class indices are not looked at here: their range is checked where they are
 // read.

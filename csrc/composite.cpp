@@ -29,7 +29,7 @@ ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::Scala
 }
 
 ops::ForwardResult predict(const at::Tensor& self, const Options& given) {
-  TORCH_CHECK_TYPE(self.defined(), "predict(): argument 'input' must be Tensor, not None");
+  check_input(self, "predict");
   TORCH_CHECK_INDEX(self.dim() > 0,
                     "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
   TORCH_CHECK_INDEX(TORCH_GUARD_OR_TRUE(self.sym_size(class_dim(self)).sym_ne(0)),

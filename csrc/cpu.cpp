@@ -75,9 +75,8 @@ Partial add_up(c10::ArrayRef<Partial> partials) {
 // Lanes of float hold class indices of as many bits.
 void check_classes(const Problem& problem) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  TORCH_CHECK_NOT_IMPLEMENTED(problem.classes <= kMost, "fused_ce::cross_entropy: input has ",
-                              problem.classes, " classes, and on the CPU ", kMost,
-                              " are supported at most");
+  TORCH_CHECK_NOT_IMPLEMENTED(problem.classes <= kMost, "fused_ce: input has ", problem.classes,
+                              " classes, and on the CPU ", kMost, " are supported at most");
 }
 
 // What a mean divides by.

@@ -149,8 +149,10 @@ def test_predict() -> None:
         fused_ce.predict(torch.tensor(1.0))
     with pytest.raises(IndexError, match="no classes"):
         fused_ce.predict(X[:, :0])
-    with pytest.raises(NotImplementedError, match="Long"):
+    with pytest.raises(NotImplementedError, match="fused_ce::predict: not implemented for 'Long'"):
         fused_ce.predict(T)
+    with pytest.raises(NotImplementedError, match="fused_ce::predict: input must be a dense"):
+        fused_ce.predict(X.to_sparse())
     with pytest.raises(RuntimeError, match="temperature must be positive"):
         fused_ce.predict(X, temperature=0.0)
 

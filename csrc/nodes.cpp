@@ -195,6 +195,13 @@ struct FirstDerivative {
     TORCH_CHECK(!at::GradMode::is_enabled(),
                 "in_place: the gradient overwrites the logits that its own derivative would need "
                 "(create_graph=True, or torch.func)");
+    // is_grads_batched is torch's older vmap.
+    constexpr c10::DispatchKeySet kBatched(
+        {c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched});
+    for (const at::Tensor* grad : grads.all())
+      TORCH_CHECK(!grad->defined() || !grad->key_set().has_any(kBatched),
+                  "in_place: the logits' memory has a place for one gradient, and each incoming "
+                  "one of a batch has its own (is_grads_batched=True, or a vectorized jacobian)");
     const at::Tensor logits = kept.self.detach();
     direct_backward_(grads, kept.call().at(logits), kept.saved, kept.total_weight);
     return logits;

@@ -140,6 +140,18 @@ def with_graph(x: Tensor) -> Tensor:
     return torch.autograd.grad(loss(y), y, create_graph=True)[0].sum()
 
 
+def batched(x: Tensor) -> Tensor:
+    y = x * 1
+    rows = loss(y, reduction="none")
+    return torch.autograd.grad(rows, y, torch.eye(len(rows)), is_grads_batched=True)[0].sum()
+
+
+def mapped(x: Tensor) -> Tensor:
+    y = x * 1
+    rows = loss(y, reduction="none")
+    return torch.func.vmap(lambda v: torch.autograd.grad(rows, y, v)[0])(torch.eye(len(rows)))
+
+
 def another_level(x: Tensor) -> Tensor:
     return torch.func.grad(lambda y: loss(y * 1))(x).sum()
 
@@ -175,6 +187,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "own_incoming_gradient": (of_own_gradient, "gradient shares the memory of input"),
     "create_graph": (with_graph, "in_place: the gradient overwrites .*create_graph"),
+    "batched": (batched, "in_place: .* place for one gradient.*is_grads_batched"),
+    "mapped": (mapped, "in_place: .* place for one gradient"),
     "func": (another_level, "in_place: the gradient overwrites .*torch.func"),
     "constants_with_gradients": (with_weights, "in_place: derivatives by target, weight"),
     "second_backward": (twice, STALE),

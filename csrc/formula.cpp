@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/log1p.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
@@ -138,11 +139,24 @@ at::Tensor Softmax::sum(const at::Tensor& of_classes) const {
   return of_classes.sum(dim, /*keepdim=*/true);
 }
 
-at::Tensor Softmax::surprise() const { return (lse - z).masked_fill(p.eq(0), 0); }
+bool Softmax::is_empty() const { return TORCH_GUARD_OR_FALSE(z.sym_size(dim).sym_eq(0)); }
 
-at::Tensor Softmax::entropy() const { return sum(p * surprise()); }
+at::Tensor Softmax::below(const at::Tensor& largest) const {
+  return (z.gather(dim, largest) - z).masked_fill(p.eq(0), 0).scatter(dim, largest, 0);
+}
 
-at::Tensor Softmax::excess() const { return (surprise() - entropy()).masked_fill(p.eq(0), 0); }
+at::Tensor Softmax::entropy() const {
+  if (is_empty()) return sum(p);
+  const at::Tensor largest = z.argmax(dim, /*keepdim=*/true);
+  const at::Tensor others = sum(p.scatter(dim, largest, 0)) / p.gather(dim, largest);
+  return at::log1p(others) + sum(p * below(largest));
+}
+
+at::Tensor Softmax::excess() const {
+  if (is_empty()) return p;
+  const at::Tensor b = below(z.argmax(dim, /*keepdim=*/true));
+  return (b - sum(p * b)).masked_fill(p.eq(0), 0);
+}
 
 at::Tensor squared_lse_factor(const ops::Gradients& g, const Call& call) {
   const double weight = call.options.z_loss_weight;

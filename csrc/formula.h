@@ -33,6 +33,8 @@ struct Softmax {
   explicit Softmax(const Call& call);
 
   at::Tensor sum(const at::Tensor& of_classes) const;
+  // log(1 + S) + sum_j p_j (z_max - z_j), where S is the others' exponentials over the largest: no
+  // sum with the largest's own, beside which a confident row's others would be rounded away.
   at::Tensor entropy() const;
   // How far -log p_j lies above the entropy; 0 where p_j is 0, as the logit may be -inf there.
   at::Tensor excess() const;
@@ -41,7 +43,9 @@ struct Softmax {
   at::Tensor z, p, lse;
 
  private:
-  at::Tensor surprise() const;  // -log p_j, likewise
+  bool is_empty() const;  // without classes, and so without a largest logit
+  // How far each lies below the largest, whose index is given; likewise 0 where p_j is 0.
+  at::Tensor below(const at::Tensor& largest) const;
 };
 
 // Of incoming gradients g as by_row has them, a number a row that broadcasts over the classes: what

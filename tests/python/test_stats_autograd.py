@@ -150,6 +150,41 @@ def test_masked_classes_have_no_derivative() -> None:
     assert (second[:, 0] == 0).all() and second.isfinite().all()
 
 
+@pytest.mark.parametrize("lead", [3, 10, 20, 60])
+def test_a_confident_entropy_keeps_its_digits(lead: int) -> None:
+    """Where torch's operations stand for the kernels, in float32, and its derivatives."""
+    x, tensors = problem("indices", (8, 5), torch.float32)
+    x[:, 2] += lead
+    x += 1000
+    entropies, firsts, seconds = [], [], []
+    for dtype in (torch.float32, torch.float64):
+        y = x.to(dtype).requires_grad_()
+        row_weight = tensors["row_weight"].to(dtype).requires_grad_()
+        entropy = fused_ce.cross_entropy_stats(
+            y, tensors["target"], row_weight=row_weight, return_entropy=True
+        ).entropy
+        assert entropy.grad_fn.name() != "fused_ce::CrossEntropyBackward"
+        (first,) = torch.autograd.grad(entropy.sum(), y, create_graph=True)
+        (second,) = torch.autograd.grad(first[:, 2].sum(), y)
+        entropies.append(entropy), firsts.append(first), seconds.append(second)
+    for ours, exact in (entropies, firsts, seconds):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_no_classes(kind: str) -> None:
+    x = torch.randn(4, 0, requires_grad=True)
+    target = torch.rand(4, 0) if kind == "probabilities" else torch.full((4,), -100)
+    row_weight = torch.rand(4, requires_grad=True)
+    stats = fused_ce.cross_entropy_stats(
+        x, target, row_weight=row_weight, reduction="sum", return_entropy=True
+    )
+    assert torch.equal(stats.entropy, torch.zeros(4))
+    total = stats.loss + stats.entropy.sum()
+    by_logits, by_rows = torch.autograd.grad(total, (x, row_weight), create_graph=True)
+    assert by_logits.shape == x.shape and torch.equal(by_rows, torch.zeros(4))
+
+
 def test_predict() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
 

@@ -1,5 +1,6 @@
 """The loss head: the loss, and what else there is in the logits, in the same read of them."""
 
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ __all__ = ["CrossEntropyStats", "Prediction", "cross_entropy_stats", "predict"]
 # our named tuples.
 _cross_entropy_stats = torch.ops.fused_ce.cross_entropy_stats
 _predict = torch.ops.fused_ce.predict
+
+_REAL = (numbers.Real, torch.SymInt, torch.SymFloat)
 
 
 class CrossEntropyStats(NamedTuple):
@@ -170,9 +173,10 @@ def cross_entropy_stats(
         '2.4398 0.4702 0'
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
-    if isinstance(normalizer, int | float) and not isinstance(normalizer, bool):
+    if isinstance(normalizer, _REAL) and not isinstance(normalizer, bool):
         device = input.device if isinstance(input, Tensor) else None
-        normalizer = torch.full((), normalizer, dtype=torch.float64, device=device)
+        number = torch.sym_float(normalizer)
+        normalizer = torch.full((), number, dtype=torch.float64, device=device)
     with_z_loss = z_loss_weight != 0
     loss, z_loss, lse, entropy, prediction, confidence = call(
         _cross_entropy_stats,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import fused_ce
+import numpy as np
 import pytest
 import torch
 from loss_head import EVERYTHING
@@ -127,6 +130,34 @@ def test_bad_option(name: str, target: torch.Tensor) -> None:
     with pytest.raises(error, match=message) as raised:
         fused_ce.cross_entropy_stats(X, target, **options)
     assert raised.type is error
+
+
+# Of numbers that Python has.
+NUMBERS = (3, 3.0, Fraction(3), np.float32(3), np.float64(3), np.int64(3), np.uint8(3))
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+def test_numbers_of_any_type(number: object) -> None:
+    names = ("softcap", "temperature", "logit_scale", "z_loss_weight", "normalizer")
+    for name in names:
+        loss = fused_ce.cross_entropy_stats(X, T, **{name: number}).loss
+        assert torch.equal(loss, fused_ce.cross_entropy_stats(X, T, **{name: 3.0}).loss), name
+
+
+@pytest.mark.parametrize("number", [Decimal(3), np.bool_(True), 3j], ids=str)
+def test_a_normalizer_that_is_no_real_number(number: object) -> None:
+    with pytest.raises(TypeError, match="argument 'normalizer'"):
+        fused_ce.cross_entropy_stats(X, T, normalizer=number)
+
+
+def test_numbers_that_fit_into_no_float() -> None:
+    for name in ("label_smoothing", "softcap", "temperature", "logit_scale", "z_loss_weight"):
+        with pytest.raises(TypeError, match=f"argument '{name}'"):
+            fused_ce.cross_entropy_stats(X, T, **{name: 10**400})
+    with pytest.raises(TypeError, match="argument 'label_smoothing'"):
+        fused_ce.cross_entropy(X, T, label_smoothing=10**400)
+    with pytest.raises(OverflowError):
+        fused_ce.cross_entropy_stats(X, T, normalizer=10**400)
 
 
 def test_bad_tensors() -> None:

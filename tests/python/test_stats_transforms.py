@@ -175,6 +175,17 @@ def test_export() -> None:
     torch.testing.assert_close(program.module()(X, T), Head()(X, T))
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_a_normalizer_that_is_a_size(strict: bool) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return fused_ce.cross_entropy_stats(x, t, normalizer=t.numel() / 2).loss
+
+    rows = {0: torch.export.Dim("rows")}
+    program = torch.export.export(Mean(), (X, T), dynamic_shapes=(rows, rows), strict=strict)
+    assert torch.equal(program.module()(X[:5], T[:5]), Mean()(X[:5], T[:5]))
+
+
 def test_aot_inductor(tmp_path: Path) -> None:
     program = torch.export.export(Head(), (X, T))
     package = torch._inductor.aoti_compile_and_package(

@@ -9,7 +9,7 @@ from fused_ce.stats import CrossEntropyStats, cross_entropy_stats
 
 __all__ = ["CrossEntropyLoss", "CrossEntropyStatsLoss"]
 
-_direct = _C.module_cross_entropy
+_direct, _direct_stats = _C.module_cross_entropy, _C.module_cross_entropy_stats
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -137,6 +137,10 @@ class CrossEntropyStatsLoss(torch.nn.Module):
         row_weight: Tensor | None = None,
         normalizer: Tensor | float | None = None,
     ) -> CrossEntropyStats:
+        if not _is_dynamo_compiling():  # as above
+            plain = _direct_stats(input, target, row_weight, normalizer, self.__dict__)
+            if plain is not None:
+                return CrossEntropyStats(*plain)
         return cross_entropy_stats(
             input,
             target,

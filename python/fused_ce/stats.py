@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction as _Reduction
 
-from fused_ce.functional import call
+from fused_ce import _C
+from fused_ce.functional import _is_dynamo_compiling, call
 
 __all__ = ["CrossEntropyStats", "Prediction", "cross_entropy_stats", "predict"]
+
+_direct = _C.cross_entropy_stats
 
 # Tensors that override torch's functions are asked there: what they wrap results in does not know
 # our named tuples.
@@ -172,6 +175,28 @@ def cross_entropy_stats(
         >>> f"{stats.loss.item():.4f} {stats.entropy.item():.4f} {stats.prediction.item()}"
         '2.4398 0.4702 0'
     """
+    if not _is_dynamo_compiling():
+        plain = _direct(
+            input,
+            target,
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            logit_scale,
+            softcap,
+            temperature,
+            z_loss_weight,
+            row_weight,
+            normalizer,
+            dtype,
+            in_place,
+            return_lse,
+            return_entropy,
+            return_prediction,
+        )
+        if plain is not None:
+            return CrossEntropyStats(*plain)
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
     if isinstance(normalizer, _REAL) and not isinstance(normalizer, bool):
         device = input.device if isinstance(input, Tensor) else None

@@ -65,6 +65,33 @@ def test_it_is_the_loss() -> None:
         )
 
 
+@pytest.mark.parametrize("normalizer", [None, 3, 0.1, 2**60 + 1, torch.tensor(3)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_direct_and_dispatched_calls_are_the_same_bits(
+    option: str, dtype: torch.dtype, normalizer: torch.Tensor | float | None
+) -> None:
+    x, tensors = problem("indices", (8, 5), dtype)
+    x.requires_grad_()
+    given = {**OPTIONS[option], **EVERYTHING, "dtype": torch.float64}
+    row_weight = tensors.pop("row_weight")
+    criterion = fused_ce.CrossEntropyStatsLoss(tensors["weight"], **given)
+    module = criterion(x, tensors["target"], row_weight=row_weight, normalizer=normalizer)
+    given |= {**tensors, "row_weight": row_weight, "normalizer": normalizer}
+    direct = fused_ce.cross_entropy_stats(x, **given)
+    with torch.profiler.profile() as profiler:  # what is watched is dispatched
+        dispatched = fused_ce.cross_entropy_stats(x, **given)
+    assert "fused_ce::_forward" in {event.name for event in profiler.events()}
+    gradients = []
+    for stats in (direct, module, dispatched):
+        for ours, theirs in zip(stats, dispatched, strict=True):
+            assert (ours is None) == (theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
+        total = stats.loss + stats.lse.sum() + stats.entropy.sum()
+        gradients.append(torch.autograd.grad(total, x)[0])
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_dtype_of_the_loss(dtype: torch.dtype) -> None:
     x = X.to(dtype).requires_grad_()
@@ -165,6 +192,14 @@ def test_torch_function() -> None:
     stats = fused_ce.cross_entropy_stats(X.as_subclass(Subclass), T, return_lse=True)
     assert type(stats.loss) is Subclass
     assert type(fused_ce.predict(X.as_subclass(Subclass)).lse) is Subclass
+
+
+def test_a_module_whose_options_are_properties() -> None:
+    class Annealed(fused_ce.CrossEntropyStatsLoss):
+        softcap = property(lambda self: 2.0, lambda self, value: None)
+
+    expected = fused_ce.cross_entropy_stats(X, T, softcap=2.0).loss
+    assert torch.equal(Annealed()(X, T).loss, expected)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy_stats", "predict"])

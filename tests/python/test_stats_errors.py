@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from loss_head import EVERYTHING
+from torch.overrides import BaseTorchFunctionMode
 
 X = torch.randn(4, 5)
 T = torch.tensor([0, 1, 2, 3])
@@ -127,9 +129,10 @@ def test_bad_option(name: str, target: torch.Tensor) -> None:
     options, error, message = OPTIONS[name]
     if name == "weight_dtype" and target is P:
         pytest.skip("beside probabilities, weights of any dtype")
-    with pytest.raises(error, match=message) as raised:
-        fused_ce.cross_entropy_stats(X, target, **options)
-    assert raised.type is error
+    for mode in (contextlib.nullcontext(), BaseTorchFunctionMode()):  # directly, and by torch.ops
+        with mode, pytest.raises(error, match=message) as raised:
+            fused_ce.cross_entropy_stats(X, target, **options)
+        assert raised.type is error
 
 
 # Of numbers that Python has.

@@ -1,4 +1,4 @@
-// The soft cap of logits: z = cap * tanh(v), v = s x / cap.
+// The soft cap of logits: z = cap * tanh(v), v = s x / cap. The mirror of cpu/cap.h.
 #pragma once
 
 #include "math.cuh"
@@ -17,26 +17,33 @@ class Cap {
   explicit Cap(const Problem& p)
       : cap_(static_cast<A>(p.cap)),
         slope_at_0_(static_cast<A>(p.scale)),
-        twice_(p.cap > 0 ? 2 * p.scale / p.cap : 1) {}
+        twice_(p.cap > 0 ? 2 * p.scale / p.cap : 1),
+        far_(kFar / twice_.s) {}
 
   __device__ __forceinline__ bool is_there() const { return cap_ > 0; }
 
-  // With e = e^(-2|v|): tanh |v| = (1 - e) / (1 + e), and its slope 4 e / (1 + e)^2. 1 - e is made
-  // without e, so that neither cancels anywhere: z is within 5 ulp, the slope within 8, but for
-  // what rounding s / cap to a double does to e of doubles: |v| ulp.
+  // With e = e^(2|v|) - 1, tanh |v| is 1 - 2 / (e + 2), and for small e, where that cancels,
+  // e / 2 (1 - e / (e + 2)): the quotient's roundings weigh less than the product that it is taken
+  // from. Its slope, 4 (e + 1) / (e + 2)^2, is 4 q (1 - q) with q = 1 / (e + 2), which cancels
+  // nowhere. z is within 4 ulp, the slope within 4, but for what rounding s / cap to a double does
+  // to e of doubles: |v| ulp.
   __device__ __forceinline__ Capped<A> of(A x) const {
-    const Reduced<A> r = Reduced<A>::of(x < 0 ? x : -x, twice_, Power<A>::of(0, twice_));
-    const A part = exp2_less_one(r.fraction);
-    const A e = fma_of(part, r.two_to_n, r.two_to_n);
-    const A less = fma_of(-part, r.two_to_n, 1 - r.two_to_n), both = 2 - less;
-    const A inverse = 1 / both, near = product(less, inverse);
-    const A tanh = fma_of(fma_of(-near, both, less), inverse, near);
-    return {product(cap_, copysign(tanh, x)), 4 * slope_at_0_ * e * (inverse * inverse)};
+    using K = Constants<A>;
+    const Power<A> one{0, far_, K::kRound + A(K::kBias)};  // and no |v| too far for e
+    const Reduced<A> r = Reduced<A>::of(x < 0 ? -x : x, twice_, one);
+    const A e = fma_of(exp2_less_one(r.fraction), r.two_to_n, r.two_to_n - 1);
+    const A q = 1 / (e + 2), four = 4 * q;
+    const bool is_large = e > 2;
+    const A most = is_large ? cap_ : product(e, cap_ / 2);
+    const A z = fma_of(-most, product(is_large ? A(2) : e, q), most);
+    return {copysign(z, x), slope_at_0_ * fma_of(-four, q, four)};
   }
 
  private:
+  static constexpr A kFar = sizeof(A) == 4 ? A(86) : A(700);  // 2|v| whose slope is as good as 0
   const A cap_, slope_at_0_;
   const Scale<A> twice_;
+  const A far_;
 };
 
 }  // namespace fused_ce::cuda

@@ -173,8 +173,8 @@ TEST(CudaMath, CapOfFloats) {
   }
   RecordProperty("ulps", std::to_string(logit));
   RecordProperty("ulps_of_slope", std::to_string(slope));
-  EXPECT_LT(logit, 5);
-  EXPECT_LT(slope, 8);
+  EXPECT_LT(logit, 4);
+  EXPECT_LT(slope, 4);
 }
 
 TEST(CudaMath, CapOfDoubles) {
@@ -187,8 +187,8 @@ TEST(CudaMath, CapOfDoubles) {
     logit = std::fmax(logit, z);
     slope = std::fmax(slope, dz);
   }
-  EXPECT_LT(logit, 5);
-  EXPECT_LT(slope, 8);
+  EXPECT_LT(logit, 4);
+  EXPECT_LT(slope, 4);
 }
 
 template <class A>
@@ -198,7 +198,7 @@ void expect_ends_of_cap() {
   for (A x : {infinity, std::numeric_limits<A>::max(), A(1e5)}) {
     EXPECT_EQ(cap.of(x).logit, 20);
     EXPECT_EQ(cap.of(-x).logit, -20);
-    EXPECT_EQ(cap.of(x).slope, 0);
+    EXPECT_LT(cap.of(x).slope, 1e-36);
   }
   EXPECT_EQ(cap.of(A(0)).logit, 0);
   EXPECT_EQ(cap.of(A(0)).slope, 2);

@@ -73,7 +73,8 @@ __device__ __forceinline__ float exp2_slope(float f) {
   q = fmaf(q, f, 0x1.ebfbdcp-3f);
   return fmaf(q, f, 0x1.62e43p-1f);
 }
-// 2^f - 1 on [-1/2, 1/2], of which exp2_slope would lose digits near 0: relative error 2^-27.6.
+// 2^f - 1 on [-1/2, 1/2], of which exp2_slope would lose digits near 0: relative error 2^-27.6. Its
+// largest term is rounded with the sum alone.
 __device__ __forceinline__ float exp2_less_one(float f) {
   float q = 0x1.ffcbdep-17f;
   q = fmaf(q, f, 0x1.443f62p-13f);
@@ -81,7 +82,7 @@ __device__ __forceinline__ float exp2_less_one(float f) {
   q = fmaf(q, f, 0x1.3b2a1cp-7f);
   q = fmaf(q, f, 0x1.c6b08cp-5f);
   q = fmaf(q, f, 0x1.ebfbep-3f);
-  return fmaf(q, f, 0x1.62e43p-1f) * f;
+  return fmaf(0x1.62e43p-1f, f, q * f * f);
 }
 __device__ __forceinline__ double exp2_less_one(double f) {
   return expm1(f * 0.6931471805599453094);

@@ -13,6 +13,10 @@
 namespace fused_ce::cpu::isa_avx512 {
 extern const Kernels kKernels;
 }
+#elif defined(__AVX512F__)
+namespace fused_ce::cpu::isa_avx2 {
+extern const Kernels kKernels;
+}
 #endif
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
@@ -21,11 +25,14 @@ extern const Kernels kKernels;
 
 namespace {
 
-// The unit whose loops read a problem's type. What AVX-512 BF16 adds is for bfloat16 alone: all
-// else would be compiled to the same code twice.
-const Kernels& kernels_for([[maybe_unused]] const Problem& p) {
+// The unit whose loops read a problem's type; `ranked`: what kIsRanked says. What AVX-512 BF16 adds
+// is for bfloat16 alone: all else would be compiled to the same code twice. Statistics of double
+// are rare enough to be left to AVX2.
+const Kernels& kernels_for([[maybe_unused]] const Problem& p, [[maybe_unused]] bool ranked) {
 #if defined(__AVX512BF16__)
   if (p.dtype != DType::kBFloat16) return isa_avx512::kKernels;
+#elif defined(__AVX512F__)
+  if (p.dtype == DType::kDouble && ranked) return isa_avx2::kKernels;
 #endif
   return kKernels;
 }
@@ -111,8 +118,12 @@ void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan,
 // rarer, or slower anyway. What is not there is staged as float.
 template <class S, bool kIndices>
 inline constexpr bool kHasRanked = sizeof(S) != 2;
+#if defined(__AVX512F__)
 template <>
-inline constexpr bool kHasRanked<BFloat16, true> = kVectorBytes > 16;
+inline constexpr bool kHasRanked<BFloat16, true> = true;
+template <bool kIndices>
+inline constexpr bool kHasRanked<double, kIndices> = false;
+#endif
 
 // f.template operator()<S>() with the problem's storage type.
 template <class F>
@@ -163,14 +174,15 @@ bool is_staged(const Problem& p, bool ranked) {
 void forward_staged(const Problem& p, const Forward& out, const Plan& plan, int64_t begin,
                     int64_t end, Partial* partials) {
   with_type(p, [&]<class S>() {
-    Stage<S> stage(p, plan.loop == Loop::kPlanes);
+    Stage<S> stage(p, plan.loop == Loop::kPlanes, /*backward=*/false);
     for (int64_t task = begin; task < end; ++task) {
       TaskSums sums;
       stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
         const Problem tile = stage.template open</*kBackward=*/false>(first, n);
         Partial of_tile[kStagedRows];
         const int64_t tasks = forward_plan(tile, out).tasks;
-        kernels_for(tile).forward(tile, stage.forward(out), 0, tasks, of_tile);
+        kernels_for(tile, wants_statistics(out))
+            .forward(tile, stage.forward(out), 0, tasks, of_tile);
         for (int64_t i = 0; i < tasks; ++i) sums.add(of_tile[i], first);
       });
       partials[task] = sums.partial();
@@ -180,12 +192,13 @@ void forward_staged(const Problem& p, const Forward& out, const Plan& plan, int6
 void backward_staged(const Problem& p, const Backward& back, const Plan& plan, int64_t begin,
                      int64_t end, bool streamed) {
   with_type(p, [&]<class S>() {
-    Stage<S> stage(p, plan.loop == Loop::kPlanes);
+    Stage<S> stage(p, plan.loop == Loop::kPlanes, /*backward=*/true);
     for (int64_t task = begin; task < end; ++task) {
       stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
         const Problem tile = stage.template open</*kBackward=*/true>(first, n);
         const Backward to = stage.backward(back);
-        kernels_for(tile).backward(tile, to, 0, backward_plan(tile, to).tasks, /*streamed=*/false);
+        kernels_for(tile, to.saved.gap != nullptr)
+            .backward(tile, to, 0, backward_plan(tile, to).tasks, /*streamed=*/false);
         stage.put_gradients(back, streamed);
       });
     }
@@ -193,10 +206,11 @@ void backward_staged(const Problem& p, const Backward& back, const Plan& plan, i
   fence();
 }
 
+// The same for every instruction set.
 int64_t forward_tasks(const Problem& p) { return forward_plan(p, Forward{}).tasks; }
 
 void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, Partial* partials) {
-  const Kernels& kernels = kernels_for(p);
+  const Kernels& kernels = kernels_for(p, wants_statistics(out));
   if (&kernels != &kKernels) return kernels.forward(p, out, begin, end, partials);
   const Plan plan = forward_plan(p, out);
   if (is_staged(p, wants_statistics(out)))
@@ -207,11 +221,12 @@ void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, P
 }
 
 int64_t backward_tasks(const Problem& p, const Backward& back) {
-  return backward_plan(p, back).tasks;
+  const Kernels& kernels = kernels_for(p, back.saved.gap != nullptr);
+  return &kernels != &kKernels ? kernels.backward_tasks(p, back) : backward_plan(p, back).tasks;
 }
 
 void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end, bool streamed) {
-  const Kernels& kernels = kernels_for(p);
+  const Kernels& kernels = kernels_for(p, back.saved.gap != nullptr);
   if (&kernels != &kKernels) return kernels.backward(p, back, begin, end, streamed);
   const Plan plan = backward_plan(p, back);
   if (is_staged(p, back.saved.gap != nullptr))

@@ -76,13 +76,11 @@ inline void put_losses(void* out, DType dtype, const double* loss, int64_t first
 }
 
 // What is asked for beside torch's loss, of rows whose `loss` and `lse` are finished: puts it where
-// it belongs, and into the losses and the weights of targets.
-template <class A, int kRows>
+// it belongs, and into the losses and the weights of targets. `z_loss` is a buffer.
+template <class A>
 FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const Forward& out,
-                                   Finished<kRows>& finished, double* target_weight,
-                                   TaskSums& sums) {
-  const double* const lse = finished.lse;
-  double *const loss = finished.loss, *const z_loss = finished.z_loss;
+                                   const double* lse, double* loss, double* z_loss,
+                                   double* target_weight, TaskSums& sums) {
   if (out.statistics.lse) put_as<A>(out.statistics.lse, lse, first, n);
   if (p.z_loss_weight != 0 || out.statistics.z_loss) {
     const double weight = p.z_loss_weight;
@@ -159,7 +157,10 @@ inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
   if (kHasMass<kTerms> && p.row_weight) {
     for (int i = 0; i < n; ++i) rows.target_weight[i] = 1;
   }
-  if (wants_lse || p.row_weight) put_more<A>(p, first, n, out, finished, rows.target_weight, sums);
+  if (wants_lse || p.row_weight) {
+    put_more<A>(p, first, n, out, finished.lse, finished.loss, finished.z_loss, rows.target_weight,
+                sums);
+  }
   if (kHasMass<kTerms> && !p.row_weight) {
     sums.loss.add(finished.loss, n);
   } else {

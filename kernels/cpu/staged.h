@@ -38,14 +38,15 @@ class Stage {
   static constexpr int kW = kLanes<A>;
 
  public:
-  Stage(const Problem& p, bool as_planes)
+  Stage(const Problem& p, bool as_planes, bool backward)
       : p_(p),
         as_planes_(as_planes),
         cap_(p),
         rows_(larger<int64_t>(kStagedLogits / larger<int64_t>(p.classes, 1),
                               as_planes ? kStagedRows : 1)),
         size_((rows_ * p.classes + 2 * kW - 1) / kW * kW),
-        logits_(static_cast<A*>(staging(static_cast<size_t>(2 * size_) * sizeof(A)))),
+        logits_(static_cast<A*>(
+            staging(static_cast<size_t>(backward && p.cap != 0 ? 2 * size_ : size_) * sizeof(A)))),
         slopes_(logits_ + size_) {}
 
   // f(first, n) for tiles of some rows, none of which crosses the end of an outer index.

@@ -99,6 +99,30 @@ inline void read_row_grad(const void* from, int64_t first, int n, double* grad) 
   for (int i = 0; i < n; ++i) grad[i] = 0;
 }
 
+// Makes the gradients of logits, of n rows, those of numbers in memory, and fills up to `padded`.
+inline void scale_and_pad(double scale, int n, int padded, double* grad) {
+  if (scale != 1) {
+    for (int i = 0; i < n; ++i) grad[i] *= scale;
+  }
+  for (int i = n; i < padded; ++i) grad[i] = 0;
+}
+
+// What an Incoming holds beside the gradients of losses, which these are before any scale.
+template <class A>
+FUSED_CE_OUT_OF_LINE void read_more(const Problem& p, const Backward& back, int64_t first, int n,
+                                    int padded, const double* loss, double* z_loss, double* lse,
+                                    double* entropy) {
+  const double scale = static_cast<double>(static_cast<A>(p.scale));
+  const double twice_weight = 2 * p.z_loss_weight;
+  read_grad<A>(p, back, back.grad_z_loss, first, n, z_loss);
+  for (int i = 0; i < n; ++i) z_loss[i] = (loss[i] + z_loss[i]) * twice_weight;
+  read_row_grad<A>(back.grad_lse, first, n, lse);
+  read_row_grad<A>(back.grad_entropy, first, n, entropy);
+  scale_and_pad(scale, n, padded, z_loss);
+  scale_and_pad(scale, n, padded, lse);
+  scale_and_pad(scale, n, padded, entropy);
+}
+
 // (Loops hold nothing but their arrays: a compiler has to suppose that what they write is part of
 // the problem.)
 template <class A, int kRows>
@@ -106,26 +130,11 @@ inline void read_incoming(const Problem& p, const Backward& back, int64_t first,
                           Incoming<kRows>& incoming) {
   read_grad<A>(p, back, back.grad, first, n, incoming.loss);
   incoming.more = p.z_loss_weight != 0 || back.grad_lse;
-  if (incoming.more) {
-    const double twice_weight = 2 * p.z_loss_weight;
-    read_grad<A>(p, back, back.grad_z_loss, first, n, incoming.z_loss);
-    for (int i = 0; i < n; ++i)
-      incoming.z_loss[i] = (incoming.loss[i] + incoming.z_loss[i]) * twice_weight;
-    read_row_grad<A>(back.grad_lse, first, n, incoming.lse);
+  if (incoming.more || back.grad_entropy) {
+    read_more<A>(p, back, first, n, padded, incoming.loss, incoming.z_loss, incoming.lse,
+                 incoming.entropy);
   }
-  if (back.grad_entropy) read_row_grad<A>(back.grad_entropy, first, n, incoming.entropy);
-  const double scale = static_cast<double>(static_cast<A>(p.scale));
-  const auto scale_and_pad = [scale, n, padded](double* values) {
-    if (scale != 1) {
-      for (int i = 0; i < n; ++i) values[i] *= scale;
-    }
-    for (int i = n; i < padded; ++i) values[i] = 0;
-  };
-  scale_and_pad(incoming.loss);
-  if (back.grad_entropy) scale_and_pad(incoming.entropy);
-  if (!incoming.more) return;
-  scale_and_pad(incoming.z_loss);
-  scale_and_pad(incoming.lse);
+  scale_and_pad(static_cast<double>(static_cast<A>(p.scale)), n, padded, incoming.loss);
 }
 
 // Reads back what forward left for n rows, and the gradients of their losses. Up to `padded` rows

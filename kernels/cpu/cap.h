@@ -37,27 +37,32 @@ class Cap {
  public:
   explicit Cap(const Problem& p)
       : inner_(static_cast<A>(p.scale / p.cap)),
-        inner_low_(static_cast<A>(p.scale / p.cap - static_cast<double>(inner_))),
+        minus_inner_low_(static_cast<A>(static_cast<double>(inner_) - p.scale / p.cap)),
+        far_(smaller(kFar / inner_, ExpConstants<A>::kLargest)),
         cap_(static_cast<A>(p.cap)),
         scale_(static_cast<A>(p.scale)) {}
 
   FUSED_CE_INLINE Capped<A> of(Vec<A> x) const {
-    constexpr A kFar = sizeof(A) == 4 ? A(43) : A(350);  // whose slope is as good as 0
-    // scale x / cap, to half a unit: what the factor's rounding leaves is added, unless x is
-    // infinite.
-    const Vec<A> u = x * inner_ + (x - x == A(0) ? x * inner_low_ : Vec<A>{});
-    const Vec<A> e = expm1<A>(A(2) * at_most<A>(magnitude<A>(u), splat(kFar)));
+    const Vec<A> near = at_most<A>(magnitude<A>(x), splat(far_));
+    // |scale x / cap|, to half a unit: what the factor's rounding leaves is added.
+    const Vec<A> u = times_minus(near, splat(inner_), near * minus_inner_low_);
+    const Vec<A> e = expm1<A>(A(2) * u);
     const Vec<A> q = A(1) / (e + A(2));
     const Vec<A> four = A(4) * q;
     const auto is_large = e > A(2);
     const Vec<A> most = is_large ? splat(cap_) : e * (cap_ / 2);
     const Vec<A> z = most - most * ((is_large ? splat(A(2)) : e) * q);
-    const Vec<Int<A>> sign = bits_as<Vec<Int<A>>>(u) & kSignBit<A>;
+    const Vec<Int<A>> sign = bits_as<Vec<Int<A>>>(x) & kSignBit<A>;
     return {bits_as<Vec<A>>(bits_as<Vec<Int<A>>>(z) | sign), scale_ * (four - four * q)};
   }
 
  private:
-  A inner_, inner_low_, cap_, scale_;
+  // |scale x / cap| of which the slope is as good as 0
+  static constexpr A kFar = sizeof(A) == 4 ? A(43) : A(350);
+
+  A inner_, minus_inner_low_;
+  A far_;  // the |x| of kFar, or the largest there is
+  A cap_, scale_;
 };
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -117,6 +117,11 @@ static inline constexpr bool wants_statistics(const Forward& out) {
   return s.entropy || s.prediction || s.confidence;
 }
 
+// Whether it is also needed how far the others lie below.
+static inline constexpr bool wants_gap(const Forward& out) {
+  return out.statistics.entropy || out.saved.gap;
+}
+
 // The share of one task in the reduction. Tasks are cut by the problem alone, never by the number
 // of threads, so adding them up in order gives the same bits whatever ran them.
 struct Partial {

@@ -37,6 +37,8 @@ class Few {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
+    predicts_ = out.statistics.prediction;
+    wants_gap_ = wants_gap(out);
     constexpr bool kFromTarget = !kHasLinear<kTerms> && !kIsRanked<kTerms>;
     sum(kFromTarget);
     if (kFromTarget && !all_in_range()) sum(/*from_target=*/false);
@@ -202,6 +204,7 @@ class Few {
   // exponential does not enter.
   void transpose_and_rank(const A* x, int i, V* kept) {
     const bool linear = objective_.has_linear(), seeks = classes_ >= kSoughtClasses;
+    const bool finds_class = linear || predicts_;
     const I pivot = load(rows_.pivot + i);
     V m = splat(kNone), pivot_logit{};
     I at{};
@@ -213,7 +216,7 @@ class Few {
         if (c + k >= classes_) break;
         const I here = I{} + static_cast<Int<A>>(c + k);
         if (!seeks) pivot_logit = pivot == here ? square[k] : pivot_logit;
-        at = square[k] > m ? here : at;
+        if (finds_class) at = square[k] > m ? here : at;
         const V enters = objective_.entering(square[k], m);
         kept[c + k] = linear ? square[k] : enters;
       }
@@ -249,7 +252,7 @@ class Few {
   // types do not notice, and double has digits to spare.
   void add_up(int i, const V* kept) {
     const V m = load(rows_.reference + i);
-    const Exponentials exponentials{objective_.reference(m), m, kept,
+    const Exponentials exponentials{objective_.reference(m), m, wants_gap_, kept,
                                     logits_ + (n_ + i) * classes_};
     constexpr bool kOften = sizeof(S) == sizeof(float);
     LaneSums<A, kTerms> total;
@@ -269,7 +272,7 @@ class Few {
       add.template operator()<2>(kOften ? 1 : 4);
     }
     add.template operator()<1>(kOften ? 1 : 4);
-    if (c < classes_) total.add_exponentials(objective_.exponential(exponentials.ref, m, kept[c]));
+    if (c < classes_) total.add_exponentials(objective_.exponential(exponentials.from(), kept[c]));
     rows_.put_exponentials(i, total);
   }
 
@@ -277,15 +280,17 @@ class Few {
   struct Exponentials {
     const Reference<S> ref;
     const V m;
+    const bool wants_gap;
     const V* kept;
     const S* next;  // the logits of the next tile's rows
 
+    FUSED_CE_INLINE auto from() const { return Objective<S, kTerms>::origin(ref, m, wants_gap); }
     // The sum of kPairs pairs of classes from class c on.
     template <int kPairs>
     FUSED_CE_INLINE Sums<Pair<V>, kTerms> tree(int c) const {
       if constexpr (kPairs == 1) {
         prefetch(c);
-        return Objective<S, kTerms>::exponential(ref, m, Pair<V>{kept[c], kept[c + 1]});
+        return Objective<S, kTerms>::exponential(from(), Pair<V>{kept[c], kept[c + 1]});
       } else {
         return tree<kPairs / 2>(c) + tree<kPairs / 2>(c + kPairs);
       }
@@ -317,6 +322,8 @@ class Few {
   const S* logits_ = nullptr;
   int64_t first_ = 0;
   int n_ = 0, readable_ = 0;
+  bool predicts_ = false;  // whether predictions are asked for
+  bool wants_gap_ = false;
   RowStates<A, kTerms, kFewTile> rows_;
   Finished<kFewTile> finished_;
   alignas(64) S gathered_[kFewClasses * kFewTile];

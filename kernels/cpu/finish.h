@@ -122,7 +122,7 @@ inline void losses_of(RowStates<A, kTerms, kRows>& rows, int n, const Formula<A>
   if (formula.no_class) {  // an empty sum, of which torch spreads s / 0 over class indices
     for (int i = 0; i < n; ++i) {
       loss[i] = kIsSmoothed<kTerms> ? __builtin_nan("") : 0;
-      if (lse) lse[i] = -__builtin_inf();
+      if (lse) lse[i] = kHasMass<kTerms> || rows.counts(i) ? -__builtin_inf() : 0;
     }
     return;
   }

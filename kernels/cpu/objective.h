@@ -95,54 +95,61 @@ class Objective {
     largest = at_least<A>(largest, x);
     return smaller;
   }
-  // The exponential; the pivot's stays out of the sum, so x is -inf there. m: the reference.
+  // What the terms of a row, or of a row a lane, are relative to.
+  struct Origin {
+    const Reference<S>& reference;
+    V m;             // the number that the reference was made of
+    V top;           // its logit, less the shift
+    bool wants_gap;  // whether it is asked how far logits lie below it
+  };
+  static FUSED_CE_INLINE Origin origin(const Reference<S>& reference, V m, bool wants_gap) {
+    return {reference, m, kIsRanked<kTerms> ? reference.from_shift(m) : V{}, wants_gap};
+  }
+
+  // The exponential; the pivot's stays out of the sum, so x is -inf there.
   template <class X>
-  static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Reference<S>& ref, V m,
-                                              X x) {
+  static FUSED_CE_INLINE void add_exponential(Sums<X, kTerms>& sums, const Origin& from, X x) {
     if constexpr (kIsRanked<kTerms>) {
-      ref.add_exp_and_gap(x, m, sums.exponentials, sums.gap);
+      from.reference.add_exp_and_gap(x, from.top, from.wants_gap, sums.exponentials, sums.gap);
     } else {
-      sums.exponentials += ref.exp(x);
+      sums.exponentials += from.reference.exp(x);
     }
   }
   template <class X>
-  static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Reference<S>& ref, V m, X x) {
+  static FUSED_CE_INLINE Sums<X, kTerms> exponential(const Origin& from, X x) {
     Sums<X, kTerms> sums;
     if constexpr (kIsRanked<kTerms>) {
-      add_exponential(sums, ref, m, x);
+      add_exponential(sums, from, x);
     } else {  // with nothing to be added to
-      sums.exponentials = ref.exp(x);
+      sums.exponentials = from.reference.exp(x);
     }
     return sums;
   }
   // What it weighs. m: the reference.
   template <class X>
   FUSED_CE_INLINE void add_linear(Sums<X, kTerms>& sums, V m, X x, X q) const {
-    if constexpr (kHasLinear<kTerms>) {
-      if (has_linear()) sums.linear += q * (m - x);
-    }
+    if constexpr (kHasLinear<kTerms>) sums.linear += q * (m - x);
     if constexpr (kHasMass<kTerms>) sums.mass += q;
   }
   // Both at once. `kept`: x, or -inf at the pivot.
   template <class X>
-  FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x, X kept,
-                                X q) const {
-    add_exponential(sums, ref, m, kept);
-    add_linear(sums, m, x, q);
+  FUSED_CE_INLINE void add_term(Sums<X, kTerms>& sums, const Origin& from, X x, X kept, X q) const {
+    add_exponential(sums, from, kept);
+    if constexpr (kAddsLinear<kTerms>) add_linear(sums, from.m, x, q);
   }
   // The same of the logits x, of which the masks `pivot` say which is the pivot.
   template <class X, class M>
-  FUSED_CE_INLINE void add_term_except(Sums<X, kTerms>& sums, const Reference<S>& ref, V m, X x,
-                                       M pivot, X q) const {
+  FUSED_CE_INLINE void add_term_except(Sums<X, kTerms>& sums, const Origin& from, X x, M pivot,
+                                       X q) const {
     if constexpr (kIsRanked<kTerms>) {
       const auto none = [](V v, auto lanes) {
         return lanes ? splat(-static_cast<A>(__builtin_inf())) : v;
       };
-      add_exponential(sums, ref, m, each(none, x, pivot));
+      add_exponential(sums, from, each(none, x, pivot));
     } else {
-      sums.exponentials += ref.exp_except(x, pivot);
+      sums.exponentials += from.reference.exp_except(x, pivot);
     }
-    add_linear(sums, m, x, q);
+    if constexpr (kAddsLinear<kTerms>) add_linear(sums, from.m, x, q);
   }
 
   // ---- How rows end.
@@ -157,14 +164,14 @@ class Objective {
     }
   }
   template <int kRows>
-  bool all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end) const {
-    return are_all_near<S>(rows, begin, end, formula_);
+  bool all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end, bool wants_gap) const {
+    return are_all_near<S>(rows, begin, end, formula_, wants_gap);
   }
   // Whether the reference of row i, a guess, was so far below the largest logit that statistics
   // relative to it have lost digits.
   template <int kRows>
-  bool is_near(const RowStates<A, kTerms, kRows>& rows, int i) const {
-    return is_near_enough<S>(rows, i, formula_);
+  bool is_near(const RowStates<A, kTerms, kRows>& rows, int i, bool wants_gap) const {
+    return is_near_enough<S>(rows, i, formula_, wants_gap);
   }
   template <int kRows>
   void factors(RowStates<A, kTerms, kRows>& rows, int n, const Incoming<kRows>& incoming,

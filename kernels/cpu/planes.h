@@ -33,6 +33,7 @@ class Planes : PlaneTile<S, kTerms> {
     sums.note(open(first, n));
     predicts_ = out.statistics.prediction;
     all_count_ = predicts_ || out.statistics.confidence;
+    wants_gap_ = wants_gap(out);
     summed_ = false;
     // The first guess is found on the way.
     const bool guess = kIndices && p_.classes > kPlanes;
@@ -82,7 +83,7 @@ class Planes : PlaneTile<S, kTerms> {
   bool knows_largest() const { return kFindsLargest<kTerms> && summed_; }
 
   bool all_in_range() const {
-    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, 0, n_);
+    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, 0, n_, wants_gap_);
     const double limit = largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     I usable = ~I{};
     for (int i = 0; i < n_; i += kW) {
@@ -108,7 +109,7 @@ class Planes : PlaneTile<S, kTerms> {
         sum_planes<false>(first, static_cast<int>(left), /*guess=*/false);
       }
     }
-    for (int i = 0; i < n_; i += kW) rows_.settle_lanes(i);
+    for (int i = 0; i < n_; i += kW) rows_.settle_lanes(i, objective_.has_linear(), wants_gap_);
     summed_ = true;
     if (kFindsLargest<kTerms> && all_count_) return;
     // A NaN of an ignored row must not send the tile to the slow path.
@@ -129,7 +130,7 @@ class Planes : PlaneTile<S, kTerms> {
       x[k] = logits_at(first + k);
       if constexpr (!kIndices) t[k] = probabilities(first + k, targets_[k]);
     }
-    const bool fresh = first == 0;
+    const bool fresh = first == 0, predicts = predicts_, gaps = wants_gap_;
     // The guess looks at planes after these as well, which should have been fetched a while ago.
     constexpr bool kLooksAhead = kGuessedFrom<S, kTerms> > kPlanes;
     const int ahead =
@@ -155,12 +156,13 @@ class Planes : PlaneTile<S, kTerms> {
         m = load(rows_.reference + i);
         ref = references_[i / kW];
       }
+      const auto from = objective_.origin(ref, m, gaps);
       V pivot_logit = fresh ? V{} : load(rows_.pivot_logit + i);
       V largest{};
       I prediction{};
       if constexpr (kFindsLargest<kTerms>) {
         largest = fresh ? splat(kNone) : load(rows_.largest + i);
-        prediction = fresh ? I{} : load(rows_.prediction + i);
+        if (predicts && !fresh) prediction = load(rows_.prediction + i);
       }
       const I pivot = load(rows_.pivot + i) - static_cast<Int<A>>(first);
       const auto load_class = [&](int k, I& is_pivot) __attribute__((always_inline)) {
@@ -171,19 +173,19 @@ class Planes : PlaneTile<S, kTerms> {
       };
       // What class k's logits let into the sums: the smaller of each and the largest yet.
       const auto entering = [&](int k, V logits) __attribute__((always_inline)) {
-        if (predicts_)
+        if (predicts)
           prediction = logits > largest ? I{} + static_cast<Int<A>>(first + k) : prediction;
         return Objective<S, kTerms>::entering(logits, largest);
       };
       const auto add_some = [&](auto& some, int k, auto logits, auto is_pivot,
                                 auto q) __attribute__((always_inline)) {
         if constexpr (!kFindsLargest<kTerms>) {
-          this->objective_.add_term_except(some, ref, m, logits, is_pivot, q);
+          this->objective_.add_term_except(some, from, logits, is_pivot, q);
         } else if constexpr (kIsPair<decltype(logits)>) {
           const Pair<V> enters = {entering(k, logits.a), entering(k + 1, logits.b)};
-          this->objective_.add_term(some, ref, m, logits, enters, q);
+          this->objective_.add_term(some, from, logits, enters, q);
         } else {
-          this->objective_.add_term(some, ref, m, logits, entering(k, logits), q);
+          this->objective_.add_term(some, from, logits, entering(k, logits), q);
         }
       };
       Sums<Pair<V>, kTerms> halves;  // a sum of two sums is rounded less often than a chain
@@ -193,21 +195,32 @@ class Planes : PlaneTile<S, kTerms> {
         if (!kAll && k + 2 > planes) break;
         Pair<I> is_pivot;
         const Pair<V> logits = {load_class(k, is_pivot.a), load_class(k + 1, is_pivot.b)};
-        const Pair<V> q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
+        Pair<V> q{};
+        if constexpr (kAddsLinear<kTerms>)
+          q = {weights(first + k, i, t[k]), weights(first + k + 1, i, t[k + 1])};
         add_some(halves, k, logits, is_pivot, q);
       }
       if (!kAll && planes % 2 == 1) {
         I is_pivot;
         const int k = planes - 1;
         const V logits = load_class(k, is_pivot);
-        add_some(rest, k, logits, is_pivot, weights(first + k, i, t[k]));
+        V q{};
+        if constexpr (kAddsLinear<kTerms>) q = weights(first + k, i, t[k]);
+        add_some(rest, k, logits, is_pivot, q);
       }
       store(rows_.pivot_logit + i, pivot_logit);
       if constexpr (kFindsLargest<kTerms>) {
         store(rows_.largest + i, largest);
-        store(rows_.prediction + i, prediction);
+        if (predicts) store(rows_.prediction + i, prediction);
       }
-      rows_.add_lanes(i, kAll ? folded(halves) : folded(halves) + rest, fresh);
+      rows_.add_lanes(i, kAll ? folded(halves) : folded(halves) + rest, fresh, gaps);
+      if constexpr (kFindsLargest<kTerms>) {
+        if (!objective_.has_linear()) return;
+        Sums<V, kTerms> linear;
+        for (int k = 0; k < planes; ++k)
+          objective_.add_linear(linear, m, load_logits(x[k] + i), weights(first + k, i, nullptr));
+        rows_.add_linear_lanes(i, linear.linear, fresh);
+      }
     };
     int i = 0;
     for (; i + kW <= n_; i += kW) add(i, [&](const S* p) { return objective_.logits(p); });
@@ -216,6 +229,7 @@ class Planes : PlaneTile<S, kTerms> {
 
   bool predicts_ = false;   // whether predictions are asked for
   bool all_count_ = false;  // whether there is something to be found of rows that do not count
+  bool wants_gap_ = false;
   bool summed_ = false;
   Reference<S> references_[kPlaneTile / kW];  // of a vector of rows each
   Finished<kPlaneTile> finished_;

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "convert.h"
-#include "math.h"
+#include "exp_table.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -101,14 +101,23 @@ class Reference {
   FUSED_CE_INLINE V exp_except(V x, M out) const {
     return exp_scaled<A, kShort>(from_shift(x), power_, One{}, out);
   }
-  // Adds e^z of the numbers x, relative to the reference m, and e^z times how far z lies below it:
-  // no NaN of -inf, which counts as the farthest number whose exponential is 0.
+  // Adds e^z of the numbers x, relative to the reference, and, if that is wanted, e^z times how far
+  // z lies below a logit z_m: no NaN of -inf, which counts as the farthest number whose exponential
+  // is 0. `top`: from_shift of the number of z_m.
   template <class V>
-  FUSED_CE_INLINE void add_exp_and_gap(V x, Vec<A> m, V& exponentials, V& gaps) const {
+  FUSED_CE_INLINE void add_exp_and_gap(V x, Vec<A> top, bool wants_gap, V& exponentials,
+                                       V& gaps) const {
     const V d = each([&](Vec<A> v) { return at_least<A>(v, lowest(power_)); }, from_shift(x));
-    const V exponential = exp_scaled<A, kShort, /*kIsAbove=*/true>(d, power_);
+    const V exponential = exp_above<A, kShort>(d, power_);
     exponentials += exponential;
-    gaps += exponential * (from_shift(m) - d);
+    if (wants_gap) gaps += exponential * (top - d);
+  }
+  // The logits of the numbers x, less the shift. One rounding of both, where the instruction set
+  // has a fused multiply-add.
+  template <class V>
+  FUSED_CE_INLINE V from_shift(V x) const {
+    if (plain_) return x;
+    return each([&](Vec<A> v) { return times_minus(v, splat(scale_), shift_); }, x);
   }
   // Lane i of the result is the reference of lane from[i].
   FUSED_CE_INLINE Reference permuted(Vec<Int<A>> from) const {
@@ -122,13 +131,6 @@ class Reference {
 
  private:
   static constexpr bool kShort = sizeof(S) == 2;
-
-  // One rounding of both, where the instruction set has a fused multiply-add.
-  template <class V>
-  FUSED_CE_INLINE V from_shift(V x) const {
-    if (plain_) return x;
-    return each([&](Vec<A> v) { return times_minus(v, splat(scale_), shift_); }, x);
-  }
 
   Vec<A> shift_;
   Power<A> power_;

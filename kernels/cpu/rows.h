@@ -19,6 +19,7 @@ class Rows : Blocks<S, kTerms> {
   using Base::p_, Base::objective_, Base::row;
   using typename Base::A, typename Base::V;
   using I = Vec<Int<A>>;
+  using Origin = typename Objective<S, kTerms>::Origin;
   static constexpr bool kIndices = Objective<S, kTerms>::kIndices;
 
  public:
@@ -31,6 +32,7 @@ class Rows : Blocks<S, kTerms> {
     TaskSums sums;
     predicts_ = out.statistics.prediction;
     all_count_ = predicts_ || out.statistics.confidence;
+    wants_gap_ = wants_gap(out);
     for (int64_t first = begin; first < end; first += kRowTile) {
       const int n = static_cast<int>(end - first < kRowTile ? end - first : kRowTile);
       sums.note(open(first, n));
@@ -96,7 +98,7 @@ class Rows : Blocks<S, kTerms> {
 
   bool in_range(int i) const {
     if constexpr (kFindsLargest<kTerms>) {
-      return objective_.is_near(rows_, i);
+      return objective_.is_near(rows_, i, wants_gap_);
     } else {
       return rows_.sum[i] >= 0 && rows_.sum[i] < largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     }
@@ -104,13 +106,15 @@ class Rows : Blocks<S, kTerms> {
 
   void sum_row_relative_to(const S* row_start, int64_t row, int i, A m) {
     if constexpr (kIsRanked<kTerms>) m = objective_.above_infinity(splat(m))[0];
-    const RowSums<A, kTerms> total = sums_of(row_start, row, i, m, objective_.reference(splat(m)));
+    const Reference<S> ref = objective_.reference(splat(m));
+    const Origin from = objective_.origin(ref, splat(m), wants_gap_);
+    const RowSums<A, kTerms> total = sums_of(row_start, row, i, from);
     rows_.reference[i] = m;
     rows_.put(i, total);
   }
 
-  FUSED_CE_INLINE RowSums<A, kTerms> sums_of(const S* row_start, int64_t row, int i, A m,
-                                             const Reference<S>& ref) {
+  FUSED_CE_INLINE RowSums<A, kTerms> sums_of(const S* row_start, int64_t row, int i,
+                                             const Origin& from) {
     const int64_t y = kFindsLargest<kTerms> ? int64_t{kIgnored} : rows_.pivot[i];
     RowSums<A, kTerms> total;
     Lead lead;
@@ -119,13 +123,15 @@ class Rows : Blocks<S, kTerms> {
       const S* x = block(row_start, b, n);
       const A* t = probabilities(row, b, n);
       if (y >= b && y < b + n) {
-        sum_block<true, kSecondCache>(x, b, t, n, ref, splat(m), static_cast<int>(y - b), total,
-                                      lead);
+        sum_block<true, kSecondCache>(x, b, t, n, from, static_cast<int>(y - b), total, lead);
       } else {
-        sum_block<false, kSecondCache>(x, b, t, n, ref, splat(m), 0, total, lead);
+        sum_block<false, kSecondCache>(x, b, t, n, from, 0, total, lead);
+      }
+      if constexpr (kFindsLargest<kTerms>) {
+        if (objective_.has_linear()) add_linear(x, b, n, from.m, total);
       }
     }
-    close(row_start, i, ref, splat(m), lead, total);
+    close(row_start, i, from, lead, total);
     return total;
   }
 
@@ -163,19 +169,28 @@ class Rows : Blocks<S, kTerms> {
   static FUSED_CE_INLINE Int<A> first_of_lanes(I v) {
     return fold_lanes<Int<A>>(v, [](auto a, auto b) { return a < b ? a : b; });
   }
+  // Of kW vectors, one a lane. (SSE2 cannot compare integers of 64 bits, and gcc 12 fails at it.)
+  static FUSED_CE_INLINE I first_of_each(const I (&v)[kW]) {
+    if constexpr (kVectorBytes > 16)
+      return fold_each<Int<A>>(v, [](auto a, auto b) { return a < b ? a : b; });
+    I first;
+    for (int r = 0; r < kW; ++r) first[r] = first_of_lanes(v[r]);
+    return first;
+  }
 
   // Puts what all but one of a row's lanes have set aside into its sums, and the one's into its
   // state.
-  FUSED_CE_INLINE void close(const S* row_start, int i, const Reference<S>& ref, V m,
-                             const Lead& lead, RowSums<A, kTerms>& total) {
+  FUSED_CE_INLINE void close(const S* row_start, int i, const Origin& from, const Lead& lead,
+                             RowSums<A, kTerms>& total) {
     if constexpr (kFindsLargest<kTerms>) {
       const A largest = max_lane<A>(lead.largest);
       const Int<A> count =
           fold_lanes<Int<A>>(lead.leading(largest), [](auto a, auto b) { return a + b; });
-      total.add_exponentials(objective_.exponential(ref, m, lead.others(largest, count)));
+      total.add_exponentials(objective_.exponential(from, lead.others(largest, count)));
       rows_.largest[i] = largest;
       if (!predicts_) return;
-      predict(row_start, i, first_of_lanes(lead.leading_run(largest)));
+      rows_.prediction[i] = first_of_lanes(lead.leading_run(largest));
+      rows_.prediction[i] += first_of_lanes(leading_in_run(row_start, i));
     } else if constexpr (kIsRanked<kTerms>) {
       rows_.largest[i] = rows_.pivot_logit[i];
       rows_.prediction[i] = static_cast<Int<A>>(rows_.pivot[i]);
@@ -194,20 +209,22 @@ class Rows : Blocks<S, kTerms> {
     const I counts = fold_each<Int<A>>(leading, [](auto a, auto b) { return a + b; });
     for (int r = 0; r < n; ++r) {
       const V others = leads[r].others(rows_.largest[i + r], counts[r]);
-      totals[r].add_exponentials(
-          objective_.exponential(refs[r], splat(rows_.reference[i + r]), others));
+      const Origin from = objective_.origin(refs[r], splat(rows_.reference[i + r]), wants_gap_);
+      totals[r].add_exponentials(objective_.exponential(from, others));
     }
     if (!predicts_) return;
-    for (int r = 0; r < n; ++r) {
-      const I run = leads[r].leading_run(rows_.largest[i + r]);
-      predict(row(first + i + r), i + r, first_of_lanes(run));
-    }
+    for (int r = 0; r < n; ++r) leading[r] = leads[r].leading_run(rows_.largest[i + r]);
+    const I run = first_of_each(leading);
+    store(rows_.prediction + i, run);
+    for (int r = 0; r < n; ++r) leading[r] = leading_in_run(row(first + i + r), i + r);
+    store(rows_.prediction + i, run + first_of_each(leading));
   }
 
-  // The first class of a run that has the row's largest logit, found without a branch that depends
-  // on where it is.
-  FUSED_CE_INLINE void predict(const S* row_start, int i, Int<A> run) {
+  // Of the run of which a row's prediction is the first class: of each lane, how far in it the
+  // largest logit lies, or kNever. Found without a branch that depends on where that is.
+  FUSED_CE_INLINE I leading_in_run(const S* row_start, int i) {
     constexpr A kNan = static_cast<A>(__builtin_nanf(""));
+    const Int<A> run = rows_.prediction[i];
     const int n = static_cast<int>(smaller<int64_t>(p_.classes - run, kUnroll * kW));
     const S* x = block(row_start, run, n);
     I at = I{} + kNever;
@@ -215,7 +232,7 @@ class Rows : Blocks<S, kTerms> {
       const V v = n - j >= kW ? objective_.logits(x + j) : objective_.logits(x + j, n - j, kNan);
       at = v == rows_.largest[i] ? iota<Int<A>>() + static_cast<Int<A>>(j) : at;
     }
-    rows_.prediction[i] = run + first_of_lanes(at);
+    return at;
   }
 
   // A vector's worth of short rows. Their references are found together before, and their lanes
@@ -248,10 +265,16 @@ class Rows : Blocks<S, kTerms> {
       if (kIndices && !is_summed(i + r)) continue;
       const int n_classes = static_cast<int>(p_.classes);
       const int64_t at = first + i + r;
+      if constexpr (kIndices && kLooksAhead) fetch_probe(at + kW);
+      const Origin from = objective_.origin(refs[r], splat(rows_.reference[i + r]), wants_gap_);
       const int y = static_cast<int>(rows_.pivot[i + r]);
-      sum_block<!kFindsLargest<kTerms>, kFirstCache>(
-          block(row(at), 0, n_classes), 0, probabilities(at, 0, n_classes), n_classes, refs[r],
-          splat(rows_.reference[i + r]), y, sums[r], leads[r]);
+      sum_block<!kFindsLargest<kTerms>, kFirstCache>(block(row(at), 0, n_classes), 0,
+                                                     probabilities(at, 0, n_classes), n_classes,
+                                                     from, y, sums[r], leads[r]);
+      if constexpr (kFindsLargest<kTerms>) {
+        if (objective_.has_linear())
+          add_linear(block(row(at), 0, n_classes), 0, n_classes, from.m, sums[r]);
+      }
     }
     if constexpr (kFindsLargest<kTerms>) {
       close_batch(first, i, n, refs, leads, sums);
@@ -261,7 +284,7 @@ class Rows : Blocks<S, kTerms> {
     }
     rows_.put_batch(i, sums);
     if constexpr (kFindsLargest<kTerms>) {
-      if (objective_.all_near(rows_, i, i + n) && all_are_summed(i, n)) return;
+      if (objective_.all_near(rows_, i, i + n, wants_gap_) && all_are_summed(i, n)) return;
     }
     for (int r = i; kIndices && r < i + n; ++r) {
       if (!is_summed(r)) {
@@ -283,6 +306,14 @@ class Rows : Blocks<S, kTerms> {
     return largest(row_start, p_.classes);
   }
 
+  // Fetches what the next batch's guess looks at, of rows too far ahead for all other fetching.
+  FUSED_CE_INLINE void fetch_probe(int64_t r) const {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(S));
+    const S* x = row(r);
+    for (int64_t c = 0; c < smaller<int64_t>(p_.classes, kProbe); c += kLine)
+      __builtin_prefetch(x + c, 0, 2);
+  }
+
   // The largest of the first `some` logits of each row.
   V largest_of_batch(int64_t first, int n, int64_t some) {
     V lanes[kW] = {};
@@ -293,12 +324,15 @@ class Rows : Blocks<S, kTerms> {
   // Adds a block to a row's sums. kHasPivot: class `y` of it is the pivot, whose own
   // exponential stays out of the sum.
   template <bool kHasPivot, int kCache>
-  FUSED_CE_INLINE void sum_block(const S* x, int64_t b, const A* t, int n, const Reference<S>& ref,
-                                 V m, int y, RowSums<A, kTerms>& total, Lead& lead) {
+  FUSED_CE_INLINE void sum_block(const S* x, int64_t b, const A* t, int n, const Origin& from,
+                                 int y, RowSums<A, kTerms>& total, Lead& of_row) {
+    Lead lead = of_row;  // in registers
+    const bool predicts = kFindsLargest<kTerms> && predicts_;
     const A* limits = limits_ + kBlock - y;
     const auto logits = [&](int j)
                             __attribute__((always_inline)) { return objective_.logits(x + j); };
     const auto weights = [&](int j) __attribute__((always_inline)) {
+      if constexpr (!kAddsLinear<kTerms>) return V{};
       return objective_.weights(b + j, kHasMass<kTerms> ? t + j : t);
     };
     const auto kept = [&](V v, int j) __attribute__((always_inline)) {
@@ -307,7 +341,7 @@ class Rows : Blocks<S, kTerms> {
     };
     const auto add_pair = [&](Sums<Pair<V>, kTerms>& sums, int j) __attribute__((always_inline)) {
       const Pair<V> x_pair = {logits(j), logits(j + kW)};
-      objective_.add_term(sums, ref, m, x_pair, {kept(x_pair.a, j), kept(x_pair.b, j + kW)},
+      objective_.add_term(sums, from, x_pair, {kept(x_pair.a, j), kept(x_pair.b, j + kW)},
                           {weights(j), weights(j + kW)});
     };
     Sums<Pair<V>, kTerms> first_half, second_half;
@@ -324,7 +358,7 @@ class Rows : Blocks<S, kTerms> {
         const V before = lead.largest;
         add_pair(first_half, j);
         add_pair(second_half, j + 2 * kW);
-        if (kFindsLargest<kTerms> && predicts_) lead.end_run(before, b + j);
+        if (predicts) lead.end_run(before, b + j);
       }
       total.add(folded(first_half + second_half));
     }
@@ -336,7 +370,7 @@ class Rows : Blocks<S, kTerms> {
     if (j + 2 * kW <= n) add_pair(first_half, j), j += 2 * kW;
     if (j + kW <= n) {
       const V v = logits(j);
-      objective_.add_term(rest, ref, m, v, kept(v, j), weights(j));
+      objective_.add_term(rest, from, v, kept(v, j), weights(j));
       j += kW;
     }
     if (j < n) {
@@ -347,18 +381,38 @@ class Rows : Blocks<S, kTerms> {
       const Vec<Int<A>> present =
           (lane >= static_cast<Int<A>>(j)) & (lane < static_cast<Int<A>>(n));
       // What is in the sums already is replaced, not only weighted by 0: it may be infinite.
-      const V v = n >= kW ? (present ? logits(first) : m) : objective_.logits(x, n, m[0]);
-      const V q = n >= kW ? weights(first) : objective_.weights(b, t, n);
+      const V v = n >= kW ? (present ? logits(first) : from.m) : objective_.logits(x, n, from.m[0]);
+      V q{};
+      if constexpr (kAddsLinear<kTerms>) q = n >= kW ? weights(first) : objective_.weights(b, t, n);
       const V enters = kFindsLargest<kTerms> ? kept(present ? v : splat(kNone), first)
                                              : (present ? kept(v, first) : splat(kNone));
-      objective_.add_term(rest, ref, m, v, enters, present ? q : V{});
+      objective_.add_term(rest, from, v, enters, present ? q : V{});
     }
-    if (kFindsLargest<kTerms> && predicts_) lead.end_run(before, rest_from);
+    if (predicts) lead.end_run(before, rest_from);
     total.add(folded(first_half) + rest);
+    of_row = lead;
+  }
+
+  // Adds a block to a row's linear sum, where that is a loop of its own. m: the reference.
+  FUSED_CE_OUT_OF_LINE void add_linear(const S* x, int64_t b, int n, V m,
+                                       RowSums<A, kTerms>& total) {
+    int j = 0;
+    while (j < n) {
+      Sums<V, kTerms> sums;
+      for (const int end = smaller(n, j + kLaneTerms<S> * kW); j < end; j += kW) {
+        const bool whole = n - j >= kW;
+        const V v = whole ? objective_.logits(x + j) : objective_.logits(x + j, n - j, m[0]);
+        objective_.add_linear(
+            sums, m, v,
+            whole ? objective_.weights(b + j, nullptr) : objective_.weights(b + j, nullptr, n - j));
+      }
+      total.linear.add(sums.linear);
+    }
   }
 
   bool predicts_ = false;   // whether predictions are asked for
   bool all_count_ = false;  // whether there is something to be found of rows that do not count
+  bool wants_gap_ = false;
   RowStates<A, kTerms, kRowTile> rows_;
   Finished<kRowTile> finished_;
   // What a logit may be at most: limits_[kBlock - y + j] is -inf where j is the pivot y,

@@ -125,17 +125,27 @@ struct RowStates : Pivots<A, kRows> {
 
   // Adds some classes' to those of a vector of rows; `fresh`: they are the first. settle_lanes
   // follows after the last.
-  FUSED_CE_INLINE void add_lanes(int i, const Sums<Vec<A>, kTerms>& sums, bool fresh) {
+  FUSED_CE_INLINE void add_lanes(int i, const Sums<Vec<A>, kTerms>& sums, bool fresh,
+                                 bool wants_gap) {
     add_to(sum, sum_lost, i, sums.exponentials, fresh);
-    if constexpr (kHasLinear<kTerms>) add_to(linear, linear_lost, i, sums.linear, fresh);
+    if constexpr (kAddsLinear<kTerms>) add_to(linear, linear_lost, i, sums.linear, fresh);
     if constexpr (kHasMass<kTerms>) add_to(mass, mass_lost, i, sums.mass, fresh);
-    if constexpr (kIsRanked<kTerms>) add_to(gap, gap_lost, i, sums.gap, fresh);
+    if constexpr (kIsRanked<kTerms>) {
+      if (wants_gap) add_to(gap, gap_lost, i, sums.gap, fresh);
+    }
   }
-  void settle_lanes(int i) {
+  // The same of the linear sum alone.
+  FUSED_CE_INLINE void add_linear_lanes(int i, Vec<A> v, bool fresh) {
+    add_to(linear, linear_lost, i, v, fresh);
+  }
+  void settle_lanes(int i, bool has_linear, bool wants_gap) {
     settle(sum, sum_lost, i);
-    if constexpr (kHasLinear<kTerms>) settle(linear, linear_lost, i);
+    if (has_linear) settle(linear, linear_lost, i);
     if constexpr (kHasMass<kTerms>) settle(mass, mass_lost, i);
-    if constexpr (kIsRanked<kTerms>) settle(gap, gap_lost, i);
+    if constexpr (kIsRanked<kTerms>) {
+      if (wants_gap) return settle(gap, gap_lost, i);
+      for (int k = i; k < i + kLanes<A>; k += kLanes<double>) store(gap + k, Vec<double>{});
+    }
   }
 
  private:

@@ -27,13 +27,20 @@ struct Ranked {
 // How far a reference may be below the largest logit without a loss: the terms of exponentials and
 // of what is below them differ by a few units then.
 inline constexpr double kNear = 4;
-// How far it may be at all: farther, its inverse exponential is no number.
-inline constexpr double kFarthestNear = 700;
+// How far it may be at all: farther, exponentials near the largest are no numbers, or the inverse
+// of the largest's own.
+template <class A>
+inline constexpr double kFarthestNear = sizeof(A) == sizeof(float) ? 58 : 700;
+
+// How far it may be where there are exponentials alone.
+template <class S>
+inline constexpr double kFarthestOf =
+    sizeof(S) == 2 ? ReferenceConstants<Half>::kLargest : kFarthestNear<S>;
 
 // Rows whose reference is a guess.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows, int i,
-                                         const Formula<A>& formula) {
+                                         const Formula<A>& formula, bool wants_gap) {
   // A linear sum takes the largest logit's term as well.
   constexpr double kFarthest = 8;
   const double scale = static_cast<double>(formula.scale);
@@ -41,10 +48,12 @@ FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows
   const double top = static_cast<double>(rows.largest[i]) * scale, lead = top - m;
   if (!(rows.sum[i] >= 0 && rows.sum[i] < ReferenceConstants<S>::kLargestSum)) return false;
   if (lead <= kNear) return true;
-  if (!(lead <= kFarthestNear)) return false;
+  if (!(lead <= kFarthestNear<A>)) return false;
   if (!kHasMass<kTerms> && formula.spread > 0 && lead > kFarthest) return false;
   const A reference = rows.reference[i] * formula.scale;
   const Offset<double> ref = Offset<double>::template of<S>(splat(static_cast<double>(reference)));
+  // Exponentials alone are as good from afar where nothing was subtracted before.
+  if (!wants_gap && ref.shift[0] == 0 && lead <= kFarthestOf<S>) return true;
   const Ranked row = Ranked::of<S>(splat(rows.sum[i]), splat(rows.gap[i]), splat(lead),
                                    inverse_exp_of<S>(splat(top) - ref.shift, ref));
   // L is a difference of two sums, of which the one is this.
@@ -54,7 +63,7 @@ FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows
 // Whether that holds of rows [begin, end).
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end,
-                         const Formula<A>& formula) {
+                         const Formula<A>& formula, bool wants_gap) {
   for (int i = begin; i < end; i += kLanes<A>) {
     const Vec<A> lead = (load(rows.largest + i) - load(rows.reference + i)) * formula.scale;
     Vec<int64_t> summed = ~Vec<int64_t>{};
@@ -64,7 +73,7 @@ inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int
     }
     if (all_lanes(lead <= static_cast<A>(kNear)) && all_lanes(summed)) continue;
     for (int k = i; k < smaller(i + kLanes<A>, end); ++k) {
-      if (!is_near_enough<S>(rows, k, formula)) return false;
+      if (!is_near_enough<S>(rows, k, formula, wants_gap)) return false;
     }
   }
   return true;
@@ -79,7 +88,7 @@ inline void statistics_of(RowStates<A, kTerms, kRows>& rows, int n, const Formul
   if (formula.no_class) {
     for (int i = 0; i < n; ++i) {
       out.loss[i] = !kHasMass<kTerms> && formula.spread > 0 ? __builtin_nan("") : 0;
-      out.lse[i] = -__builtin_inf();
+      out.lse[i] = kHasMass<kTerms> || rows.counts(i) ? -__builtin_inf() : 0;
       out.entropy[i] = 0;
       out.confidence[i] = __builtin_nan("");
     }

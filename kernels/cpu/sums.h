@@ -27,6 +27,10 @@ inline constexpr bool kIsRanked = kTerms >= Terms::kIndicesRanked;
 // way.
 template <Terms kTerms>
 inline constexpr bool kFindsLargest = kIsRanked<kTerms> && !kHasMass<kTerms>;
+// Where there may be a linear sum or not, it is a loop of its own: to ask for every class would
+// cost what a ranked loop has least of, registers.
+template <Terms kTerms>
+inline constexpr bool kAddsLinear = kHasLinear<kTerms> && !kFindsLargest<kTerms>;
 
 // What a lane adds up before it goes into double: few enough that a float sum keeps its digits,
 // even where all of a row's mass lies in one lane. Half types do not notice.
@@ -59,7 +63,7 @@ struct SumsInDouble {
 
   FUSED_CE_INLINE void add(const Sums<Vec<A>, kTerms>& s) {
     add_exponentials(s);
-    add_linear(s);
+    if constexpr (kAddsLinear<kTerms>) add_linear(s);
   }
   FUSED_CE_INLINE void add_exponentials(const Sums<Vec<A>, kTerms>& s) {
     exponentials.add(s.exponentials);

@@ -17,18 +17,21 @@ struct CpuFixture : ProblemFixture {
              const Shape& s, double scale = 3)
       : ProblemFixture(dtype, layout, options, s, scale), kernels(cpu::kernels(capability)) {}
 
-  std::vector<Partial> forward() {
+  std::vector<Partial> forward() { return forward(forward_out()); }
+  std::vector<Partial> forward(const Forward& out) {
     std::vector<Partial> partials(kernels.forward_tasks(p));
-    kernels.forward(p, forward_out(), 0, static_cast<int64_t>(partials.size()), partials.data());
+    kernels.forward(p, out, 0, static_cast<int64_t>(partials.size()), partials.data());
     return partials;
   }
   void backward() { backward(backward_out()); }
   void backward(const Backward& out, bool streamed = false) {
     kernels.backward(p, out, 0, kernels.backward_tasks(p, out), streamed);
   }
-  void run_and_check() {
-    const std::vector<Partial> partials = forward();
+  // `again`: results are those of a forward that is for them alone.
+  void run_and_check(bool again = false) {
+    std::vector<Partial> partials = forward();
     backward();
+    if (again) partials = forward(forward_out_alone());
     check(partials);
   }
 };

@@ -16,11 +16,11 @@ struct CudaFixture : ProblemFixture {
   // Exactly as much as it asks for, and nothing of use in it.
   std::vector<unsigned char> workspace;
 
-  Partial forward() {
+  Partial forward() { return forward(forward_out()); }
+  Partial forward(const Forward& out) {
     Partial sum{0, 0, kNoBadRow};
     workspace.assign(cuda::workspace_bytes(p), 0xAB);
-    cuda::forward(p, forward_out(),
-                  {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight, &sum.z_loss},
+    cuda::forward(p, out, {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight, &sum.z_loss},
                   workspace.data(), nullptr);
     EXPECT_EQ(simt::error(), "");
     return sum;
@@ -30,9 +30,11 @@ struct CudaFixture : ProblemFixture {
     cuda::backward(p, out, nullptr);
     EXPECT_EQ(simt::error(), "");
   }
-  void run_and_check() {
-    const Partial sum = forward();
+  // `again`: results are those of a forward that is for them alone.
+  void run_and_check(bool again = false) {
+    Partial sum = forward();
     backward();
+    if (again) sum = forward(forward_out_alone());
     if (!::testing::Test::HasFailure()) check({sum});
   }
 };

@@ -70,6 +70,15 @@ struct ProblemFixture : ProblemData {
             asked.of(
                 {z_loss.data(), lse.data(), entropy.data(), prediction.data(), confidence.data()})};
   }
+  // The same where there will be no backward, and nothing is left of an earlier forward.
+  Forward forward_out_alone() {
+    for (Array* result : {&loss, &z_loss, &lse, &entropy, &confidence})
+      *result = Array(result->type(), result->size(), kUntouched);
+    std::fill(prediction.begin(), prediction.end(), int64_t{-1});
+    Forward out = forward_out();
+    out.saved = {};
+    return out;
+  }
   Backward backward_out() {
     Backward out{saved(), row_grads.data(), DType::kDouble,  1,
                  nullptr, grad.data(),      p.logits_strides};

@@ -170,7 +170,7 @@ inline constexpr HardRow kHardRows[] = {
 
 // Each kind at each pair of the places where a row begins, ends, or is cut.
 template <class Make>
-void check_hard_rows(Make make, const Options& options) {
+void check_hard_rows(Make make, const Options& options, bool again = false) {
   for (Layout layout : kLayouts) {
     for (int64_t classes : kHeadClasses) {
       if (is_slow(layout, classes)) continue;
@@ -195,7 +195,7 @@ void check_hard_rows(Make make, const Options& options) {
         SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options
                                           << ", row 0: " << kHardRows[begin % kinds].name
                                           << " and the next kinds of them");
-        f.run_and_check();
+        f.run_and_check(again);
         if (::testing::Test::HasFailure()) return;
       }
     }

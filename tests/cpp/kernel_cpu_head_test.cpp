@@ -24,6 +24,7 @@ TEST_P(HeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
 TEST_P(HeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }
 TEST_P(HeadKernel, HardRowsOfLse) { check_hard_rows(make(), kLse); }
 TEST_P(HeadKernel, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
+TEST_P(HeadKernel, HardRowsOfAnEvaluation) { check_hard_rows(make(), kEvaluation, /*again=*/true); }
 TEST_P(HeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
 TEST_P(HeadKernel, GradientsInPlace) { check_in_place(make()); }
 TEST_P(HeadKernel, StatisticsAlone) { check_statistics_alone(make()); }

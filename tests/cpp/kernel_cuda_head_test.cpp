@@ -27,6 +27,9 @@ TEST_P(CudaHeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
 TEST_P(CudaHeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }
 TEST_P(CudaHeadKernel, HardRowsOfLse) { check_hard_rows(make(), kLse); }
 TEST_P(CudaHeadKernel, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
+TEST_P(CudaHeadKernel, HardRowsOfAnEvaluation) {
+  check_hard_rows(make(), kEvaluation, /*again=*/true);
+}
 TEST_P(CudaHeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
 TEST_P(CudaHeadKernel, GradientsInPlace) { check_in_place(make()); }
 TEST_P(CudaHeadKernel, StatisticsAlone) { check_statistics_alone(make()); }

@@ -68,7 +68,7 @@ double relative_error(double actual, long double exact) {
 
 TEST(Math, ExpOfEveryFloat) {
   const std::vector<Named> found = probes();
-  std::vector<double> worst(found.size()), worst_short(found.size());
+  std::vector<double> worst(found.size()), worst_above(found.size()), worst_short(found.size());
   std::vector<float> x(kChunk), out(kChunk);
   std::vector<double> exact(kChunk);
   for (uint32_t sign : {0u, 1u << 31}) {
@@ -85,6 +85,12 @@ TEST(Math, ExpOfEveryFloat) {
           if (exact[i] < std::numeric_limits<float>::min() || exact[i] >= 0x1p127) continue;
           worst[k] = std::fmax(worst[k], ulps(out[i], exact[i]));
         }
+        found[k].probe->exp_float_above(x.data(), 0, out.data(), kChunk);
+        for (int64_t i = 0; i < kChunk; ++i) {
+          if (exact[i] < std::numeric_limits<float>::min() || exact[i] >= 0x1p127) continue;
+          const double bound = exact[i] < 0x1p-121 ? 1.5 : 1;
+          worst_above[k] = std::fmax(worst_above[k], ulps(out[i], exact[i]) / bound);
+        }
         found[k].probe->exp_float_short(x.data(), 0, out.data(), kChunk);
         for (int64_t i = 0; i < kChunk; ++i) {
           if (exact[i] < std::numeric_limits<float>::min() || exact[i] >= 0x1p127) continue;
@@ -97,6 +103,7 @@ TEST(Math, ExpOfEveryFloat) {
   }
   for (size_t k = 0; k < found.size(); ++k) {
     EXPECT_LT(worst[k], 1) << found[k].name;
+    EXPECT_LT(worst_above[k], 1) << found[k].name;
     EXPECT_LT(worst_short[k], 1) << found[k].name;
   }
 }
@@ -130,6 +137,9 @@ TEST(Math, ExpScalesByPowersOfTwoExactly) {
       named.probe->exp_float(x.data(), c, scaled.data(), 64);
       for (int i = 0; i < 64; ++i) EXPECT_EQ(scaled[i], std::ldexp(plain[i], -static_cast<int>(c)));
     }
+    named.probe->exp_float_above(x.data(), 0, plain.data(), 64);
+    named.probe->exp_float_above(x.data(), -40, scaled.data(), 64);
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(scaled[i], std::ldexp(plain[i], 40));
   }
 }
 
@@ -146,6 +156,13 @@ TEST(Math, ExpAtTheEnds) {
   for (int i = 8; i < 60; ++i) x[i] = 600 * std::exp2(static_cast<float>(2.3 * (i - 8)));
   x[60] = infinity;
   for (const Named& named : probes()) {
+    for (float c : {-40.0f, 0.0f, 40.0f}) {
+      named.probe->exp_float_above(x.data(), c, out.data(), 64);
+      EXPECT_EQ(out[0], 0) << named.name;
+      EXPECT_TRUE(std::isnan(out[2])) << named.name;
+      EXPECT_EQ(out[3], 0) << named.name;
+      EXPECT_EQ(out[5], std::exp2(-c)) << named.name;
+    }
     named.probe->exp_float(x.data(), 0, out.data(), 64);
     EXPECT_EQ(out[0], 0) << named.name;
     EXPECT_TRUE(std::isnan(out[2])) << named.name;

@@ -9,6 +9,7 @@ namespace fused_ce::testing {
 struct MathProbe {
   // e^x 2^-c, and its short form
   void (*exp_float)(const float* x, float c, float* out, int64_t n);
+  void (*exp_float_above)(const float* x, float c, float* out, int64_t n);  // of no x too low
   void (*exp_float_short)(const float* x, float c, float* out, int64_t n);
   void (*exp_double)(const double* x, double c, double* out, int64_t n);
   void (*exp_double_short)(const double* x, double c, double* out, int64_t n);

@@ -54,6 +54,8 @@ inline constexpr Options kLse{.asked = {.lse = true}};
 inline constexpr Options kEntropy{.asked = {.entropy = true}};
 inline constexpr Options kPrediction{.asked = {.prediction = true}};
 inline constexpr Options kConfidence{.asked = {.confidence = true}};
+inline constexpr Options kEvaluation{
+    .asked = {.lse = true, .prediction = true, .confidence = true}};
 inline constexpr Options kStatistics{.asked = kAll};
 inline constexpr Options kSmoothedStatistics{.smoothing = 0.2, .asked = kAll};
 inline constexpr Options kHead{.weights = true,

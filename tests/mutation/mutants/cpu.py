@@ -32,8 +32,8 @@ CPU = [
     Mutant(
         "target's own term left in the sum (planes)",
         "cpu/planes.h",
-        "this->objective_.add_term_except(some, ref, m, logits, is_pivot, q);",
-        "this->objective_.add_term(some, ref, m, logits, logits, q);",
+        "this->objective_.add_term_except(some, from, logits, is_pivot, q);",
+        "this->objective_.add_term(some, from, logits, logits, q);",
     ),
     Mutant(
         "lost tail of a row",
@@ -50,7 +50,7 @@ CPU = [
     Mutant(
         "infinite logit twice in the tail",
         "cpu/rows.h",
-        "(present ? logits(first) : m)",
+        "(present ? logits(first) : from.m)",
         "logits(first)",
     ),
     Mutant(
@@ -257,8 +257,8 @@ CPU = [
     Mutant(
         "target's own term left in the sum (last plane)",
         "cpu/planes.h",
-        "add_some(rest, k, logits, is_pivot, weights(first + k, i, t[k]));",
-        "add_some(rest, k, logits, I{}, weights(first + k, i, t[k]));",
+        "add_some(rest, k, logits, is_pivot, q);",
+        "add_some(rest, k, logits, I{}, q);",
     ),
     Mutant(
         "target's own term left in the sum (sought)", "cpu/few.h", "      *at_pivot = kNone;\n", ""
@@ -354,8 +354,8 @@ CPU = [
     Mutant(
         "largest logit's own term in the sums (planes)",
         "cpu/planes.h",
-        "this->objective_.add_term(some, ref, m, logits, enters, q);",
-        "this->objective_.add_term(some, ref, m, logits, logits, q);",
+        "this->objective_.add_term(some, from, logits, enters, q);",
+        "this->objective_.add_term(some, from, logits, logits, q);",
     ),
     Mutant(
         "two leaders left out",
@@ -392,6 +392,30 @@ CPU = [
         "cpu/statistics.h",
         "if (lead <= kNear) return true;",
         "return true;",
+    ),
+    Mutant(
+        "linear sum beside statistics left out (rows)",
+        "cpu/rows.h",
+        "if (objective_.has_linear()) add_linear(x, b, n, from.m, total);",
+        ";",
+    ),
+    Mutant(
+        "linear sum beside statistics left out (planes)",
+        "cpu/planes.h",
+        "if (!objective_.has_linear()) return;",
+        "return;",
+    ),
+    Mutant(
+        "class not looked for beside few logits",
+        "cpu/few.h",
+        "const bool finds_class = linear || predicts_;",
+        "const bool finds_class = linear;",
+    ),
+    Mutant(
+        "one power of two of a table",
+        "cpu/exp_table.h",
+        "-0x008bb03",
+        "-0x008ab03",
     ),
     Mutant(
         "gap relative to the guess",

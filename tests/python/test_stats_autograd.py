@@ -185,6 +185,21 @@ def test_no_classes(kind: str) -> None:
     assert by_logits.shape == x.shape and torch.equal(by_rows, torch.zeros(4))
 
 
+@pytest.mark.simt
+@pytest.mark.parametrize("return_entropy", [False, True])
+def test_ignored_rows_of_no_classes(return_entropy: bool) -> None:
+    stats = fused_ce.cross_entropy_stats(
+        torch.randn(3, 0),
+        torch.full((3,), -100),
+        reduction="none",
+        z_loss_weight=0.1,
+        return_lse=True,
+        return_entropy=return_entropy,
+    )
+    for result in (stats.loss, stats.z_loss, stats.lse):
+        assert torch.equal(result, torch.zeros(3))
+
+
 def test_predict() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
 

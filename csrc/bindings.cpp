@@ -97,11 +97,12 @@ struct HeadArguments {
     return true;
   }
 
+  // A number becomes a tensor without the dispatcher, which it takes on the CPU alone.
   bool read_normalizer(at::Tensor& divisor, const at::Device& device) const {
     if (is_optional_tensor(normalizer)) {
       divisor = tensor_or_undefined(normalizer);
-    } else if (const auto number = number_of(normalizer)) {
-      divisor = c10::scalar_to_tensor(*number, device);
+    } else if (const auto number = number_of(normalizer); number && device.is_cpu()) {
+      divisor = c10::scalar_to_tensor(*number);
     }
     return divisor.defined() || normalizer == Py_None;
   }
@@ -126,8 +127,9 @@ PyObject* loss_of(const LossArguments& args) {
   fused_ce::Options options;
   if (!args.read(options)) Py_RETURN_NONE;
   fused_ce::ops::ForwardResult result;
-  if (!compute({THPVariable_Unpack(args.input), THPVariable_Unpack(args.target),
-                tensor_or_undefined(args.weight), options},
+  const at::Tensor weight =
+      tensor_or_undefined(args.weight);  // a module may lose its own meanwhile
+  if (!compute({THPVariable_Unpack(args.input), THPVariable_Unpack(args.target), weight, options},
                std::nullopt, result))
     Py_RETURN_NONE;
   return THPVariable_Wrap(std::move(result.loss));
@@ -143,7 +145,8 @@ PyObject* stats_of(const LossArguments& args, const HeadArguments& head) {
   const at::Tensor& input = THPVariable_Unpack(args.input);
   if (!head.read_normalizer(normalizer, input.device())) Py_RETURN_NONE;
   fused_ce::ops::ForwardResult r;
-  if (!compute({input, THPVariable_Unpack(args.target), tensor_or_undefined(args.weight), options,
+  const at::Tensor weight = tensor_or_undefined(args.weight);  // as above
+  if (!compute({input, THPVariable_Unpack(args.target), weight, options,
                 tensor_or_undefined(head.row_weight), normalizer},
                head.loss_type(), r))
     Py_RETURN_NONE;
@@ -193,7 +196,8 @@ bool find(PyObject* module, PyObject* input, PyObject* target, LossArguments& ar
   static const auto names = interned("ignore_index", "reduction", "label_smoothing");
   std::array<PyObject*, 1> all, one;
   std::array<PyObject*, 3> found;
-  if (!find(module, buffers, all) || !find(all[0], weight, one) || !find(module, names, found))
+  if (!find(module, buffers, all) || !find(all[0], weight, one) || !find(module, names, found) ||
+      PyDict_Contains(module, weight[0]) != 0)  // which would hide the buffer
     return false;
   args = {input, target, one[0], found[0], found[1], found[2]};
   return true;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import fused_ce
@@ -86,3 +87,28 @@ assert all(torch.equal(a, b) for a, b in zip(before, step()))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork_after_threads_were_used() -> None:
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("module", [fused_ce.CrossEntropyLoss, fused_ce.CrossEntropyStatsLoss])
+def test_a_weight_that_is_replaced_during_a_call(module: type[torch.nn.Module]) -> None:
+    loss = module(torch.ones(1000))
+    x, target = torch.randn(64, 1000), torch.randint(1000, (64,))
+    expected = loss(x, target)
+    is_done = threading.Event()
+
+    def replace() -> None:
+        while not is_done.is_set():
+            loss.weight = torch.ones(1000)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        results = [loss(x, target) for _ in range(1000)]
+    finally:
+        is_done.set()
+        thread.join()
+    for result in results:
+        first, expected_first = (
+            r if isinstance(r, torch.Tensor) else r.loss for r in (result, expected)
+        )
+        assert torch.equal(first, expected_first)

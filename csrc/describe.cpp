@@ -69,10 +69,11 @@ Strides strides_of(const at::Tensor& t, bool as_plane) {
   return {t.stride(0), classes, inner};
 }
 
-Saved saved_of(const at::Tensor& saved) {
+Saved saved_of(const at::Tensor& saved, const Options& options) {
   char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
-  return {start, start + step, start + 2 * step, saved.size(0) > 3 ? start + 3 * step : nullptr};
+  return {start, start + step, start + 2 * step,
+          options.wants(kEntropy) ? start + 3 * step : nullptr, options.wants_statistics()};
 }
 
 // In double. at::sum cuts a long sum by the number of threads, and its roundings with it.
@@ -171,7 +172,7 @@ Forward allocate_rows(const Call& call, const Described& d, at::ScalarType dtype
   } else if (save) {
     result.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
   }
-  if (save) out.saved = saved_of(result.saved);
+  if (save) out.saved = saved_of(result.saved, options);
 
   const auto rows = [&](at::Tensor& numbers, at::ScalarType t) {
     numbers = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);
@@ -210,7 +211,7 @@ Given describe_backward(const ops::Gradients& grads, const Call& call, const Des
   back.grad_entropy = in_order(grads.entropy, type, "grad_entropy", given.entropy);
   address_of(saved, "saved");
   given.saved = saved.expect_contiguous();
-  back.saved = saved_of(*given.saved);
+  back.saved = saved_of(*given.saved, call.options);
   if (call.options.is_mean())
     back.total_weight = static_cast<const double*>(address_of(total_weight, "total_weight"));
   back.grad_logits = gradient.mutable_data_ptr();

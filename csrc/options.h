@@ -62,7 +62,9 @@ struct Options {
   double scale() const { return logit_scale / temperature; }
   double cap() const { return softcap ? *softcap / temperature : 0.0; }  // 0: none
   // How many numbers a row are saved for backward.
-  int64_t saved_numbers() const { return wants(kEntropy) || wants(kPrediction) ? 4 : 3; }
+  int64_t saved_numbers() const { return wants(kEntropy) ? 4 : 3; }
+  // Whether forward is asked for what it has to find the largest logit for.
+  bool wants_statistics() const { return wants(kEntropy) || wants(kPrediction); }
 };
 
 inline constexpr char kLossSchema[] =

@@ -83,13 +83,14 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 //              own, which keeps 1 - p exact where p is close to 1
 //   target_or_mass: class indices: the target's logit, which lies anywhere in the row.
 //              probabilities: the mass, sum of weight * target over the classes
-//   gap:       wherever statistics are asked for, else null: how far the logits lie below the
+//   gap:       where the entropy is asked for, else null: how far the logits lie below the
 //              largest, sum of p_j (z_max - z_j)
 struct Saved {
   void* reference;
   void* sum;
   void* target_or_mass;
   void* gap = nullptr;
+  bool ranked = false;  // whether statistics are asked for: backward has to know
 };
 
 // Numbers a row, each an array or null: what is asked for beside the loss. Rows that do not count
@@ -117,7 +118,8 @@ static inline constexpr bool wants_statistics(const Forward& out) {
   return s.entropy || s.prediction || s.confidence;
 }
 
-// Whether it is also needed how far the others lie below.
+// Whether it is also needed how far the others lie below. A forward that saves knows by the place
+// for it what its backward may be asked.
 static inline constexpr bool wants_gap(const Forward& out) {
   return out.statistics.entropy || out.saved.gap;
 }

@@ -197,7 +197,7 @@ void backward_staged(const Problem& p, const Backward& back, const Plan& plan, i
       stage.for_tiles(plan.rows_of_task(task), [&](int64_t first, int n) {
         const Problem tile = stage.template open</*kBackward=*/true>(first, n);
         const Backward to = stage.backward(back);
-        kernels_for(tile, to.saved.gap != nullptr)
+        kernels_for(tile, to.saved.ranked)
             .backward(tile, to, 0, backward_plan(tile, to).tasks, /*streamed=*/false);
         stage.put_gradients(back, streamed);
       });
@@ -221,15 +221,15 @@ void forward(const Problem& p, const Forward& out, int64_t begin, int64_t end, P
 }
 
 int64_t backward_tasks(const Problem& p, const Backward& back) {
-  const Kernels& kernels = kernels_for(p, back.saved.gap != nullptr);
+  const Kernels& kernels = kernels_for(p, back.saved.ranked);
   return &kernels != &kKernels ? kernels.backward_tasks(p, back) : backward_plan(p, back).tasks;
 }
 
 void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end, bool streamed) {
-  const Kernels& kernels = kernels_for(p, back.saved.gap != nullptr);
+  const Kernels& kernels = kernels_for(p, back.saved.ranked);
   if (&kernels != &kKernels) return kernels.backward(p, back, begin, end, streamed);
   const Plan plan = backward_plan(p, back);
-  if (is_staged(p, back.saved.gap != nullptr))
+  if (is_staged(p, back.saved.ranked))
     return backward_staged(p, back, plan, begin, end, streamed);
   with_terms(p, back.grad_entropy != nullptr, [&]<class S, Terms kTerms>() {
     backward_tasks_of<S, kTerms>(p, back, plan, begin, end, streamed);

@@ -163,15 +163,11 @@ class Objective {
       losses_of<S>(rows, n, formula_, out.loss, wants_lse ? &out.lse[0] : nullptr);
     }
   }
+  // Whether the references of rows [begin, end), guesses, were near enough to the largest logits
+  // for what is relative to them.
   template <int kRows>
-  bool all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end, bool wants_gap) const {
-    return are_all_near<S>(rows, begin, end, formula_, wants_gap);
-  }
-  // Whether the reference of row i, a guess, was so far below the largest logit that statistics
-  // relative to it have lost digits.
-  template <int kRows>
-  bool is_near(const RowStates<A, kTerms, kRows>& rows, int i, bool wants_gap) const {
-    return is_near_enough<S>(rows, i, formula_, wants_gap);
+  bool are_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end, bool wants_gap) const {
+    return are_near_enough<S>(rows, begin, end, formula_, wants_gap);
   }
   template <int kRows>
   void factors(RowStates<A, kTerms, kRows>& rows, int n, const Incoming<kRows>& incoming,

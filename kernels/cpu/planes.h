@@ -83,7 +83,7 @@ class Planes : PlaneTile<S, kTerms> {
   bool knows_largest() const { return kFindsLargest<kTerms> && summed_; }
 
   bool all_in_range() const {
-    if constexpr (kFindsLargest<kTerms>) return objective_.all_near(rows_, 0, n_, wants_gap_);
+    if constexpr (kFindsLargest<kTerms>) return objective_.are_near(rows_, 0, n_, wants_gap_);
     const double limit = largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     I usable = ~I{};
     for (int i = 0; i < n_; i += kW) {

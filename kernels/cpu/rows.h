@@ -98,7 +98,7 @@ class Rows : Blocks<S, kTerms> {
 
   bool in_range(int i) const {
     if constexpr (kFindsLargest<kTerms>) {
-      return objective_.is_near(rows_, i, wants_gap_);
+      return objective_.are_near(rows_, i, i + 1, wants_gap_);
     } else {
       return rows_.sum[i] >= 0 && rows_.sum[i] < largest_sum<S>(kHasLinear<kTerms>, p_.classes);
     }
@@ -268,12 +268,11 @@ class Rows : Blocks<S, kTerms> {
       if constexpr (kIndices && kLooksAhead) fetch_probe(at + kW);
       const Origin from = objective_.origin(refs[r], splat(rows_.reference[i + r]), wants_gap_);
       const int y = static_cast<int>(rows_.pivot[i + r]);
-      sum_block<!kFindsLargest<kTerms>, kFirstCache>(block(row(at), 0, n_classes), 0,
-                                                     probabilities(at, 0, n_classes), n_classes,
-                                                     from, y, sums[r], leads[r]);
+      const S* x = block(row(at), 0, n_classes);
+      sum_block<!kFindsLargest<kTerms>, kFirstCache>(x, 0, probabilities(at, 0, n_classes),
+                                                     n_classes, from, y, sums[r], leads[r]);
       if constexpr (kFindsLargest<kTerms>) {
-        if (objective_.has_linear())
-          add_linear(block(row(at), 0, n_classes), 0, n_classes, from.m, sums[r]);
+        if (objective_.has_linear()) add_linear(x, 0, n_classes, from.m, sums[r]);
       }
     }
     if constexpr (kFindsLargest<kTerms>) {
@@ -284,7 +283,7 @@ class Rows : Blocks<S, kTerms> {
     }
     rows_.put_batch(i, sums);
     if constexpr (kFindsLargest<kTerms>) {
-      if (objective_.all_near(rows_, i, i + n, wants_gap_) && all_are_summed(i, n)) return;
+      if (objective_.are_near(rows_, i, i + n, wants_gap_) && all_are_summed(i, n)) return;
     }
     for (int r = i; kIndices && r < i + n; ++r) {
       if (!is_summed(r)) {

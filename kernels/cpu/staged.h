@@ -163,7 +163,7 @@ class Stage {
   Strides strides() const { return as_planes_ ? Strides{0, n_, 1} : Strides{p_.classes, 1, 0}; }
   Saved saved(const Saved& s) const {
     return {at(s.reference, first_, sizeof(A)), at(s.sum, first_, sizeof(A)),
-            at(s.target_or_mass, first_, sizeof(A)), at(s.gap, first_, sizeof(A))};
+            at(s.target_or_mass, first_, sizeof(A)), at(s.gap, first_, sizeof(A)), s.ranked};
   }
 
   const Problem& p_;

@@ -24,57 +24,49 @@ struct Ranked {
   }
 };
 
-// How far a reference may be below the largest logit without a loss: the terms of exponentials and
-// of what is below them differ by a few units then.
+// How far a reference may be below the largest logit without a loss in exponentials alone, whatever
+// was subtracted from their arguments.
 inline constexpr double kNear = 4;
+// The same where nothing was: farther, those of half types lose digits.
+template <class S>
+inline constexpr double kNearUnshifted = sizeof(S) == 2 ? ReferenceConstants<S>::kLargest : 58;
+template <>
+inline constexpr double kNearUnshifted<double> = 700;
 // How far it may be at all: farther, exponentials near the largest are no numbers, or the inverse
 // of the largest's own.
 template <class A>
 inline constexpr double kFarthestNear = sizeof(A) == sizeof(float) ? 58 : 700;
+// A linear sum takes the largest logit's term as well.
+inline constexpr double kFarthestLinear = 8;
 
-// How far it may be where there are exponentials alone.
-template <class S>
-inline constexpr double kFarthestOf =
-    sizeof(S) == 2 ? ReferenceConstants<Half>::kLargest : kFarthestNear<S>;
-
-// Rows whose reference is a guess.
-template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
-FUSED_CE_OUT_OF_LINE bool is_near_enough(const RowStates<A, kTerms, kRows>& rows, int i,
-                                         const Formula<A>& formula, bool wants_gap) {
-  // A linear sum takes the largest logit's term as well.
-  constexpr double kFarthest = 8;
-  const double scale = static_cast<double>(formula.scale);
-  const double m = static_cast<double>(rows.reference[i]) * scale;
-  const double top = static_cast<double>(rows.largest[i]) * scale, lead = top - m;
-  if (!(rows.sum[i] >= 0 && rows.sum[i] < ReferenceConstants<S>::kLargestSum)) return false;
-  if (lead <= kNear) return true;
-  if (!(lead <= kFarthestNear<A>)) return false;
-  if (!kHasMass<kTerms> && formula.spread > 0 && lead > kFarthest) return false;
-  const A reference = rows.reference[i] * formula.scale;
-  const Offset<double> ref = Offset<double>::template of<S>(splat(static_cast<double>(reference)));
-  // Exponentials alone are as good from afar where nothing was subtracted before.
-  if (!wants_gap && ref.shift[0] == 0 && lead <= kFarthestOf<S>) return true;
-  const Ranked row = Ranked::of<S>(splat(rows.sum[i]), splat(rows.gap[i]), splat(lead),
-                                   inverse_exp_of<S>(splat(top) - ref.shift, ref));
-  // L is a difference of two sums, of which the one is this.
-  return lead * row.others[0] * row.share[0] <= kNear * (row.top[0] + row.gap[0]);
+// Whether a guess was near enough, of a vector of rows, `lead` below their largest logits. What
+// statistics need from there, L = gap + lead sum, is a difference where logits lie above the guess:
+// lead sum may be 1.5 times the entropy, which is at least sum + L beside 1 + S.
+inline Vec<int64_t> are_gaps_near(Vec<double> sum, Vec<double> gap, Vec<double> lead) {
+  return gap + sum * (1.0 + lead * (1.0 / 3)) >= 0.0;
 }
 
-// Whether that holds of rows [begin, end).
+// Whether guesses were near enough in rows [begin, end) for what is asked of them. Arrays are read
+// up to the next multiple of a vector.
 template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
-inline bool are_all_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end,
-                         const Formula<A>& formula, bool wants_gap) {
-  for (int i = begin; i < end; i += kLanes<A>) {
-    const Vec<A> lead = (load(rows.largest + i) - load(rows.reference + i)) * formula.scale;
-    Vec<int64_t> summed = ~Vec<int64_t>{};
-    for (int k = i; k < i + kLanes<A>; k += kLanes<double>) {
-      const Vec<double> sum = lanes(rows.sum, k);
-      summed &= (sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum);
+FUSED_CE_OUT_OF_LINE bool are_near_enough(const RowStates<A, kTerms, kRows>& rows, int begin,
+                                          int end, const Formula<A>& formula, bool wants_gap) {
+  const double scale = static_cast<double>(formula.scale);
+  const bool linear = !kHasMass<kTerms> && formula.spread > 0;
+  const double farthest = linear ? kFarthestLinear : kFarthestNear<A>;
+  for (int i = begin; i < end; i += kLanes<double>) {
+    const Vec<double> sum = lanes(rows.sum, i), m = lanes(rows.reference, i);
+    const Vec<double> lead = (lanes(rows.largest, i) - m) * scale;
+    Vec<int64_t> near = (sum >= 0.0) & (sum < ReferenceConstants<S>::kLargestSum);
+    near &= lead <= farthest;
+    if (wants_gap) {
+      near &= are_gaps_near(sum, lanes(rows.gap, i), lead);
+    } else {
+      const auto unshifted = magnitude<double>(m * scale) < ReferenceConstants<S>::kLargest;
+      near &= (lead <= kNear) | (unshifted & (lead <= kNearUnshifted<S>));
     }
-    if (all_lanes(lead <= static_cast<A>(kNear)) && all_lanes(summed)) continue;
-    for (int k = i; k < smaller(i + kLanes<A>, end); ++k) {
-      if (!is_near_enough<S>(rows, k, formula, wants_gap)) return false;
-    }
+    const Vec<int64_t> there = iota<int64_t>() < static_cast<int64_t>(end - i);
+    if (!all_lanes(near | ~there)) return false;
   }
   return true;
 }

@@ -107,20 +107,17 @@ inline void scale_and_pad(double scale, int n, int padded, double* grad) {
   for (int i = n; i < padded; ++i) grad[i] = 0;
 }
 
-// What an Incoming holds beside the gradients of losses, which these are before any scale.
+// What an Incoming holds of lse beside the gradients of losses, which these are before any scale.
 template <class A>
 FUSED_CE_OUT_OF_LINE void read_more(const Problem& p, const Backward& back, int64_t first, int n,
-                                    int padded, const double* loss, double* z_loss, double* lse,
-                                    double* entropy) {
+                                    int padded, const double* loss, double* z_loss, double* lse) {
   const double scale = static_cast<double>(static_cast<A>(p.scale));
   const double twice_weight = 2 * p.z_loss_weight;
   read_grad<A>(p, back, back.grad_z_loss, first, n, z_loss);
   for (int i = 0; i < n; ++i) z_loss[i] = (loss[i] + z_loss[i]) * twice_weight;
   read_row_grad<A>(back.grad_lse, first, n, lse);
-  read_row_grad<A>(back.grad_entropy, first, n, entropy);
   scale_and_pad(scale, n, padded, z_loss);
   scale_and_pad(scale, n, padded, lse);
-  scale_and_pad(scale, n, padded, entropy);
 }
 
 // (Loops hold nothing but their arrays: a compiler has to suppose that what they write is part of
@@ -130,11 +127,14 @@ inline void read_incoming(const Problem& p, const Backward& back, int64_t first,
                           Incoming<kRows>& incoming) {
   read_grad<A>(p, back, back.grad, first, n, incoming.loss);
   incoming.more = p.z_loss_weight != 0 || back.grad_lse;
-  if (incoming.more || back.grad_entropy) {
-    read_more<A>(p, back, first, n, padded, incoming.loss, incoming.z_loss, incoming.lse,
-                 incoming.entropy);
+  const double scale = static_cast<double>(static_cast<A>(p.scale));
+  if (incoming.more)
+    read_more<A>(p, back, first, n, padded, incoming.loss, incoming.z_loss, incoming.lse);
+  if (back.grad_entropy) {
+    read_row_grad<A>(back.grad_entropy, first, n, incoming.entropy);
+    scale_and_pad(scale, n, padded, incoming.entropy);
   }
-  scale_and_pad(static_cast<double>(static_cast<A>(p.scale)), n, padded, incoming.loss);
+  scale_and_pad(scale, n, padded, incoming.loss);
 }
 
 // Reads back what forward left for n rows, and the gradients of their losses. Up to `padded` rows

@@ -18,7 +18,7 @@ class Cap {
       : cap_(static_cast<A>(p.cap)),
         slope_at_0_(static_cast<A>(p.scale)),
         twice_(p.cap > 0 ? 2 * p.scale / p.cap : 1),
-        far_(kFar / twice_.s) {}
+        far_(smaller(kFar / twice_.s, Constants<A>::kLargest)) {}
 
   __device__ __forceinline__ bool is_there() const { return cap_ > 0; }
 

@@ -63,7 +63,8 @@ struct ProblemFixture : ProblemData {
   }
 
   Saved saved() {
-    return {reference.data(), sum.data(), target_or_mass.data(), asked.gap(gap.data())};
+    return {reference.data(), sum.data(), target_or_mass.data(), asked.gap(gap.data()),
+            asked.statistics()};
   }
   Forward forward_out() {
     return {saved(), loss.data(), loss.type(),

@@ -21,7 +21,8 @@ struct Asked {
     return all;
   }
   // `gap` where backward may need it.
-  void* gap(void* gap) const { return entropy || prediction || confidence ? gap : nullptr; }
+  void* gap(void* gap) const { return entropy ? gap : nullptr; }
+  bool statistics() const { return entropy || prediction || confidence; }
 };
 inline constexpr Asked kNothing{};
 inline constexpr Asked kAll{true, true, true, true, true};

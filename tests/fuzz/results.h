@@ -34,7 +34,8 @@ struct Results {
     return p;
   }
   Saved saved(const FuzzedProblem& f) {
-    return {reference.data(), sum.data(), target_or_mass.data(), f.asked.gap(gap.data())};
+    return {reference.data(), sum.data(), target_or_mass.data(), f.asked.gap(gap.data()),
+            f.asked.statistics()};
   }
   Forward forward(const FuzzedProblem& f) {
     return {saved(f), f.reduction == Reduction::kNone ? loss.data() : nullptr, loss.type(),

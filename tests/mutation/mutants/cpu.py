@@ -390,8 +390,14 @@ CPU = [
     Mutant(
         "statistics kept beside a far guess",
         "cpu/statistics.h",
-        "if (lead <= kNear) return true;",
-        "return true;",
+        "if (!all_lanes(near | ~there)) return false;",
+        ";",
+    ),
+    Mutant(
+        "far guess of a prediction alone",
+        "cpu/statistics.h",
+        "near &= (lead <= kNear) | (unshifted & (lead <= kNearUnshifted<S>));",
+        ";",
     ),
     Mutant(
         "linear sum beside statistics left out (rows)",

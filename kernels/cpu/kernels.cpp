@@ -229,8 +229,7 @@ void backward(const Problem& p, const Backward& back, int64_t begin, int64_t end
   const Kernels& kernels = kernels_for(p, back.saved.ranked);
   if (&kernels != &kKernels) return kernels.backward(p, back, begin, end, streamed);
   const Plan plan = backward_plan(p, back);
-  if (is_staged(p, back.saved.ranked))
-    return backward_staged(p, back, plan, begin, end, streamed);
+  if (is_staged(p, back.saved.ranked)) return backward_staged(p, back, plan, begin, end, streamed);
   with_terms(p, back.grad_entropy != nullptr, [&]<class S, Terms kTerms>() {
     backward_tasks_of<S, kTerms>(p, back, plan, begin, end, streamed);
   });

@@ -128,7 +128,7 @@ def cross_entropy_stats(
         label_smoothing: the part of the target that is spread over all classes, in [0, 1].
         logit_scale: positive and finite.
         softcap: positive and finite, or None.
-        temperature: positive and finite.
+        temperature: positive and finite; so are logit_scale and softcap divided by it, in float32.
         z_loss_weight: any finite number; 0 for no z-loss.
         row_weight: one factor for each row, floating point, of the shape of ``input`` without C.
         normalizer: what ``"mean"`` divides by, a number or a tensor of no dimension: the number of
@@ -251,7 +251,7 @@ def predict(
             bfloat16 or float16.
         logit_scale: positive and finite.
         softcap: positive and finite, or None.
-        temperature: positive and finite.
+        temperature: positive and finite; so are logit_scale and softcap divided by it, in float32.
 
     Returns:
         A :class:`Prediction`, whose tensors have the shape of ``input`` without C. ``prediction``

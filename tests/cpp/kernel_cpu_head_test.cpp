@@ -29,5 +29,20 @@ TEST_P(HeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
 TEST_P(HeadKernel, GradientsInPlace) { check_in_place(make()); }
 TEST_P(HeadKernel, StatisticsAlone) { check_statistics_alone(make()); }
 
+// One instruction set leaves some problems to another, whose tasks have to be its own.
+TEST_P(HeadKernel, CutsRowsAsTheOthersDo) {
+  for (int64_t inner : {1, 5000}) {
+    for (int64_t classes : {1, 2, 47, 48, 49, 100, 127, 128, 129, 1000, 40000}) {
+      Problem p{};
+      p.outer = 100000 / inner, p.classes = classes, p.inner = inner;
+      p.dtype = dtype();
+      p.logits_strides = {classes * inner, inner, 1};
+      EXPECT_EQ(cpu::kernels(capability()).forward_tasks(p),
+                cpu::kernels(cpu::Capability::kDefault).forward_tasks(p))
+          << classes << " classes, " << inner;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fused_ce

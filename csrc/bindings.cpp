@@ -114,11 +114,19 @@ struct HeadArguments {
 };
 
 // False where torch.ops has to be asked, because anything but autograd watches the call.
-bool compute(const fused_ce::Call& call, std::optional<at::ScalarType> dtype,
-             fused_ce::ops::ForwardResult& result) {
+bool compute(const LossArguments& args, const fused_ce::Options& options,
+             fused_ce::ops::ForwardResult& result,
+             const at::Tensor& row_weight = fused_ce::undefined(),
+             const at::Tensor& normalizer = fused_ce::undefined(),
+             std::optional<at::ScalarType> dtype = std::nullopt) {
+  const at::Tensor& input = THPVariable_Unpack(args.input);
+  // Owned: a module may lose its own meanwhile.
+  const at::Tensor weight = tensor_or_undefined(args.weight);
   std::optional<py::gil_scoped_release> no_gil;
-  if (!is_brief(call.self)) no_gil.emplace();
-  return fused_ce::direct(call, dtype, result);
+  if (!is_brief(input)) no_gil.emplace();
+  return fused_ce::direct(
+      {input, THPVariable_Unpack(args.target), weight, options, row_weight, normalizer}, dtype,
+      result);
 }
 
 // The loss, or None where torch.ops has to be asked.
@@ -127,11 +135,7 @@ PyObject* loss_of(const LossArguments& args) {
   fused_ce::Options options;
   if (!args.read(options)) Py_RETURN_NONE;
   fused_ce::ops::ForwardResult result;
-  const at::Tensor weight =
-      tensor_or_undefined(args.weight);  // a module may lose its own meanwhile
-  if (!compute({THPVariable_Unpack(args.input), THPVariable_Unpack(args.target), weight, options},
-               std::nullopt, result))
-    Py_RETURN_NONE;
+  if (!compute(args, options, result)) Py_RETURN_NONE;
   return THPVariable_Wrap(std::move(result.loss));
   END_HANDLE_TH_ERRORS
 }
@@ -142,13 +146,10 @@ PyObject* stats_of(const LossArguments& args, const HeadArguments& head) {
   fused_ce::Options options;
   at::Tensor normalizer;
   if (!args.read(options) || !head.read(options)) Py_RETURN_NONE;
-  const at::Tensor& input = THPVariable_Unpack(args.input);
-  if (!head.read_normalizer(normalizer, input.device())) Py_RETURN_NONE;
+  if (!head.read_normalizer(normalizer, THPVariable_Unpack(args.input).device())) Py_RETURN_NONE;
   fused_ce::ops::ForwardResult r;
-  const at::Tensor weight = tensor_or_undefined(args.weight);  // as above
-  if (!compute({input, THPVariable_Unpack(args.target), weight, options,
-                tensor_or_undefined(head.row_weight), normalizer},
-               head.loss_type(), r))
+  if (!compute(args, options, r, tensor_or_undefined(head.row_weight), normalizer,
+               head.loss_type()))
     Py_RETURN_NONE;
   py::tuple results(6);
   size_t i = 0;

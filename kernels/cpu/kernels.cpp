@@ -115,7 +115,7 @@ void backward_tasks_of(const Problem& p, const Backward& back, const Plan& plan,
 }
 
 // Of which types there are loops for statistics: to keep the library small, not of those that are
-// rarer, or slower anyway. What is not there is staged as float.
+// rarer, or slower anyway. What is not there is staged as float, or another unit's (kernels_for).
 template <class S, bool kIndices>
 inline constexpr bool kHasRanked = sizeof(S) != 2;
 #if defined(__AVX512F__)

@@ -144,6 +144,7 @@ struct RowStates : Pivots<A, kRows> {
     if constexpr (kHasMass<kTerms>) settle(mass, mass_lost, i);
     if constexpr (kIsRanked<kTerms>) {
       if (wants_gap) return settle(gap, gap_lost, i);
+      // A finish computes with it all the same.
       for (int k = i; k < i + kLanes<A>; k += kLanes<double>) store(gap + k, Vec<double>{});
     }
   }

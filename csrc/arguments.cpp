@@ -256,9 +256,11 @@ at::ScalarType check_forward(const Call& call, std::optional<at::ScalarType> dty
   const at::ScalarType type = dtype ? *dtype : loss_type(call.self.scalar_type(), call);
   TORCH_CHECK(is_supported(type), "fused_ce::_forward: not implemented for a loss of '", type,
               "': dtype must be float32, float64, bfloat16 or float16");
-  // Where the caller says what the loss is, the weights may still be what the logits are.
+  // Where the caller says what the loss is, the weights may still be what the logits are, or what
+  // they are added up in.
   TORCH_CHECK(!call.weight.defined() || call.weight.scalar_type() == type ||
                   (dtype && call.weight.scalar_type() == call.self.scalar_type()) ||
+                  (dtype && call.weight.scalar_type() == accumulate_type(call.self)) ||
                   is_probabilities(call.self, call.target),
               "expected scalar type ", type, " but found ", call.weight.scalar_type(),
               " (weight must have the dtype of the loss: the logits', or float under autocast)");

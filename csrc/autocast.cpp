@@ -7,19 +7,14 @@
 #include "composite.h"
 
 namespace fused_ce::autocast {
-namespace {
 
-// The dtype torch's autocast gives an operator of its float32 list: half becomes float, double
-// stays.
 at::ScalarType wide(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16 ? at::kFloat : type;
 }
 
-}  // namespace
-
-bool is_enabled(const Call& call) {
-  if (!call.self.defined()) return false;
-  const c10::DeviceType device = call.self.device().type();
+bool is_enabled(const at::Tensor& self) {
+  if (!self.defined()) return false;
+  const c10::DeviceType device = self.device().type();
   return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
 }
 

@@ -6,8 +6,12 @@
 
 namespace fused_ce::autocast {
 
-// Whether this thread asks for it on the device of the logits.
-bool is_enabled(const Call& call);
+// Whether this thread asks for it on the device of the logits, or of what they are made of.
+bool is_enabled(const at::Tensor& self);
+
+// The dtype torch's autocast gives an operator of its float32 list: half becomes float, double
+// stays.
+at::ScalarType wide(at::ScalarType type);
 
 // For AutocastCPU and AutocastCUDA.
 at::Tensor cross_entropy(const Call& call);

@@ -2,43 +2,20 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 
 #include "arguments.h"
 #include "composed.h"
 #include "derivatives.h"
 #include "nodes.h"
+#include "tangent.h"
 
 namespace fused_ce::autograd {
-namespace {
-
-at::Tensor tangent_of(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
-
-bool requires_grad(const at::Tensor& tensor) {
-  return tensor.defined() && at::GradMode::is_enabled() && tensor.requires_grad();
-}
-bool has_derivative(const at::Tensor& tensor) {
-  return tensor.defined() && (requires_grad(tensor) || tangent_of(tensor).defined());
-}
-
-// Whether the kernels' constants are none to this level of transforms.
-bool is_composed(const Call& call) {
-  return has_derivative(call.target) || has_derivative(call.weight) ||
-         has_derivative(call.row_weight) || has_derivative(call.normalizer);
-}
-
-void set_tangent(const at::Tensor& result, const at::Tensor& tangent) {
-  result._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
-}
-
-}  // namespace
-
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
   const auto below = [&](bool saved) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return ops::forward(call, dtype, saved);
   };
-  if (is_composed(call)) {
+  if (composed::is_needed(call)) {
     check_forward(call, dtype);
     TORCH_CHECK(!(call.options.in_place && requires_grad(call.self)),
                 "in_place: derivatives by target, weight, row_weight or normalizer need the logits "
@@ -54,7 +31,7 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
   ops::ForwardResult result = below(save || record || tangent.defined());
   if (record) record_forward(result, call);
   if (tangent.defined()) {
-    const at::Tensor primal = call.self._fw_primal(/*level=*/0);
+    const at::Tensor primal = primal_of(call.self);
     const auto results = result.differentiable();
     for (size_t i = 0; i < results.size(); ++i) {
       if (!call.options.has_result(i)) continue;
@@ -68,7 +45,7 @@ ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype
 
 at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
-  if (is_composed(call) || has_derivative(total_weight)) {
+  if (composed::is_needed(call) || has_derivative(total_weight)) {
     check_backward(grads, call, saved, total_weight);
     return composed::gradient(grads, call, total_weight);
   }
@@ -84,14 +61,14 @@ at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Ten
     record |= requires_grad(grad);
     *tangents.all()[i] = tangent_of(grad);
     by_grads |= tangents.all()[i]->defined();
-    *primals.all()[i] = grad._fw_primal(/*level=*/0);
+    *primals.all()[i] = primal_of(grad);
   }
   if (record) record_backward(result, grads, call, saved, total_weight);
 
   const at::Tensor by_self = tangent_of(call.self);
   if (!by_grads && !by_self.defined()) return result;
   // Linear in the incoming gradients, curved in the logits.
-  const at::Tensor primal = call.self._fw_primal(/*level=*/0);
+  const at::Tensor primal = primal_of(call.self);
   at::Tensor tangent;
   if (by_grads) tangent = ops::backward(tangents, call.at(primal), saved, total_weight);
   if (by_self.defined()) {
@@ -104,7 +81,7 @@ at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Ten
 
 void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                const at::Tensor& total_weight) {
-  bool differentiated = has_derivative(call.self) || is_composed(call);
+  bool differentiated = has_derivative(call.self) || composed::is_needed(call);
   for (const at::Tensor* grad : grads.all()) differentiated |= has_derivative(*grad);
   TORCH_CHECK(!differentiated, "in_place: no derivative of a gradient that overwrites its logits");
   const at::AutoDispatchBelowAutograd guard;

@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "formula.h"
 #include "shapes.h"
+#include "tangent.h"
 #include "unboxed.h"
 
 namespace fused_ce::composed {
@@ -24,6 +25,11 @@ at::Tensor row_losses(const at::Tensor& logits, const Call& call) {
 }
 
 }  // namespace
+
+bool is_needed(const Call& call) {
+  return has_derivative(call.target) || has_derivative(call.weight) ||
+         has_derivative(call.row_weight) || has_derivative(call.normalizer);
+}
 
 void replace(ops::ForwardResult& result, const Call& call, std::optional<at::ScalarType> dtype) {
   const Options& options = call.options;

@@ -10,6 +10,9 @@
 
 namespace fused_ce::composed {
 
+// Whether the kernels' constants are none to this level of transforms.
+bool is_needed(const Call& call);
+
 // Replaces the results that have derivatives, and total_weight if it is there, by their
 // compositions. dtype: of the loss, as ops::forward takes it.
 void replace(ops::ForwardResult& result, const Call& call, std::optional<at::ScalarType> dtype);

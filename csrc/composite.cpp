@@ -14,7 +14,7 @@ at::Tensor cross_entropy(const Call& call) {
   ops::ForwardResult result;
   if (direct(call, std::nullopt, result)) return std::move(result.loss);
   // Below vmap and its kin, autocast's turn comes after the operators have fallen apart.
-  return autocast::is_enabled(call) ? autocast::cross_entropy(call)
+  return autocast::is_enabled(call.self) ? autocast::cross_entropy(call)
                                     : dispatched(call, std::nullopt).loss;
 }
 
@@ -24,7 +24,7 @@ ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::Scala
     device::replace_undefined(result, call.self);
     return result;
   }
-  return autocast::is_enabled(call) ? autocast::cross_entropy_stats(call, dtype)
+  return autocast::is_enabled(call.self) ? autocast::cross_entropy_stats(call, dtype)
                                     : dispatched(call, dtype);
 }
 

@@ -18,6 +18,7 @@
 #include "describe.h"
 #include "device.h"
 #include "floating_point_mode.h"
+#include "out_of_range.h"
 
 namespace fused_ce {
 namespace {
@@ -43,20 +44,6 @@ at::Tensor tensor_of(double value, const at::Tensor& self, at::ScalarType dtype)
       at::kBFloat16, at::kHalf, result.scalar_type(), "fused_ce::_forward",
       [&] { *result.mutable_data_ptr<scalar_t>() = static_cast<scalar_t>(value); });
   return result;
-}
-
-[[noreturn]] void throw_out_of_range(const at::Tensor& target, int64_t row, int64_t classes,
-                                     int64_t ignore_index) {
-  const at::Tensor contiguous = target.contiguous();
-  const int64_t value = contiguous.view(-1)[row].item<int64_t>();
-  std::vector<int64_t> position(target.dim());
-  for (int64_t d = target.dim() - 1; d >= 0; --d) {
-    position[d] = row % target.size(d);
-    row /= target.size(d);
-  }
-  TORCH_CHECK_INDEX(false, "Target ", value, " is out of bounds. target", at::IntArrayRef(position),
-                    " is ", value, ", and must be in [0, ", classes, ") or equal to ignore_index (",
-                    ignore_index, ")");
 }
 
 // The partial sums in task order.

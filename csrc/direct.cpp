@@ -8,6 +8,7 @@
 
 #include "device.h"
 #include "nodes.h"
+#include "tangent.h"
 
 namespace fused_ce {
 namespace {
@@ -62,8 +63,6 @@ Keys keys_of(const ops::Gradients& grads, const Call& call, const at::Tensor& sa
   return keys;
 }
 
-bool requires_grad(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
-
 // What a mean divides by, as the dispatcher takes it.
 at::Tensor defined(const at::Tensor& total_weight, const Call& call) {
   return total_weight.defined() ? total_weight : device::nothing(call.self, at::kDouble);
@@ -88,6 +87,12 @@ bool direct(const Call& call, std::optional<at::ScalarType> dtype, ops::ForwardR
   }
   if (record) record_forward(result, call);
   return true;
+}
+
+bool is_plain(const at::Tensor& tensor) {
+  Keys keys;
+  keys.add(tensor);
+  return keys.plain();
 }
 
 at::Tensor direct_or_dispatched(const Call& call) {

@@ -13,6 +13,9 @@ namespace fused_ce {
 FUSED_CE_API bool direct(const Call& call, std::optional<at::ScalarType> dtype,
                          ops::ForwardResult& result);
 
+// Whether this is such a tensor.
+bool is_plain(const at::Tensor& tensor);
+
 // The loss, all results, and the gradient, either way.
 at::Tensor direct_or_dispatched(const Call& call);
 ops::ForwardResult direct_or_dispatched_stats(const Call& call,

@@ -8,6 +8,7 @@
 #include "autograd.h"
 #include "composite.h"
 #include "device.h"
+#include "linear/library.h"
 #include "loaded_twice.h"
 #include "meta.h"
 #include "unboxed.h"
@@ -23,7 +24,10 @@ void define(torch::Library& m) {
   const auto def = [&](const std::string& schema) {
     m.def(torch::schema(schema.c_str()), {at::Tag::pt2_compliant_tag});
   };
-  const std::string loss = kLossSchema, head = kHeadSchema, options = loss + ", " + head;
+  const std::string loss = kLossSchema;
+  const std::string head =
+      std::string(kLogitSchema) + ", bool in_place=False, " + kOutputSchema;
+  const std::string options = loss + ", " + head;
   const std::string tensors = "Tensor self, Tensor target, Tensor? weight=None, ";
   const std::string more =
       "Tensor? row_weight=None, Tensor? normalizer=None, ScalarType? dtype=None, ";
@@ -45,6 +49,7 @@ void define(torch::Library& m) {
   };
   def("_backward" + backward("Tensor self") + " -> Tensor");
   def("_backward_" + backward("Tensor(a!) self") + " -> ()");
+  linear::define(def);
 }
 
 template <ops::ForwardFunction* forward, ops::BackwardFunction* backward,
@@ -72,22 +77,32 @@ struct Registrations {
     define(at(torch::Library::DEF, std::nullopt, __LINE__));
     // vmap takes no composite kernel for the answer unless it is registered with it as well.
     for (const DispatchKey key :
-         {DispatchKey::CompositeImplicitAutograd, DispatchKey::FuncTorchBatchedDecomposition})
-      impl(key, __LINE__)
-          .impl("cross_entropy", Unboxed::cross_entropy<composite::cross_entropy>)
-          .impl("cross_entropy_stats", Unboxed::cross_entropy_stats<composite::cross_entropy_stats>)
-          .impl("predict", Unboxed::predict<composite::predict>);
-    for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
-      impl(key, __LINE__)
-          .impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>)
-          .impl("cross_entropy_stats", Unboxed::cross_entropy_stats<autocast::cross_entropy_stats>);
-    implement<autograd::forward, autograd::backward, autograd::backward_>(
-        impl(DispatchKey::Autograd, __LINE__));
+         {DispatchKey::CompositeImplicitAutograd, DispatchKey::FuncTorchBatchedDecomposition}) {
+      torch::Library& m = impl(key, __LINE__);
+      m.impl("cross_entropy", Unboxed::cross_entropy<composite::cross_entropy>);
+      m.impl("cross_entropy_stats", Unboxed::cross_entropy_stats<composite::cross_entropy_stats>);
+      m.impl("predict", Unboxed::predict<composite::predict>);
+      linear::implement_composite(m);
+    }
+    for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA}) {
+      torch::Library& m = impl(key, __LINE__);
+      m.impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>);
+      m.impl("cross_entropy_stats", Unboxed::cross_entropy_stats<autocast::cross_entropy_stats>);
+      linear::implement_autocast(m);
+    }
+    torch::Library& graph = impl(DispatchKey::Autograd, __LINE__);
+    implement<autograd::forward, autograd::backward, autograd::backward_>(graph);
+    linear::implement_autograd(graph);
     impl(DispatchKey::ADInplaceOrView, __LINE__)
         .impl("_backward_", Unboxed::backward<ops::InPlaceFunction, autograd::overwrite>);
-    implement<meta::forward, meta::backward, meta::backward_>(impl(DispatchKey::Meta, __LINE__));
-    for (const DispatchKey key : {DispatchKey::CPU, DispatchKey::CUDA})
-      implement<device::forward, device::backward, device::backward_>(impl(key, __LINE__));
+    torch::Library& shapes = impl(DispatchKey::Meta, __LINE__);
+    implement<meta::forward, meta::backward, meta::backward_>(shapes);
+    linear::implement_meta(shapes);
+    for (const DispatchKey key : {DispatchKey::CPU, DispatchKey::CUDA}) {
+      torch::Library& m = impl(key, __LINE__);
+      implement<device::forward, device::backward, device::backward_>(m);
+      linear::implement_device(m);
+    }
   }
 };
 

@@ -37,17 +37,25 @@ struct Options {
   Outputs outputs{};
 
   // A word of its own for each output: torch.jit.trace records no lists of bool.
-  static auto head_fields_of(auto& o) {
-    return std::tie(o.logit_scale, o.softcap, o.temperature, o.z_loss_weight, o.in_place,
-                    o.outputs[kZLoss], o.outputs[kLse], o.outputs[kEntropy],
+  static auto output_fields_of(auto& o) {
+    return std::tie(o.outputs[kZLoss], o.outputs[kLse], o.outputs[kEntropy],
                     o.outputs[kPrediction]);
+  }
+  static auto logit_fields_of(auto& o) {
+    return std::tie(o.logit_scale, o.softcap, o.temperature, o.z_loss_weight);
+  }
+  static auto loss_fields_of(auto& o) {
+    return std::tie(o.reduction, o.ignore_index, o.label_smoothing);
+  }
+  static auto head_fields_of(auto& o) {
+    return std::tuple_cat(logit_fields_of(o), std::tie(o.in_place), output_fields_of(o));
   }
 
   // All fields, in the order of the schemas.
-  auto loss_fields() { return std::tie(reduction, ignore_index, label_smoothing); }
+  auto loss_fields() { return loss_fields_of(*this); }
   auto head_fields() { return head_fields_of(*this); }
   auto fields() { return std::tuple_cat(loss_fields(), head_fields()); }
-  auto loss_fields() const { return std::tie(reduction, ignore_index, label_smoothing); }
+  auto loss_fields() const { return loss_fields_of(*this); }
   auto head_fields() const { return head_fields_of(*this); }
   auto fields() const { return std::tuple_cat(loss_fields(), head_fields()); }
 
@@ -69,10 +77,11 @@ struct Options {
 
 inline constexpr char kLossSchema[] =
     "int reduction=1, SymInt ignore_index=-100, float label_smoothing=0.0";
-inline constexpr char kHeadSchema[] =
-    "float logit_scale=1.0, float? softcap=None, float temperature=1.0, float z_loss_weight=0.0, "
-    "bool in_place=False, bool return_z_loss=False, bool return_lse=False, "
-    "bool return_entropy=False, bool return_prediction=False";
+inline constexpr char kLogitSchema[] =
+    "float logit_scale=1.0, float? softcap=None, float temperature=1.0, float z_loss_weight=0.0";
+inline constexpr char kOutputSchema[] =
+    "bool return_z_loss=False, bool return_lse=False, bool return_entropy=False, "
+    "bool return_prediction=False";
 
 inline const at::Tensor& undefined() {
   static const at::Tensor tensor;

@@ -29,6 +29,15 @@ using PredictTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using ForwardTuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                                 at::Tensor, at::Tensor, at::Tensor>;
 
+inline StatsTuple stats_tuple(ops::ForwardResult r) {
+  return {std::move(r.loss),    std::move(r.z_loss),     std::move(r.lse),
+          std::move(r.entropy), std::move(r.prediction), std::move(r.confidence)};
+}
+inline ForwardTuple forward_tuple(ops::ForwardResult r) {
+  return std::tuple_cat(stats_tuple(r),
+                        std::tuple(std::move(r.saved), std::move(r.total_weight)));
+}
+
 template <class LossFields, class HeadFields>
 struct UnboxedOf;
 
@@ -49,12 +58,9 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Head&...>> {
                                         const OptionalTensor& normalizer,
                                         std::optional<at::ScalarType> dtype, Head... head) {
     const Options o{std::move(loss)..., std::move(head)...};
-    ops::ForwardResult r =
-        function({self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight),
-                  tensor_or_undefined(normalizer)},
-                 dtype);
-    return {std::move(r.loss),    std::move(r.z_loss),     std::move(r.lse),
-            std::move(r.entropy), std::move(r.prediction), std::move(r.confidence)};
+    return stats_tuple(function({self, target, tensor_or_undefined(weight), o,
+                                 tensor_or_undefined(row_weight), tensor_or_undefined(normalizer)},
+                                dtype));
   }
 
   template <ops::PredictFunction* function>
@@ -73,13 +79,10 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Head&...>> {
                               const OptionalTensor& normalizer, std::optional<at::ScalarType> dtype,
                               bool save, Loss... loss, Head... head) {
     const Options o{std::move(loss)..., std::move(head)...};
-    ops::ForwardResult r =
-        function({self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight),
-                  tensor_or_undefined(normalizer)},
-                 dtype, save);
-    return {std::move(r.loss),    std::move(r.z_loss),      std::move(r.lse),
-            std::move(r.entropy), std::move(r.prediction),  std::move(r.confidence),
-            std::move(r.saved),   std::move(r.total_weight)};
+    return forward_tuple(function({self, target, tensor_or_undefined(weight), o,
+                                   tensor_or_undefined(row_weight),
+                                   tensor_or_undefined(normalizer)},
+                                  dtype, save));
   }
 
   // Of backward, and of backward_.

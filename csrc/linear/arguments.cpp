@@ -1,0 +1,90 @@
+#include "arguments.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/SymBool.h>
+#include <c10/util/Exception.h>
+
+#include "../arguments.h"
+
+namespace fused_ce::linear {
+namespace {
+
+void check_defined(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK_TYPE(tensor.defined(), "linear_cross_entropy(): argument '", name,
+                   "' must be Tensor, not None");
+}
+
+// Of the weight and the bias.
+void check_like_input(const at::Tensor& input, const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(),
+                              "fused_ce::linear_cross_entropy: ", name,
+                              " must be a dense, unquantized tensor, got layout ", tensor.layout(),
+                              " and dtype ", tensor.scalar_type());
+  TORCH_CHECK(tensor.device() == input.device(),
+              "Expected all tensors to be on the same device, but ", name, " is on ",
+              tensor.device(), " and input is on ", input.device());
+  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "expected ", name,
+              " and input to have the same dtype, but got ", tensor.scalar_type(), " and ",
+              input.scalar_type());
+}
+
+bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
+  if (a.size() != b.size()) return false;
+  for (size_t d = 0; d < a.size(); ++d) {
+    if (!a[d].sym_eq(b[d]).expect_true(__FILE__, __LINE__)) return false;
+  }
+  return true;
+}
+
+void check_matrices(const Layer& layer) {
+  check_layer(layer);
+  TORCH_CHECK(layer.input.dim() == 2 && layer.weight.dim() == 2,
+              "fused_ce::_linear_forward: expected input (N, K) and linear_weight (C, K), got ",
+              layer.input.sym_sizes(), " and ", layer.weight.sym_sizes());
+}
+
+}  // namespace
+
+at::Tensor absent_logits(const at::Tensor& input, c10::SymIntArrayRef shape) {
+  const c10::SymDimVector one(shape.size(), 1);
+  return at::empty_symint(one, input.options()).expand_symint(shape);
+}
+
+at::Tensor absent_logits(const LinearCall& call) {
+  return absent_logits(call.layer.input,
+                       {call.layer.input.sym_size(0), call.layer.weight.sym_size(0)});
+}
+
+void check_layer(const Layer& layer) {
+  const auto& [input, weight, bias] = layer;
+  check_input(input, "linear_cross_entropy");
+  check_defined(weight, "linear_weight");
+  TORCH_CHECK(input.dim() >= 1,
+              "expected input with dimensionality at least 1, (*, in_features), got 0");
+  TORCH_CHECK(weight.dim() >= 2, "expected linear_weight with dimensionality at least 2, got ",
+              weight.dim());
+  check_like_input(input, weight, "linear_weight");
+  TORCH_CHECK(input.sym_sizes().back().sym_eq(weight.sym_sizes().back()).expect_true(__FILE__, __LINE__),
+              "expected equal input and linear_weight last dimensions (in_features), got ",
+              input.sym_sizes().back(), " and ", weight.sym_sizes().back(), ", respectively");
+  if (!bias.defined()) return;
+  check_like_input(input, bias, "linear_bias");
+  const c10::SymIntArrayRef classes = weight.sym_sizes().slice(0, weight.dim() - 1);
+  TORCH_CHECK(must_equal(bias.sym_sizes(), classes), "expected linear_bias shape ", classes,
+              ", got ", bias.sym_sizes(), " (linear_weight has shape ", weight.sym_sizes(), ")");
+}
+
+at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype) {
+  check_matrices(call.layer);
+  check_defined(call.target, "target");
+  return fused_ce::check_forward(call.at(absent_logits(call)), dtype);
+}
+
+void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight) {
+  check_matrices(call.layer);
+  check_defined(call.target, "target");
+  fused_ce::check_backward(grads, call.at(absent_logits(call)), saved, total_weight);
+}
+
+}  // namespace fused_ce::linear

@@ -1,0 +1,25 @@
+// What the arguments of the linear operators must be; of the loss's own, ../arguments.h says it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
+
+#include <optional>
+
+#include "ops.h"
+
+namespace fused_ce::linear {
+
+// A tensor of the shape of the logits, for what asks about that alone: one number, expanded.
+at::Tensor absent_logits(const at::Tensor& input, c10::SymIntArrayRef shape);
+at::Tensor absent_logits(const LinearCall& call);
+
+// Throw where the tensors do not make a layer: an input (*, K) and a weight of at least two
+// dimensions, whose bias has the weight's shape but for K.
+void check_layer(const Layer& layer);
+// The same for an input (N, K) and a weight (C, K), and what ../arguments.h asks of the rest.
+at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype);
+void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
+                    const at::Tensor& total_weight);
+
+}  // namespace fused_ce::linear

@@ -1,0 +1,20 @@
+// The public linear operators: shapes as users have them, and what is computed as a composition.
+#pragma once
+
+#include <optional>
+
+#include "ops.h"
+
+namespace fused_ce::linear::composite {
+
+at::Tensor linear_cross_entropy(const LinearCall& call);
+ops::ForwardResult linear_cross_entropy_stats(const LinearCall& call,
+                                              std::optional<at::ScalarType> dtype);
+
+// For AutocastCPU and AutocastCUDA: the layer in autocast's lower type, as torch's, and the loss in
+// float.
+at::Tensor autocast_linear_cross_entropy(const LinearCall& call);
+ops::ForwardResult autocast_linear_cross_entropy_stats(const LinearCall& call,
+                                                       std::optional<at::ScalarType> dtype);
+
+}  // namespace fused_ce::linear::composite

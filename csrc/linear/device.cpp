@@ -1,0 +1,214 @@
+#include "device.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "../allocate.h"
+#include "../arguments.h"
+#include "../device.h"
+#include "../formula.h"
+#include "arguments.h"
+#include "chunks.h"
+#include "products.h"
+#include "rows.h"
+
+namespace fused_ce::linear::device {
+namespace {
+
+// torch's products, and nobody who would record them or change their types.
+struct PlainProducts {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
+
+// The gradients of a layer, added up over chunks of rows in the accumulate type.
+class Sums {
+ public:
+  Sums(const LinearCall& call, const Products& products, const Chunks& chunks, Needs needs)
+      : products_(products), needs_(needs) {
+    const at::ScalarType type = accumulate_type(call.layer.input);
+    const auto like = [&](const at::Tensor& tensor) {
+      return allocate_gradient_like(tensor.scalar_type() == type ? tensor
+                                                                 : absent(tensor, type));
+    };
+    if (needs[0]) sums_.input = like(call.layer.input);
+    if (needs[0] && chunks.leaves_out) sums_.input.zero_();
+    if (needs[1]) sums_.weight = like(call.layer.weight);
+    if (needs[2]) sums_.bias = like(call.layer.bias);
+  }
+
+  void add(const at::Tensor& by_logits, const at::Tensor& rows, const Chunk& chunk) {
+    if (needs_[0]) {
+      // The rows lie where their gradients do, or apart from one another.
+      at::Tensor into = chunk.index.defined()
+                            ? at::empty({chunk.size, sums_.input.size(1)}, sums_.input.options())
+                            : chunk.of(sums_.input);
+      products_.input_gradient(by_logits, into);
+      if (chunk.index.defined()) chunk.put(into, sums_.input);
+    }
+    if (needs_[1]) products_.add_weight_gradient(by_logits, rows, is_first_, sums_.weight);
+    if (needs_[2]) Products::add_bias_gradient(by_logits, is_first_, sums_.bias);
+    is_first_ = false;
+  }
+
+  Layer take() {
+    if (is_first_) {  // no row counted
+      for (at::Tensor* sum : sums_.all()) {
+        if (sum->defined()) sum->zero_();
+      }
+    }
+    return std::move(sums_);
+  }
+
+ private:
+  const Products& products_;
+  Needs needs_;
+  Layer sums_;
+  bool is_first_ = true;
+
+  static at::Tensor absent(const at::Tensor& tensor, at::ScalarType type) {
+    return at::empty({1}, tensor.options().dtype(type)).expand(tensor.sizes());
+  }
+};
+
+// f(chunk, its rows of the input, what is asked of its logits): for each chunk, its logits computed
+// in one and the same memory.
+template <class F>
+void for_logits(const LinearCall& call, const Options& options, const Products& products,
+                const Chunks& chunks, F f) {
+  const at::Tensor& input = call.layer.input;
+  const at::Tensor weight =
+      call.weight.defined() ? call.weight.to(accumulate_type(input)) : call.weight;
+  const at::Tensor memory = allocate({chunks.most_rows, call.layer.weight.size(0)}, input,
+                                     product_type(input));
+  for (const Chunk& chunk : chunks.chunks) {
+    const at::Tensor rows = products.operand(chunk.of(input));
+    at::Tensor logits = memory.narrow(0, 0, chunk.size);
+    products.logits(rows, logits);
+    const at::Tensor target = chunk.of(call.target), row_weight = chunk.of(call.row_weight);
+    f(chunk, rows, Call{logits, target, weight, options, row_weight});
+  }
+}
+
+// A number a row of the batch, of those that were asked for; 0 where no chunk puts one.
+class Rows {
+ public:
+  Rows(const LinearCall& call, bool save, const Chunks& chunks) {
+    const Options& options = call.options;
+    const at::ScalarType type = accumulate_type(call.layer.input);
+    const int64_t rows = call.layer.input.size(0);
+    const auto numbers = [&](at::IntArrayRef shape, at::ScalarType dtype) {
+      const auto of = call.layer.input.options().dtype(dtype);
+      return chunks.leaves_out ? at::zeros(shape, of) : at::empty(shape, of);
+    };
+    result.loss = numbers({rows}, at::kDouble);
+    if (options.wants(kZLoss)) result.z_loss = numbers({rows}, at::kDouble);
+    if (options.wants(kLse)) result.lse = numbers({rows}, type);
+    if (options.wants(kEntropy)) result.entropy = numbers({rows}, type);
+    if (options.wants(kPrediction)) {
+      result.prediction = numbers({rows}, at::kLong);
+      result.confidence = numbers({rows}, type);
+    }
+    if (save) result.saved = numbers({options.saved_numbers(), rows}, type);
+  }
+
+  void put(const Chunk& chunk, const ops::ForwardResult& part) {
+    const auto put = [&](const at::Tensor& values, const at::Tensor& all, int64_t dim = 0) {
+      if (all.defined()) chunk.put(values, all, dim);
+    };
+    put(part.loss, result.loss), put(part.z_loss, result.z_loss);
+    put(part.lse, result.lse), put(part.entropy, result.entropy);
+    put(part.prediction, result.prediction), put(part.confidence, result.confidence);
+    put(part.saved, result.saved, /*dim=*/1);
+  }
+
+  ops::LinearResult result;
+};
+
+bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
+
+}  // namespace
+
+ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
+                          Needs needs) {
+  const PlainProducts guard;
+  const at::ScalarType type = check_forward(call, dtype);
+  TORCH_CHECK(!(any(needs) && call.options.by_row()),
+              "fused_ce::_linear_forward: the loss of each row has a gradient of its own");
+  const Chunks chunks = chunks_of(call, call.options.wants(kPrediction));
+  const Products products(call.layer);
+  const at::Tensor absent = absent_logits(call);
+  Rows rows(call, save, chunks);
+  Sums sums(call, products, chunks, needs);
+  at::Tensor total_weight;
+  if (call.options.is_mean()) total_weight = formula::total_weight(call.at(absent));
+
+  ops::Gradients unit;
+  if (any(needs)) {
+    const at::Tensor scale = gradient_scale(call, total_weight);
+    unit.loss = scale.defined() ? scale : at::ones({}, absent.options().dtype(at::kDouble));
+    unit = of_sums(unit, call.options, total_weight);
+  }
+  const Options of_rows = by_row(call.options), of_sum = without_mean(call.options);
+  for_logits(call, of_rows, products, chunks,
+             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
+               const bool has_gradient = any(needs) && chunk.counts;
+               ops::ForwardResult result;
+               fused_ce::device::direct_forward(part, at::kDouble, save || has_gradient, result);
+               rows.put(chunk, result);
+               if (!has_gradient) return;
+               fused_ce::device::backward_(unit, part.with(of_sum), result.saved, {});
+               sums.add(part.self, input, chunk);
+             });
+
+  ops::LinearResult& result = rows.result;
+  result.loss = reduced(result.loss, call.options, total_weight, type);
+  if (call.options.wants(kZLoss))
+    result.z_loss = reduced(result.z_loss, call.options, total_weight, type);
+  if (save) result.total_weight = std::move(total_weight);
+  fused_ce::device::replace_undefined(result, absent);
+  result.gradients = sums.take();
+  replace_undefined(result.gradients, absent, accumulate_type(absent));
+  return std::move(result);
+}
+
+Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
+               const at::Tensor& total_weight, Needs needs) {
+  const PlainProducts guard;
+  check_backward(grads, call, saved, total_weight);
+  const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
+  const Products products(call.layer);
+  Sums sums(call, products, chunks, needs);
+  const ops::Gradients of_all = of_sums(grads, call.options, total_weight);
+  const Options options = without_mean(call.options);
+  for_logits(call, options, products, chunks,
+             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
+               const ops::Gradients given = part_of(
+                   of_all, call.options, [&](const at::Tensor& batch) { return chunk.of(batch); });
+               fused_ce::device::backward_(given, part, chunk.of(saved, /*dim=*/1), {});
+               sums.add(part.self, input, chunk);
+             });
+  Layer result = sums.take();
+  const at::ScalarType type = call.layer.input.scalar_type();
+  for (at::Tensor* gradient : result.all()) {
+    if (gradient->defined()) *gradient = gradient->to(type);
+  }
+  replace_undefined(result, call.layer.input, type);
+  return result;
+}
+
+void replace_undefined(Layer& layer, const at::Tensor& input, at::ScalarType dtype) {
+  for (at::Tensor* tensor : layer.all()) {
+    if (!tensor->defined()) *tensor = fused_ce::device::nothing(input, dtype);
+  }
+}
+
+}  // namespace fused_ce::linear::device

@@ -1,0 +1,15 @@
+// The private linear operators where nothing is computed: shapes and dtypes.
+#pragma once
+
+#include <optional>
+
+#include "ops.h"
+
+namespace fused_ce::linear::meta {
+
+ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
+                          Needs needs);
+Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
+               const at::Tensor& total_weight, Needs needs);
+
+}  // namespace fused_ce::linear::meta

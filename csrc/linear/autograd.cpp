@@ -52,12 +52,13 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   const Needs required = required_of(call.layer);
   // The gradient of one number is known but for a factor: two of three products need not be made
   // once more in backward.
-  if (!call.options.by_row() && !has_tangent && !is_transformed()) needs = required;
+  const bool at_once = !call.options.by_row() && !has_tangent && !is_transformed();
+  for (size_t i = 0; i < Layer::kCount; ++i) needs[i] |= at_once && required[i];
   ops::LinearResult result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return ops::forward(call, dtype, save || any(required) || has_tangent, needs);
   }();
-  if (any(required)) record_forward(result, call, needs);
+  if (any(required)) record_forward(result, call, at_once ? required : Needs{});
   if (has_tangent) {
     const Layer primals = primals_of(call.layer);
     std::array<bool, ops::Gradients::kCount> wanted{};

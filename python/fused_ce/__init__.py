@@ -1,7 +1,7 @@
 """fused_ce: cross entropy with logits for PyTorch, fused, as a drop-in.
 
 ``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``,
-``cross_entropy_stats`` and ``predict``.
+``cross_entropy_stats``, ``predict``, ``linear_cross_entropy`` and ``linear_cross_entropy_stats``.
 """
 
 import ctypes
@@ -51,9 +51,14 @@ from fused_ce import _C  # noqa: E402  (it links the library that was just loade
 
 _check_torch()
 
-import fused_ce._vmap  # noqa: E402, F401  (registers its rules)
+import fused_ce._vmap_linear  # noqa: E402, F401  (registers its rules, and _vmap's)
 from fused_ce.functional import cross_entropy  # noqa: E402
-from fused_ce.modules import CrossEntropyLoss, CrossEntropyStatsLoss  # noqa: E402
+from fused_ce.linear import linear_cross_entropy, linear_cross_entropy_stats  # noqa: E402
+from fused_ce.modules import (  # noqa: E402
+    CrossEntropyLoss,
+    CrossEntropyStatsLoss,
+    LinearCrossEntropyLoss,
+)
 from fused_ce.stats import (  # noqa: E402
     CrossEntropyStats,
     Prediction,
@@ -106,6 +111,7 @@ __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyStats",
     "CrossEntropyStatsLoss",
+    "LinearCrossEntropyLoss",
     "Prediction",
     "__version__",
     "build_info",
@@ -114,5 +120,7 @@ __all__ = [
     "cross_entropy_stats",
     "empty_cache",
     "kept_bytes",
+    "linear_cross_entropy",
+    "linear_cross_entropy_stats",
     "predict",
 ]

@@ -92,11 +92,7 @@ def _forward_rule(
     is_row = x.dim() == 2
     rows = x.shape[2:] if is_row else x.shape[1:2] + x.shape[3:]
     probabilities = x.shape == t.shape
-    loss_dtype = dtype or self.dtype
-    if probabilities and dtype is None:
-        for other in (target, weight):
-            if other is not None:
-                loss_dtype = torch.promote_types(loss_dtype, other.dtype)
+    loss_dtype = dtype or _loss_dtype(self, probabilities, target, weight)
     if is_row and not probabilities:
         t = t.reshape(size)
     row_dtype = loss_dtype if reduction == NONE else torch.float64
@@ -114,27 +110,49 @@ def _forward_rule(
         if save:
             total, total_dim = weights, 0
 
-    # What nobody asked for is empty, and stays so.
-    given = _given(options)
-    for i, of_rows in enumerate(results):
-        result = of_rows.reshape(size, *rows) if given[i] else of_rows
-        if i < 2:  # the loss and the z-loss
-            if given[i] and reduction != NONE:
-                result = _sums(result)
-            if given[i] and reduction == MEAN:
-                result = result / weights
-            result = result.to(loss_dtype)
-        results[i] = result
+    # Which results there are, as the last four of the options say.
+    z_loss, lse, entropy, prediction = (*options[6:], *[False] * 4)[:4]
+    given = [True, z_loss, lse, entropy, prediction, prediction]
+    divisor = weights if reduction == MEAN else None
+    results = _of_samples(results, given, (size, *rows), reduction, divisor, loss_dtype)
     if save:
         saved = saved.unflatten(1, (size, math.prod(rows)))
     result_dims = (0 if is_given else None for is_given in given)
     return (*results, saved, total), (*result_dims, 1 if save else None, total_dim)
 
 
-def _given(options: tuple[Any, ...]) -> list[bool]:
-    """Which of the results there are, as the last four of the options say."""
-    z_loss, lse, entropy, prediction = (*options[6:], *[False] * 4)[:4]
-    return [True, z_loss, lse, entropy, prediction, prediction]
+def _loss_dtype(
+    self: Tensor, probabilities: bool, target: Tensor, weight: Tensor | None
+) -> torch.dtype:
+    """Of torch's loss."""
+    dtype = self.dtype
+    if probabilities:
+        for other in (target, weight):
+            if other is not None:
+                dtype = torch.promote_types(dtype, other.dtype)
+    return dtype
+
+
+def _of_samples(
+    results: list[Tensor],
+    given: list[bool],
+    shape: tuple[int, ...],
+    reduction: int,
+    divisor: Tensor | None,
+    loss_dtype: torch.dtype,
+) -> list[Tensor]:
+    """Each sample's results, from a number a row of all of them; empty stays what is not given."""
+    of_samples = []
+    for i, of_rows in enumerate(results):
+        result = of_rows.reshape(shape) if given[i] else of_rows
+        if i < 2:  # the loss and the z-loss
+            if given[i] and reduction != NONE:
+                result = _sums(result)
+            if given[i] and divisor is not None:
+                result = result / divisor
+            result = result.to(loss_dtype)
+        of_samples.append(result)
+    return of_samples
 
 
 def _total_weights(
@@ -205,15 +223,8 @@ def _backward_rule(
         t = t.reshape(size)
     rows = x.shape[:1] if is_row else x.shape[:2] + x.shape[3:]
 
-    def of_rows(g: Tensor | None) -> Tensor | None:
-        """The gradient of each row's own loss."""
-        if g is None or reduction == NONE:
-            return g
-        if reduction == MEAN:
-            g = g.double() / _samples(total_weight, total_dim, size)
-        return _each(g, len(rows) - 1).expand(rows)
-
-    by_row = [of_rows(grads[0]), of_rows(grads[1]), grads[2], grads[3]]
+    divisor = _samples(total_weight, total_dim, size) if reduction == MEAN else None
+    by_row = _by_row(grads, rows, reduction, divisor)
     gradient = _backward(
         *(None if g is None else _joined(g, is_row) for g in by_row),
         *(_joined(x, is_row), _joined(t, is_row), weight),
@@ -222,6 +233,24 @@ def _backward_rule(
         *options,
     )
     return gradient.reshape(x.shape), 0
+
+
+def _by_row(
+    grads: list[Tensor | None],
+    rows: tuple[int, ...],
+    reduction: int,
+    divisor: Tensor | None,
+) -> list[Tensor | None]:
+    """Incoming gradients of each row's own results, from those of each sample's."""
+
+    def of_rows(g: Tensor | None) -> Tensor | None:
+        if g is None or reduction == NONE:
+            return g
+        if divisor is not None:
+            g = g.double() / divisor
+        return _each(g, len(rows) - 1).expand(rows)
+
+    return [of_rows(grads[0]), of_rows(grads[1]), grads[2], grads[3]]
 
 
 def _of_ones(
@@ -249,11 +278,11 @@ def _of_ones(
     return total.to(self.dtype)
 
 
-_RULES: dict[str, Callable[..., Any]] = {
-    "fused_ce::_forward": _forward_rule,
-    "fused_ce::_backward": _backward_rule,
-}
-for _name, _rule in _RULES.items():
+def register(name: str, rule: Callable[..., Any]) -> None:
     # Not once more, where the package is imported again.
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(_name, "FuncTorchBatched"):
-        torch.library.register_vmap(_name, _rule)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "FuncTorchBatched"):
+        torch.library.register_vmap(name, rule)
+
+
+register("fused_ce::_forward", _forward_rule)
+register("fused_ce::_backward", _backward_rule)

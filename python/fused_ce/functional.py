@@ -148,7 +148,7 @@ _MISFIT = re.compile(
 )
 
 
-def call(operator: Any, ignore_index: int, *arguments: Any, **named: Any) -> Any:
+def call(operator: Any, ignore_index: int, /, *arguments: Any, **named: Any) -> Any:
     """The operator, with torch's exceptions for arguments of another type."""
     if isinstance(ignore_index, bool):  # which the schema takes for 0 or 1
         name = operator.__name__

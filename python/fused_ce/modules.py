@@ -1,13 +1,17 @@
 """The losses as modules."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fused_ce import _C
 from fused_ce.functional import _is_dynamo_compiling, _is_scripting, cross_entropy
+from fused_ce.linear import linear_cross_entropy
 from fused_ce.stats import CrossEntropyStats, cross_entropy_stats
 
-__all__ = ["CrossEntropyLoss", "CrossEntropyStatsLoss"]
+__all__ = ["CrossEntropyLoss", "CrossEntropyStatsLoss", "LinearCrossEntropyLoss"]
 
 _direct, _direct_stats = _C.module_cross_entropy, _C.module_cross_entropy_stats
 
@@ -160,3 +164,98 @@ class CrossEntropyStatsLoss(torch.nn.Module):
             return_entropy=self.return_entropy,
             return_prediction=self.return_prediction,
         )
+
+
+class LinearCrossEntropyLoss(torch.nn.Module):
+    r"""A linear layer and the cross entropy of its outputs, which never exist as a whole.
+
+    A swap-in for :class:`torch.nn.LinearCrossEntropyLoss`: its arguments, attributes and
+    ``state_dict`` (``linear.weight``, ``linear.bias``, and ``weight``, a buffer). What it computes,
+    the errors and the sources are those of :func:`fused_ce.linear_cross_entropy`.
+
+    Args:
+        in_features: K, the size of each input.
+        num_classes: C.
+        out_features: (d1, ..., dk), the dimensions of a loss of several.
+        bias: whether the layer has one.
+        device: of the layer.
+        dtype: of the layer.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        weight: one factor for each class, of shape (C).
+        ignore_index: a class index whose rows do not count; None is -100.
+        label_smoothing: the part of the target that is spread over all classes, in [0, 1].
+        options: a :class:`torch.nn.LinearCrossEntropyOptions`, for its size of chunks.
+        chunk_rows: of how many rows the logits are there at a time.
+
+    Shape:
+        - input: (\*, K), or (N, K) for a loss of several dimensions.
+        - target: class indices of shape (\*) or (N, d1, ..., dk), or class probabilities of shape
+          (\*, C) or (N, C, d1, ..., dk).
+        - output: of the shape of class indices for ``reduction="none"``, else a scalar.
+
+    Example::
+
+        >>> criterion = fused_ce.LinearCrossEntropyLoss(512, 32000)
+        >>> loss = criterion(model(tokens), next_tokens)  # of shape (batch, length, 512)
+        >>> loss.backward()
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: Any = None,
+        chunk_rows: int | None = None,
+    ) -> None:
+        if weight is not None and weight.shape != (num_classes,):
+            raise RuntimeError(
+                f"expected weight shape to be {(num_classes,)}, got {tuple(weight.shape)}"
+            )
+        if not 0 <= label_smoothing <= 1:
+            raise RuntimeError(
+                f"expected label_smoothing to be in range [0, 1], got {label_smoothing}"
+            )
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.reduction = reduction
+        self.num_classes = num_classes
+        self.out_features = out_features
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        outputs = math.prod(out_features, start=num_classes)
+        self.linear = torch.nn.Linear(in_features, outputs, bias=bias, device=device, dtype=dtype)
+        self.options = options
+        self.chunk_rows = chunk_rows
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        layer, shape = self.linear, (self.num_classes, *self.out_features)
+        return linear_cross_entropy(
+            input,
+            layer.weight.reshape(*shape, layer.in_features),
+            target,
+            linear_bias=None if layer.bias is None else layer.bias.reshape(shape),
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+            chunk_rows=self.chunk_rows,
+        )
+
+    def extra_repr(self) -> str:
+        names = ("num_classes", "out_features", "reduction", "ignore_index", "label_smoothing")
+        parts = [f"in_features={self.linear.in_features}"]
+        parts += [f"{name}={getattr(self, name)}" for name in names]
+        parts.insert(3, f"bias={self.linear.bias is not None}")
+        return ", ".join([*parts, f"options={self.options}", f"chunk_rows={self.chunk_rows}"])

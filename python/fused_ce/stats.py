@@ -57,6 +57,28 @@ def _check_numbers(*numbers: float | None) -> None:
             )
 
 
+def _as_tensor(normalizer: Tensor | float | None, input: Tensor) -> Tensor | float | None:
+    """What is no number stays what it is, for the operator to say so."""
+    if not isinstance(normalizer, _REAL) or isinstance(normalizer, bool):
+        return normalizer
+    device = input.device if isinstance(input, Tensor) else None
+    return torch.full((), torch.sym_float(normalizer), dtype=torch.float64, device=device)
+
+
+def _asked_for(results: tuple[Tensor, ...], *outputs: bool) -> CrossEntropyStats:
+    """The operator's results, of which those that were not asked for are empty."""
+    loss, z_loss, lse, entropy, prediction, confidence = results
+    with_z_loss, return_lse, return_entropy, return_prediction = outputs
+    return CrossEntropyStats(
+        loss,
+        z_loss if with_z_loss else None,
+        lse if return_lse else None,
+        entropy if return_entropy else None,
+        prediction if return_prediction else None,
+        confidence if return_prediction else None,
+    )
+
+
 class Prediction(NamedTuple):
     """What :func:`predict` returns: the same as in :class:`CrossEntropyStats`, of every row."""
 
@@ -198,12 +220,9 @@ def cross_entropy_stats(
         if plain is not None:
             return CrossEntropyStats(*plain)
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
-    if isinstance(normalizer, _REAL) and not isinstance(normalizer, bool):
-        device = input.device if isinstance(input, Tensor) else None
-        number = torch.sym_float(normalizer)
-        normalizer = torch.full((), number, dtype=torch.float64, device=device)
+    normalizer = _as_tensor(normalizer, input)
     with_z_loss = z_loss_weight != 0
-    loss, z_loss, lse, entropy, prediction, confidence = call(
+    results = call(
         _cross_entropy_stats,
         ignore_index,
         input,
@@ -225,14 +244,7 @@ def cross_entropy_stats(
         return_entropy=return_entropy,
         return_prediction=return_prediction,
     )
-    return CrossEntropyStats(
-        loss,
-        z_loss if with_z_loss else None,
-        lse if return_lse else None,
-        entropy if return_entropy else None,
-        prediction if return_prediction else None,
-        confidence if return_prediction else None,
-    )
+    return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
 
 
 def predict(

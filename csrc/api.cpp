@@ -6,6 +6,7 @@
 
 #include "direct.h"
 #include "fused_ce.h"
+#include "linear/ops.h"
 #include "unboxed.h"
 
 namespace fused_ce {
@@ -20,24 +21,24 @@ at::Tensor call(const at::Tensor& input, const at::Tensor& target, const at::Ten
                                 options.ignore_index(), options.label_smoothing()}});
 }
 
-}  // namespace
-
-CrossEntropyStats cross_entropy_stats(const at::Tensor& input, const at::Tensor& target,
-                                      const CrossEntropyStatsOptions& options) {
-  Options o;
+// Options as C++ has them.
+void set_loss(Options& o, const auto& options) {
   o.reduction = torch::enumtype::reduction_get_enum(options.reduction());
   o.ignore_index = options.ignore_index();
   o.label_smoothing = options.label_smoothing();
+}
+void set_head(Options& o, const auto& options) {
+  set_loss(o, options);
   o.logit_scale = options.logit_scale();
   o.softcap = options.softcap();
   o.temperature = options.temperature();
   o.z_loss_weight = options.z_loss_weight();
-  o.in_place = options.in_place();
   o.outputs = {options.z_loss_weight() != 0, options.return_lse(), options.return_entropy(),
                options.return_prediction()};
-  const Call call{input, target, options.weight(), o, options.row_weight(), options.normalizer()};
-  ops::ForwardResult r = direct_or_dispatched_stats(call, options.dtype());
-  // The operator has an empty tensor in the place of what nobody asked for.
+}
+
+// The operators have an empty tensor in the place of what nobody asked for.
+CrossEntropyStats asked_for(const Options& o, ops::ForwardResult r) {
   const auto wanted = [&](Output output, at::Tensor& tensor) {
     return o.wants(output) ? std::move(tensor) : at::Tensor();
   };
@@ -47,6 +48,41 @@ CrossEntropyStats cross_entropy_stats(const at::Tensor& input, const at::Tensor&
           wanted(kEntropy, r.entropy),
           wanted(kPrediction, r.prediction),
           wanted(kPrediction, r.confidence)};
+}
+
+}  // namespace
+
+CrossEntropyStats cross_entropy_stats(const at::Tensor& input, const at::Tensor& target,
+                                      const CrossEntropyStatsOptions& options) {
+  Options o;
+  set_head(o, options);
+  o.in_place = options.in_place();
+  const Call call{input, target, options.weight(), o, options.row_weight(), options.normalizer()};
+  return asked_for(o, direct_or_dispatched_stats(call, options.dtype()));
+}
+
+CrossEntropyStats linear_cross_entropy_stats(const at::Tensor& input,
+                                             const at::Tensor& linear_weight,
+                                             const at::Tensor& target,
+                                             const LinearCrossEntropyStatsOptions& options) {
+  linear::LinearOptions o;
+  set_head(o, options);
+  const linear::Layer layer{input, linear_weight, options.linear_bias()};
+  return asked_for(
+      o, linear::ops::linear_cross_entropy_stats(
+             {layer, target, options.weight(), o, options.row_weight(), options.normalizer()},
+             options.dtype(), options.chunk_rows()));
+}
+
+at::Tensor linear_cross_entropy(const at::Tensor& input, const at::Tensor& linear_weight,
+                                const at::Tensor& target,
+                                const LinearCrossEntropyOptions& options) {
+  linear::LinearOptions o;
+  set_loss(o, options);
+  const linear::Layer layer{input, linear_weight, options.linear_bias()};
+  return linear::ops::linear_cross_entropy_stats({layer, target, options.weight(), o}, std::nullopt,
+                                                 options.chunk_rows())
+      .loss;
 }
 
 Prediction predict(const at::Tensor& input, const PredictOptions& options) {

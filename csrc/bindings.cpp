@@ -232,6 +232,7 @@ py::dict build_info() {
   dict["compiler"] = info.compiler;
   dict["cpu_capability"] = info.cpu_capability;
   dict["cpu_capabilities"] = info.cpu_capabilities;
+  dict["bfloat16_products"] = info.bfloat16_products;
   dict["openmp"] = info.openmp;
   dict["cuda"] = info.cuda;
   dict["cuda_version"] = info.cuda_version;

@@ -28,6 +28,7 @@ BuildInfo build_info() {
       info.cpu_capabilities.emplace_back(cpu::capability_name(capability));
     }
   }
+  info.bfloat16_products = has_bfloat16_products() ? "bfloat16" : "float32";
 #ifdef _OPENMP
   info.openmp = true;
 #else

@@ -15,7 +15,7 @@ at::Tensor cross_entropy(const Call& call) {
   if (direct(call, std::nullopt, result)) return std::move(result.loss);
   // Below vmap and its kin, autocast's turn comes after the operators have fallen apart.
   return autocast::is_enabled(call.self) ? autocast::cross_entropy(call)
-                                    : dispatched(call, std::nullopt).loss;
+                                         : dispatched(call, std::nullopt).loss;
 }
 
 ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
@@ -25,7 +25,7 @@ ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::Scala
     return result;
   }
   return autocast::is_enabled(call.self) ? autocast::cross_entropy_stats(call, dtype)
-                                    : dispatched(call, dtype);
+                                         : dispatched(call, dtype);
 }
 
 ops::ForwardResult predict(const at::Tensor& self, const Options& given) {

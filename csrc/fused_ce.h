@@ -128,6 +128,65 @@ struct Prediction {
 /// one read of the logits.
 FUSED_CE_API Prediction predict(const at::Tensor& input, const PredictOptions& options = {});
 
+/// What `linear_cross_entropy` takes beside its tensors, as above.
+struct FUSED_CE_API LinearCrossEntropyOptions {
+  using reduction_t = torch::nn::CrossEntropyLossOptions::reduction_t;
+
+  /// (C), or (C, d1, ..., dk).
+  TORCH_ARG(at::Tensor, linear_bias) = {};
+  TORCH_ARG(at::Tensor, weight) = {};
+  TORCH_ARG(int64_t, ignore_index) = -100;
+  TORCH_ARG(reduction_t, reduction) = torch::kMean;
+  TORCH_ARG(double, label_smoothing) = 0.0;
+  /// Of how many rows the logits are there at a time; nullopt: as many as 32 MiB hold, at least
+  /// 128.
+  TORCH_ARG(std::optional<int64_t>, chunk_rows) = std::nullopt;
+};
+
+/// The cross entropy of `linear(input, linear_weight, linear_bias)`, whose outputs are there for a
+/// chunk of rows at a time: no tensor of N x C numbers is made, in forward or in backward.
+///
+/// `input` is (*, K), `linear_weight` (C, K), of one dtype; `target` holds class indices of shape
+/// (*) or class probabilities of shape (*, C). Or as in torch, `input` (N, K), `linear_weight`
+/// (C, d1, ..., dk, K) and `target` (N, d1, ..., dk) or (N, C, d1, ..., dk), with all logits at
+/// once.
+///
+/// ```
+/// auto loss = fused_ce::linear_cross_entropy(hidden, head->weight, next_tokens);
+/// ```
+FUSED_CE_API at::Tensor linear_cross_entropy(const at::Tensor& input,
+                                             const at::Tensor& linear_weight,
+                                             const at::Tensor& target,
+                                             const LinearCrossEntropyOptions& options = {});
+
+/// The same for `linear_cross_entropy_stats`; what they mean, CrossEntropyStatsOptions says.
+struct FUSED_CE_API LinearCrossEntropyStatsOptions {
+  using reduction_t = torch::nn::CrossEntropyLossOptions::reduction_t;
+
+  TORCH_ARG(at::Tensor, linear_bias) = {};
+  TORCH_ARG(at::Tensor, weight) = {};
+  TORCH_ARG(int64_t, ignore_index) = -100;
+  TORCH_ARG(reduction_t, reduction) = torch::kMean;
+  TORCH_ARG(double, label_smoothing) = 0.0;
+  TORCH_ARG(double, logit_scale) = 1.0;
+  TORCH_ARG(std::optional<double>, softcap) = std::nullopt;
+  TORCH_ARG(double, temperature) = 1.0;
+  TORCH_ARG(double, z_loss_weight) = 0.0;
+  /// One factor a row, (*).
+  TORCH_ARG(at::Tensor, row_weight) = {};
+  TORCH_ARG(at::Tensor, normalizer) = {};
+  TORCH_ARG(std::optional<at::ScalarType>, dtype) = std::nullopt;
+  TORCH_ARG(bool, return_lse) = false;
+  TORCH_ARG(bool, return_entropy) = false;
+  TORCH_ARG(bool, return_prediction) = false;
+  TORCH_ARG(std::optional<int64_t>, chunk_rows) = std::nullopt;
+};
+
+/// `cross_entropy_stats` of the layer's outputs, likewise; statistics are of shape (*).
+FUSED_CE_API CrossEntropyStats linear_cross_entropy_stats(
+    const at::Tensor& input, const at::Tensor& linear_weight, const at::Tensor& target,
+    const LinearCrossEntropyStatsOptions& options = {});
+
 /// The module behind `fused_ce::CrossEntropyLoss`; mirrors `torch::nn::CrossEntropyLossImpl`.
 class FUSED_CE_API CrossEntropyLossImpl : public torch::nn::Cloneable<CrossEntropyLossImpl> {
  public:
@@ -160,10 +219,11 @@ struct BuildInfo {
   std::string torch;           ///< the torch it was compiled against
   std::string compiler;        ///< name and version
   std::string cpu_capability;  ///< the instruction set in use: default, avx2, avx512...
-  std::vector<std::string> cpu_capabilities;    ///< all that were built and that this machine runs
-  bool openmp;                                  ///< false: every call runs on one thread
-  bool cuda;                                    ///< whether CUDA kernels were built
-  std::string cuda_version;                     ///< of the toolkit that compiled them, or empty
+  std::vector<std::string> cpu_capabilities;  ///< all that were built and that this machine runs
+  std::string bfloat16_products;  ///< what linear layers of bfloat16 are multiplied in on the CPU
+  bool openmp;                    ///< false: every call runs on one thread
+  bool cuda;                      ///< whether CUDA kernels were built
+  std::string cuda_version;       ///< of the toolkit that compiled them, or empty
   std::vector<std::string> cuda_architectures;  ///< sm_90: machine code; compute_120: PTX
 };
 

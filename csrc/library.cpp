@@ -25,8 +25,7 @@ void define(torch::Library& m) {
     m.def(torch::schema(schema.c_str()), {at::Tag::pt2_compliant_tag});
   };
   const std::string loss = kLossSchema;
-  const std::string head =
-      std::string(kLogitSchema) + ", bool in_place=False, " + kOutputSchema;
+  const std::string head = std::string(kLogitSchema) + ", bool in_place=False, " + kOutputSchema;
   const std::string options = loss + ", " + head;
   const std::string tensors = "Tensor self, Tensor target, Tensor? weight=None, ";
   const std::string more =

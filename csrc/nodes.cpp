@@ -81,8 +81,7 @@ struct SecondDerivative {
       if (!needs[i] || !grad.defined()) continue;
       result[i] = contraction(i, call, kept.saved, kept.total_weight, v).to(grad.scalar_type());
     }
-    if (needs[kGradients])
-      result[kGradients] = curvature(kept.grads, call, kept.total_weight, v);
+    if (needs[kGradients]) result[kGradients] = curvature(kept.grads, call, kept.total_weight, v);
     return result;
   }
 };

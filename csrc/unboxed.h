@@ -34,8 +34,7 @@ inline StatsTuple stats_tuple(ops::ForwardResult r) {
           std::move(r.entropy), std::move(r.prediction), std::move(r.confidence)};
 }
 inline ForwardTuple forward_tuple(ops::ForwardResult r) {
-  return std::tuple_cat(stats_tuple(r),
-                        std::tuple(std::move(r.saved), std::move(r.total_weight)));
+  return std::tuple_cat(stats_tuple(r), std::tuple(std::move(r.saved), std::move(r.total_weight)));
 }
 
 template <class LossFields, class HeadFields>
@@ -79,10 +78,10 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Head&...>> {
                               const OptionalTensor& normalizer, std::optional<at::ScalarType> dtype,
                               bool save, Loss... loss, Head... head) {
     const Options o{std::move(loss)..., std::move(head)...};
-    return forward_tuple(function({self, target, tensor_or_undefined(weight), o,
-                                   tensor_or_undefined(row_weight),
-                                   tensor_or_undefined(normalizer)},
-                                  dtype, save));
+    return forward_tuple(
+        function({self, target, tensor_or_undefined(weight), o, tensor_or_undefined(row_weight),
+                  tensor_or_undefined(normalizer)},
+                 dtype, save));
   }
 
   // Of backward, and of backward_.

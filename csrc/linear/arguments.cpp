@@ -4,6 +4,8 @@
 #include <c10/core/SymBool.h>
 #include <c10/util/Exception.h>
 
+#include <sstream>
+
 #include "../arguments.h"
 
 namespace fused_ce::linear {
@@ -36,14 +38,24 @@ bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   return true;
 }
 
-void check_matrices(const Layer& layer) {
+void check_matrices(const Layer& layer, Needs needs) {
   check_layer(layer);
+  TORCH_CHECK(layer.bias.defined() || !needs[2],
+              "fused_ce::_linear_forward: there is no linear_bias, and so no gradient by it");
   TORCH_CHECK(layer.input.dim() == 2 && layer.weight.dim() == 2,
               "fused_ce::_linear_forward: expected input (N, K) and linear_weight (C, K), got ",
               layer.input.sym_sizes(), " and ", layer.weight.sym_sizes());
 }
 
 }  // namespace
+
+std::string as_tuple(c10::SymIntArrayRef shape) {
+  std::ostringstream text;
+  text << '(';
+  for (size_t d = 0; d < shape.size(); ++d) text << (d == 0 ? "" : ", ") << shape[d];
+  text << (shape.size() == 1 ? ",)" : ")");
+  return text.str();
+}
 
 at::Tensor absent_logits(const at::Tensor& input, c10::SymIntArrayRef shape) {
   const c10::SymDimVector one(shape.size(), 1);
@@ -64,25 +76,28 @@ void check_layer(const Layer& layer) {
   TORCH_CHECK(weight.dim() >= 2, "expected linear_weight with dimensionality at least 2, got ",
               weight.dim());
   check_like_input(input, weight, "linear_weight");
-  TORCH_CHECK(input.sym_sizes().back().sym_eq(weight.sym_sizes().back()).expect_true(__FILE__, __LINE__),
-              "expected equal input and linear_weight last dimensions (in_features), got ",
-              input.sym_sizes().back(), " and ", weight.sym_sizes().back(), ", respectively");
+  TORCH_CHECK(
+      input.sym_sizes().back().sym_eq(weight.sym_sizes().back()).expect_true(__FILE__, __LINE__),
+      "expected equal input and linear_weight last dimensions (in_features), got ",
+      input.sym_sizes().back(), " and ", weight.sym_sizes().back(), ", respectively");
   if (!bias.defined()) return;
   check_like_input(input, bias, "linear_bias");
   const c10::SymIntArrayRef classes = weight.sym_sizes().slice(0, weight.dim() - 1);
-  TORCH_CHECK(must_equal(bias.sym_sizes(), classes), "expected linear_bias shape ", classes,
-              ", got ", bias.sym_sizes(), " (linear_weight has shape ", weight.sym_sizes(), ")");
+  TORCH_CHECK(must_equal(bias.sym_sizes(), classes), "expected linear_bias shape ",
+              as_tuple(classes), ", got ", as_tuple(bias.sym_sizes()), " (linear_weight has shape ",
+              as_tuple(weight.sym_sizes()), ")");
 }
 
-at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype) {
-  check_matrices(call.layer);
+at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype,
+                             Needs needs) {
+  check_matrices(call.layer, needs);
   check_defined(call.target, "target");
   return fused_ce::check_forward(call.at(absent_logits(call)), dtype);
 }
 
 void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
-                    const at::Tensor& total_weight) {
-  check_matrices(call.layer);
+                    const at::Tensor& total_weight, Needs needs) {
+  check_matrices(call.layer, needs);
   check_defined(call.target, "target");
   fused_ce::check_backward(grads, call.at(absent_logits(call)), saved, total_weight);
 }

@@ -5,6 +5,7 @@
 #include <c10/core/SymIntArrayRef.h>
 
 #include <optional>
+#include <string>
 
 #include "ops.h"
 
@@ -14,12 +15,16 @@ namespace fused_ce::linear {
 at::Tensor absent_logits(const at::Tensor& input, c10::SymIntArrayRef shape);
 at::Tensor absent_logits(const LinearCall& call);
 
+// A shape as Python writes it, in torch's words of these operators.
+std::string as_tuple(c10::SymIntArrayRef shape);
+
 // Throw where the tensors do not make a layer: an input (*, K) and a weight of at least two
 // dimensions, whose bias has the weight's shape but for K.
 void check_layer(const Layer& layer);
 // The same for an input (N, K) and a weight (C, K), and what ../arguments.h asks of the rest.
-at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype);
+at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype,
+                             Needs needs);
 void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
-                    const at::Tensor& total_weight);
+                    const at::Tensor& total_weight, Needs needs);
 
 }  // namespace fused_ce::linear

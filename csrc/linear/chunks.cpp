@@ -68,7 +68,8 @@ Chunks chunks_of(const LinearCall& call, bool ignored_too) {
     const int64_t size = rows_of_chunk(call, end - begin);
     for (; begin < end; begin += size) {
       const int64_t n = std::min(size, end - begin);
-      const at::Tensor index = order.index.defined() ? order.index.narrow(0, begin, n) : order.index;
+      const at::Tensor index =
+          order.index.defined() ? order.index.narrow(0, begin, n) : order.index;
       result.chunks.push_back({index, begin, n, counts});
       result.most_rows = std::max(result.most_rows, n);
     }

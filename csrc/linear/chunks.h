@@ -12,9 +12,9 @@
 namespace fused_ce::linear {
 
 struct Chunk {
-  at::Tensor index;     // which rows of the batch; undefined: from `begin`
+  at::Tensor index;  // which rows of the batch; undefined: from `begin`
   int64_t begin, size;
-  bool counts;          // whether the rows have a loss and gradients
+  bool counts;  // whether the rows have a loss and gradients
 
   // The chunk's part of what has a number a row along a dimension. Undefined stays so.
   at::Tensor of(const at::Tensor& batch, int64_t dim = 0) const;

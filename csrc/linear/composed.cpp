@@ -18,7 +18,7 @@ at::Tensor logits(const Layer& layer) {
 }
 
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save) {
-  const at::ScalarType type = check_forward(call, dtype);
+  const at::ScalarType type = check_forward(call, dtype, Needs{});
   ops::LinearResult result{fused_ce::ops::forward(call.at(logits(call.layer)), type, save), {}};
   device::replace_undefined(result.gradients, call.layer.input, accumulate_type(call.layer.input));
   return result;
@@ -26,7 +26,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
-  check_backward(grads, call, saved, total_weight);
+  check_backward(grads, call, saved, total_weight, needs);
   const at::Tensor by_logits =
       fused_ce::ops::backward(grads, call.at(logits(call.layer)), saved, total_weight);
   const at::ScalarType type = by_logits.scalar_type(), own = call.layer.input.scalar_type();

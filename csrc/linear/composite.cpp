@@ -26,20 +26,22 @@ void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef
                  const at::Tensor& input) {
   bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
   for (size_t d = 0; equal && d < shape.size(); ++d)
-    equal = tensor.sym_size(static_cast<int64_t>(d)).sym_eq(shape[d]).expect_true(__FILE__, __LINE__);
-  TORCH_CHECK(equal, "Expected ", name, " size ", shape, ", got ", tensor.sym_sizes(),
-              " (input has shape ", input.sym_sizes(), ")");
+    equal =
+        tensor.sym_size(static_cast<int64_t>(d)).sym_eq(shape[d]).expect_true(__FILE__, __LINE__);
+  TORCH_CHECK(equal, "Expected ", name, " size ", as_tuple(shape), ", got ",
+              as_tuple(tensor.sym_sizes()), " (input has shape ", as_tuple(input.sym_sizes()), ")");
 }
 
 // A loss of several dimensions: its logits are there at once, as in torch's own.
 ops::ForwardResult of_planes(const LinearCall& call, std::optional<at::ScalarType> dtype) {
   const auto& [input, weight, bias] = call.layer;
   TORCH_CHECK(input.dim() >= 2, "K-dimensional loss defined by linear_weight shape ",
-              weight.sym_sizes(), " requires batched input, (N, ", input.sym_sizes().back(),
-              "), got unbatched input with shape ", input.sym_sizes());
+              as_tuple(weight.sym_sizes()), " requires batched input, (N, ",
+              input.sym_sizes().back(), "), got unbatched input with shape ",
+              as_tuple(input.sym_sizes()));
   TORCH_CHECK(input.dim() == 2, "K-dimensional loss defined by linear_weight shape ",
-              weight.sym_sizes(), " requires input (N, ", input.sym_sizes().back(),
-              "), got input with shape ", input.sym_sizes());
+              as_tuple(weight.sym_sizes()), " requires input (N, ", input.sym_sizes().back(),
+              "), got input with shape ", as_tuple(input.sym_sizes()));
   const c10::SymIntArrayRef classes = weight.sym_sizes().slice(0, weight.dim() - 1);
   c10::SymDimVector shape{input.sym_size(0)};
   shape.append(classes.begin(), classes.end());
@@ -77,14 +79,13 @@ ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarTy
     return tensor.defined() ? tensor.reshape_symint({rows}) : tensor;
   };
   const Layer layer{input.reshape_symint({rows, input.sym_sizes().back()}), weight, bias};
-  const at::Tensor target = probabilities
-                                ? call.target.reshape_symint({rows, weight.sym_size(0)})
-                                : flat(call.target);
+  const at::Tensor target =
+      probabilities ? call.target.reshape_symint({rows, weight.sym_size(0)}) : flat(call.target);
   const at::Tensor row_weight = flat(call.row_weight);
   // Which gradients are needed is asked where the tensors of each level are seen: autograd.cpp.
-  ops::ForwardResult result = ops::forward(
-      {layer, target, call.weight, call.options, row_weight, call.normalizer}, dtype,
-      /*save=*/false, /*needs=*/{});
+  ops::ForwardResult result =
+      ops::forward({layer, target, call.weight, call.options, row_weight, call.normalizer}, dtype,
+                   /*save=*/false, /*needs=*/{});
   const Options& options = call.options;
   const auto unflatten = [&](at::Tensor& tensor, bool is_of_rows) {
     if (is_of_rows) tensor = tensor.reshape_symint(batch);
@@ -128,13 +129,14 @@ ops::ForwardResult autocast_linear_cross_entropy_stats(const LinearCall& call,
     return tensor.defined() ? at::autocast::cached_cast(lower, tensor, device) : tensor;
   };
   const Layer layer{cast(input), cast(weight), cast(bias)};
-  const at::Tensor weights =
-      call.weight.defined() ? call.weight.to(autocast::wide(call.weight.scalar_type())) : call.weight;
+  const at::Tensor weights = call.weight.defined()
+                                 ? call.weight.to(autocast::wide(call.weight.scalar_type()))
+                                 : call.weight;
   const LinearCall wide{layer,        call.target,     weights,
                         call.options, call.row_weight, call.normalizer};
   if (!dtype) {
-    const bool is_double = input.scalar_type() == at::kDouble ||
-                           (call.target.scalar_type() == at::kDouble);
+    const bool is_double =
+        input.scalar_type() == at::kDouble || (call.target.scalar_type() == at::kDouble);
     dtype = is_double ? at::kDouble : at::kFloat;
   }
   return dispatched(wide, dtype);

@@ -68,9 +68,7 @@ struct PartOfLayer {
   at::Tensor input, weight, v_input, v_weight, v_bias, logits, target, row_weight;
 };
 
-void add_to(at::Tensor& sum, const at::Tensor& term) {
-  sum = sum.defined() ? sum + term : term;
-}
+void add_to(at::Tensor& sum, const at::Tensor& term) { sum = sum.defined() ? sum + term : term; }
 
 }  // namespace
 
@@ -84,8 +82,7 @@ Results contraction(const LinearCall& call, const at::Tensor& saved, const at::T
     const at::Tensor change = p.change(), part_saved = part.of(saved, /*dim=*/1);
     for (size_t i = 0; i < rows.size(); ++i) {
       if (wanted[i])
-        rows[i].push_back(
-            fused_ce::contraction(i, of_part, part_saved, total_weight, change));
+        rows[i].push_back(fused_ce::contraction(i, of_part, part_saved, total_weight, change));
     }
   }
   Results results;
@@ -109,8 +106,8 @@ Layer curvature(const ops::Gradients& grads, const LinearCall& call, const at::T
   for (const Part& part : parts_of(call)) {
     const PartOfLayer p(call, v, part);
     const Call of_part{p.logits, p.target, call.weight, options, p.row_weight};
-    const ops::Gradients given = part_of(
-        of_all, call.options, [&](const at::Tensor& batch) { return part.of(batch); });
+    const ops::Gradients given =
+        part_of(of_all, call.options, [&](const at::Tensor& batch) { return part.of(batch); });
     // The gradient by the logits, and what that changes by.
     const at::Tensor g =
         fused_ce::ops::backward(given, of_part, part.of(saved, /*dim=*/1), total_weight);

@@ -36,8 +36,7 @@ class Sums {
       : products_(products), needs_(needs) {
     const at::ScalarType type = accumulate_type(call.layer.input);
     const auto like = [&](const at::Tensor& tensor) {
-      return allocate_gradient_like(tensor.scalar_type() == type ? tensor
-                                                                 : absent(tensor, type));
+      return allocate_gradient_like(tensor.scalar_type() == type ? tensor : absent(tensor, type));
     };
     if (needs[0]) sums_.input = like(call.layer.input);
     if (needs[0] && chunks.leaves_out) sums_.input.zero_();
@@ -87,8 +86,8 @@ void for_logits(const LinearCall& call, const Options& options, const Products& 
   const at::Tensor& input = call.layer.input;
   const at::Tensor weight =
       call.weight.defined() ? call.weight.to(accumulate_type(input)) : call.weight;
-  const at::Tensor memory = allocate({chunks.most_rows, call.layer.weight.size(0)}, input,
-                                     product_type(input));
+  const at::Tensor memory =
+      allocate({chunks.most_rows, call.layer.weight.size(0)}, input, product_type(input));
   for (const Chunk& chunk : chunks.chunks) {
     const at::Tensor rows = products.operand(chunk.of(input));
     at::Tensor logits = memory.narrow(0, 0, chunk.size);
@@ -140,7 +139,7 @@ bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                           Needs needs) {
   const PlainProducts guard;
-  const at::ScalarType type = check_forward(call, dtype);
+  const at::ScalarType type = check_forward(call, dtype, needs);
   TORCH_CHECK(!(any(needs) && call.options.by_row()),
               "fused_ce::_linear_forward: the loss of each row has a gradient of its own");
   const Chunks chunks = chunks_of(call, call.options.wants(kPrediction));
@@ -183,7 +182,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
   const PlainProducts guard;
-  check_backward(grads, call, saved, total_weight);
+  check_backward(grads, call, saved, total_weight, needs);
   const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
   Sums sums(call, products, chunks, needs);

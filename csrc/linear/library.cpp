@@ -35,8 +35,8 @@ void define(const std::function<void(const std::string&)>& def) {
   const std::string needs = "bool needs_input, bool needs_weight, bool needs_bias, ";
   def("linear_cross_entropy(" + layer + given + loss + ", " + rows + ") -> Tensor");
   def("linear_cross_entropy_stats(" + layer + given + loss +
-      ", Tensor? row_weight=None, Tensor? normalizer=None, ScalarType? dtype=None, " + logit + ", " +
-      output + ", " + rows + ") -> (" + stats + ")");
+      ", Tensor? row_weight=None, Tensor? normalizer=None, ScalarType? dtype=None, " + logit +
+      ", " + output + ", " + rows + ") -> (" + stats + ")");
   def("_linear_forward(" + layer +
       "Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? row_weight, "
       "Tensor? normalizer, ScalarType? dtype, bool save, " +
@@ -62,6 +62,8 @@ void implement_autograd(torch::Library& m) {
   implement_private<autograd::forward, autograd::backward>(m);
 }
 void implement_meta(torch::Library& m) { implement_private<meta::forward, meta::backward>(m); }
-void implement_device(torch::Library& m) { implement_private<device::forward, device::backward>(m); }
+void implement_device(torch::Library& m) {
+  implement_private<device::forward, device::backward>(m);
+}
 
 }  // namespace fused_ce::linear

@@ -25,7 +25,7 @@ Layer empty_like(const Layer& layer, Needs needs, at::ScalarType dtype) {
 
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                           Needs needs) {
-  check_forward(call, dtype);
+  check_forward(call, dtype, needs);
   const at::Tensor absent = absent_logits(call);
   return {fused_ce::meta::forward(call.at(absent), dtype, save),
           empty_like(call.layer, needs, accumulate_type(absent))};
@@ -33,7 +33,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
-  check_backward(grads, call, saved, total_weight);
+  check_backward(grads, call, saved, total_weight, needs);
   return empty_like(call.layer, needs, call.layer.input.scalar_type());
 }
 

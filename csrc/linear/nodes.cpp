@@ -58,8 +58,8 @@ struct FirstDerivative {
     TORCH_CHECK(kept.saved.defined(),
                 "Trying to backward through the graph a second time: what it needs was given away "
                 "in the first (specify retain_graph=True)");
-    Layer result =
-        ops::backward(grads, kept.call(), kept.saved, or_nothing(kept.total_weight, kept.saved), needs);
+    Layer result = ops::backward(grads, kept.call(), kept.saved,
+                                 or_nothing(kept.total_weight, kept.saved), needs);
     return {std::move(result.input), std::move(result.weight), std::move(result.bias)};
   }
 
@@ -85,7 +85,9 @@ struct FirstDerivative {
     for (size_t i = 0; i < kResults; ++i) {
       if (!needs[i]) continue;
       at::Tensor& gradient = *kept.gradients.all()[i];
-      at::Tensor scaled = !overwrites ? gradient * factor : is_one ? gradient : gradient.mul_(factor);
+      at::Tensor scaled = !overwrites ? gradient * factor
+                          : is_one    ? gradient
+                                      : gradient.mul_(factor);
       gradient.reset();
       result[i] = scaled.to(kept.layer.input.scalar_type());
     }
@@ -135,9 +137,9 @@ void record_forward(ops::LinearResult& result, const LinearCall& call, Needs nee
     return needs[i] ? result.gradients.all()[i] : &undefined();
   };
   const at::Tensor& total = call.options.is_mean() ? result.total_weight : undefined();
-  node->keep({&layer.input, &layer.weight, &layer.bias, &call.target, &call.weight,
-              &call.row_weight},
-             {&result.saved, &total, gradient(0), gradient(1), gradient(2)}, call.options);
+  node->keep(
+      {&layer.input, &layer.weight, &layer.bias, &call.target, &call.weight, &call.row_weight},
+      {&result.saved, &total, gradient(0), gradient(1), gradient(2)}, call.options);
   set_history(result, call.options, node);
 }
 
@@ -151,8 +153,7 @@ void record_backward(Layer& gradients, const ops::Gradients& grads, const Linear
   node->keep({&layer.input, &layer.weight, &layer.bias, &call.target, &call.weight,
               &call.row_weight, &grads.loss, &grads.z_loss, &grads.lse, &grads.entropy},
              {&saved, &total_weight, &none, &none, &none}, call.options);
-  for (at::Tensor* gradient : gradients.all())
-    torch::autograd::set_history(*gradient, node);
+  for (at::Tensor* gradient : gradients.all()) torch::autograd::set_history(*gradient, node);
 }
 
 }  // namespace fused_ce::linear

@@ -28,6 +28,10 @@ using BackwardFunction = Layer(const Gradients& grads, const LinearCall& call,
                                const at::Tensor& saved, const at::Tensor& total_weight,
                                Needs needs);
 
+// Without chunk_rows, as many as are chosen; the call's own are not looked at.
+ForwardResult linear_cross_entropy_stats(const LinearCall& call,
+                                         std::optional<at::ScalarType> dtype,
+                                         std::optional<c10::SymInt> chunk_rows);
 LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                      Needs needs);
 Layer backward(const Gradients& grads, const LinearCall& call, const at::Tensor& saved,

@@ -78,19 +78,20 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Logit&...>, std::tuple<Outputs
   }
 
   template <ops::BackwardFunction* function>
-  static LayerTuple backward(
-      const OptionalTensor& grad_loss, const OptionalTensor& grad_z_loss,
-      const OptionalTensor& grad_lse, const OptionalTensor& grad_entropy, const at::Tensor& self,
-      const at::Tensor& linear_weight, const OptionalTensor& linear_bias, const at::Tensor& target,
-      const OptionalTensor& weight, const OptionalTensor& row_weight, const at::Tensor& saved,
-      const at::Tensor& total_weight, bool needs_input, bool needs_weight, bool needs_bias,
-      All... all) {
+  static LayerTuple backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_z_loss,
+                             const OptionalTensor& grad_lse, const OptionalTensor& grad_entropy,
+                             const at::Tensor& self, const at::Tensor& linear_weight,
+                             const OptionalTensor& linear_bias, const at::Tensor& target,
+                             const OptionalTensor& weight, const OptionalTensor& row_weight,
+                             const at::Tensor& saved, const at::Tensor& total_weight,
+                             bool needs_input, bool needs_weight, bool needs_bias, All... all) {
     const LinearOptions options = options_of(std::move(all)...);
     const Layer layer{self, linear_weight, tensor_or_undefined(linear_bias)};
     const ops::Gradients grads{tensor_or_undefined(grad_loss), tensor_or_undefined(grad_z_loss),
                                tensor_or_undefined(grad_lse), tensor_or_undefined(grad_entropy)};
     return layer_tuple(function(
-        grads, {layer, target, tensor_or_undefined(weight), options, tensor_or_undefined(row_weight)},
+        grads,
+        {layer, target, tensor_or_undefined(weight), options, tensor_or_undefined(row_weight)},
         saved, total_weight, {needs_input, needs_weight, needs_bias}));
   }
 

@@ -61,7 +61,7 @@ def head(
     else:
         target = target.long().reshape(row_shape(x))
         kept = target != ignore_index
-        one_hot = F.one_hot(target.where(kept, 0), classes).movedim(-1, dim)
+        one_hot = F.one_hot(target.where(kept, 0), classes).movedim(-1, dim).to(z)
         q = by_class * (one_hot * (1 - label_smoothing) + label_smoothing / classes)
         counts = kept.to(z)
         total = (counts * r * w[target.where(kept, 0)]).sum()

@@ -49,7 +49,7 @@ help: ## This list
 .PHONY: train
 train: build $(STAMPS)/train ## The examples: digits, a language model and what is asked of it, C++, the tutorial
 	$(PY) examples/digits.py
-	$(PY) examples/language_model.py
+	$(PY) examples/language_model.py --linear
 	$(PY) examples/evaluation.py
 	$(PY) examples/policy_gradient.py
 	@$(build_cpp_example)
@@ -59,10 +59,11 @@ train: build $(STAMPS)/train ## The examples: digits, a language model and what 
 test: cpptest pytest ## All tests
 
 .PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head (BENCH=--quick: four minutes; --small)
+bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head, a linear layer (BENCH=--quick: six minutes; --small)
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
 	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
+	$(PY) benchmarks/linear.py $(filter --quick,$(BENCH))
 
 .PHONY: accuracy
 accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart

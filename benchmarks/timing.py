@@ -32,14 +32,14 @@ def other_load(before: Clocks, after: Clocks) -> float:
 
 
 def interleave(
-    device: Device, calls: dict[str, Call], batch: int, seconds: float
+    device: Device, calls: dict[str, Call], batch: int, seconds: float, fewest: int = 5
 ) -> dict[str, list[float]]:
     """Every call once a round, in an order that chance gives: none has always the same before it,
-    whose memory and caches it would find.
+    whose memory and caches it would find. At least `fewest` rounds.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, chance, start = list(calls), random.Random(0), time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[names[0]]) < 5:
+    while time.perf_counter() - start < seconds or len(times[names[0]]) < fewest:
         chance.shuffle(names)
         for name in names:
             times[name].append(device.sample(calls[name], batch))

@@ -65,7 +65,7 @@ def main() -> None:
 
     corpus = read_corpus()
     model = Model(len(corpus.vocabulary), 64, dropout=0.2)
-    for epoch, mean, _ in fit(model, corpus.train, args.epochs):
+    for epoch, mean, *_ in fit(model, corpus.train, args.epochs):
         print(f"epoch {epoch}  loss {mean:.4f}", flush=True)
     # Beside what it never saw, as much that it learned from. Words that it does not know, the
     # rarest, are ignored in the former: while it knows little by heart, that loss is the lower one.

@@ -3,6 +3,10 @@
 The text is `pydoc_data.topics`: what `help("assignment")` and its sisters print. An LSTM reads it
 word by word and guesses the next one. Its loss, over the whole vocabulary, is the line
 `torch.ops.fused_ce.cross_entropy(...)`; at the end the model writes documentation of its own.
+
+With `--linear`, the same model is trained once more with `fused_ce.linear_cross_entropy`, which
+takes the last layer's inputs and weights, and never makes all of the logits. The losses of both are
+drawn beside this file (language_model.png), with the memory that each needs for them.
 """
 
 import argparse
@@ -12,15 +16,20 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-import fused_ce  # noqa: F401  (importing it registers torch.ops.fused_ce)
+import fused_ce
+import matplotlib as mpl
 import torch
+from matplotlib import pyplot as plt
 from rich.progress import track
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 UNKNOWN = 0  # the id of every word that training never saw
+CHUNK_ROWS = 256  # of how many words the logits are there at a time
 State = tuple[Tensor, Tensor]
 
 
@@ -70,9 +79,29 @@ class Model(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.output.weight = self.embedding.weight  # a word is read and written with one vector
 
-    def forward(self, words: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def hidden(self, words: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Return what the last layer is given."""
         hidden, state = self.lstm(self.dropout(self.embedding(words)), state)
-        return self.output(self.dropout(hidden)), state
+        return self.dropout(hidden), state
+
+    def forward(self, words: Tensor, state: State | None) -> tuple[Tensor, State]:
+        hidden, state = self.hidden(words, state)
+        return self.output(hidden), state
+
+
+Loss = Callable[[nn.Linear, Tensor, Tensor], Tensor]
+
+
+def loss_of_logits(layer: nn.Linear, hidden: Tensor, following: Tensor) -> Tensor:
+    logits = layer(hidden)
+    loss: Tensor = torch.ops.fused_ce.cross_entropy(logits.flatten(0, 1), following.flatten())
+    return loss
+
+
+def loss_without_logits(layer: nn.Linear, hidden: Tensor, following: Tensor) -> Tensor:
+    return fused_ce.linear_cross_entropy(
+        hidden, layer.weight, following, linear_bias=layer.bias, chunk_rows=CHUNK_ROWS
+    )
 
 
 def batches(stream: Tensor, columns: int, length: int) -> list[tuple[Tensor, Tensor]]:
@@ -83,26 +112,37 @@ def batches(stream: Tensor, columns: int, length: int) -> list[tuple[Tensor, Ten
     return list(zip(torch.split(words, length), torch.split(following, length), strict=True))
 
 
-def fit(model: Model, stream: Tensor, epochs: int) -> Iterator[tuple[int, float, float]]:
-    """Yield after each epoch its number, the mean loss and the words a second."""
+class Epoch(NamedTuple):
+    number: int
+    loss: float  # the mean of its words
+    speed: float  # in words a second
+    steps: list[float]  # the loss of each
+
+
+def fit(
+    model: Model, stream: Tensor, epochs: int, loss_of: Loss = loss_of_logits
+) -> Iterator[Epoch]:
+    """Train, and yield after each epoch what it was like."""
     steps = batches(stream, columns=32, length=32)
     optimizer = torch.optim.Adam(model.parameters())
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, epochs * len(steps))
     quiet = not sys.stdout.isatty()  # a log wants no progress bars
     for epoch in range(1, epochs + 1):
         model.train()
+        losses: list[float] = []
         total, seen, state, start = 0.0, 0, None, time.perf_counter()
         for words, following in track(steps, f"epoch {epoch}", transient=True, disable=quiet):
-            logits, (h, c) = model(words, state)
+            hidden, (h, c) = model.hidden(words, state)
             state = h.detach(), c.detach()
-            loss = torch.ops.fused_ce.cross_entropy(logits.flatten(0, 1), following.flatten())
+            loss = loss_of(model.output, hidden, following)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             cycle.step()
-            total, seen = total + loss.item() * following.numel(), seen + following.numel()
-        yield epoch, total / seen, seen / (time.perf_counter() - start)
+            losses.append(loss.item())
+            total, seen = total + losses[-1] * following.numel(), seen + following.numel()
+        yield Epoch(epoch, total / seen, seen / (time.perf_counter() - start), losses)
 
 
 @torch.no_grad()
@@ -127,6 +167,60 @@ def write(model: Model, prompt: list[int], words: int, temperature: float) -> li
     return written
 
 
+def train(
+    args: argparse.Namespace, corpus: Corpus, loss_of: Loss = loss_of_logits
+) -> tuple[Model, list[float]]:
+    """Return a trained model, and the loss of each step."""
+    torch.manual_seed(args.seed)
+    model, losses = Model(len(corpus.vocabulary), args.width, dropout=0.4), []
+    for epoch in fit(model, corpus.train, args.epochs, loss_of):
+        held = evaluate(model, corpus.held_out)
+        losses += epoch.steps
+        print(
+            f"epoch {epoch.number:2}  loss {epoch.loss:.4f}  "
+            f"perplexity {math.exp(epoch.loss):7.1f}  "
+            f"held-out perplexity {math.exp(held):7.1f}  {epoch.speed:7,.0f} tokens/s",
+            flush=True,
+        )
+    return model, losses
+
+
+def memory_of(loss_of: Loss, model: Model, rows: int) -> float:
+    """Return the MB that a step's loss needs at most, beside the gradients of the layer."""
+    hidden = torch.zeros(rows, 1, model.output.in_features, requires_grad=True)
+    following = torch.zeros(rows, 1, dtype=torch.long)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        loss = loss_of(model.output, hidden, following)
+        loss.backward()  # type: ignore[no-untyped-call]
+    held = most = 0
+    for event in events.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    gradients = [g for p in (hidden, *model.output.parameters()) if (g := p.grad) is not None]
+    model.zero_grad()
+    return (most - sum(g.nbytes for g in gradients)) / 1e6
+
+
+def compare(path: Path, losses: list[list[float]], memory: list[float]) -> None:
+    """Draw the losses of both trainings, and how much memory each took for them."""
+    mpl.use("Agg")
+    mpl.rc("axes.spines", top=False, right=False)
+    names, colors = ["with logits", "linear_cross_entropy"], ["tab:gray", "tab:blue"]
+    figure, (curves, bars) = plt.subplots(
+        1, 2, figsize=(10, 3.8), width_ratios=(2.4, 1), layout="constrained", dpi=150
+    )
+    for run, name, color, style in zip(losses, names, colors, ("-", "--"), strict=True):
+        curves.plot(run, style, color=color, label=name, linewidth=1.5)
+    curves.set(xlabel="step", ylabel="loss", title="Loss of each step of training")
+    curves.legend(frameon=False)
+    shown = bars.bar(names, memory, color=colors)
+    bars.bar_label(shown, fmt="%.1f MB")
+    bars.set(title="Memory of a step's loss", ylabel="MB beside the gradients")
+    figure.savefig(path)
+    plt.close(figure)
+
+
 def as_text(words: list[str]) -> str:
     """Put the words together as a typist would: paragraphs, no space before a comma."""
     text = re.sub(r" (?=[.,;:!?)\]}])|(?<=[(\[{]) ", "", " ".join(words))
@@ -141,25 +235,35 @@ def main() -> None:
     parser.add_argument("--prompt", default="The function")
     parser.add_argument("--words", type=int, default=150, help="how many to write at the end")
     parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument(
+        "--linear", action="store_true", help="train once more without logits; compare both"
+    )
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
 
-    vocabulary, ids, train, held_out = read_corpus()
+    vocabulary, ids, learned, held_out = read_corpus()
     prompt = [ids.get(w, UNKNOWN) for w in words_of(args.prompt)]
     if not prompt or UNKNOWN in prompt:
         parser.error(f"--prompt {args.prompt!r} needs words that the text has (capitals matter)")
     unseen = (held_out == UNKNOWN).float().mean()
-    print(f"{len(train):,} words to learn from; the vocabulary has {len(vocabulary):,}")
+    print(f"{len(learned):,} words to learn from; the vocabulary has {len(vocabulary):,}")
     print(f"{len(held_out):,} words held out; {unseen:.1%} of them are not in the vocabulary")
 
-    model = Model(len(vocabulary), args.width, dropout=0.4)
-    for epoch, mean, speed in fit(model, train, args.epochs):
-        held = evaluate(model, held_out)
+    corpus = Corpus(vocabulary, ids, learned, held_out)
+    model, losses = train(args, corpus)
+    if args.linear:
+        print(f"\nthe same with linear_cross_entropy, {CHUNK_ROWS} words at a time")
+        _, others = train(args, corpus, loss_without_logits)
+        memory = [memory_of(f, model, 1024) for f in (loss_of_logits, loss_without_logits)]
+        path = Path(__file__).with_suffix(".png")
+        compare(path, [losses, others], memory)
+        first = sum(a == b for a, b in zip(losses, others, strict=True))
+        apart = max(abs(a - b) for a, b in zip(losses, others, strict=True))
         print(
-            f"epoch {epoch:2}  loss {mean:.4f}  perplexity {math.exp(mean):7.1f}  "
-            f"held-out perplexity {math.exp(held):7.1f}  {speed:7,.0f} tokens/s",
-            flush=True,
+            f"the losses of both are at most {apart:.3f} apart ({first} of {len(losses)} the same "
+            f"number); memory of a step's loss: {memory[0]:.1f} MB with logits, {memory[1]:.1f} "
+            f"without (drawn in {path.name})"
         )
     written = write(model, prompt, args.words, args.temperature)
     print(f"\n{as_text([vocabulary[i] for i in written])}")

@@ -49,7 +49,7 @@ def main() -> None:
     corpus = read_corpus()
     # Without dropout: the model that learns has to be the one that wrote.
     model = Model(len(corpus.vocabulary), 64, dropout=0.0)
-    for epoch, mean, _ in fit(model, corpus.train, 1):
+    for epoch, mean, *_ in fit(model, corpus.train, 1):
         print(f"epoch {epoch}  loss {mean:.4f}", flush=True)
 
     prompts, group, length = 8, 8, 12

@@ -1,0 +1,147 @@
+"""Time and memory of a linear layer with cross entropy, forward and backward with all gradients.
+
+fused_ce's, whose logits exist a chunk of rows at a time, beside plain torch, torch compiled, its
+F.linear_cross_entropy, chunks as Liger-Kernel makes them, and the three matrix products that all of
+them need. Times are interleaved in one process, as bench.py does it; the peak of memory is that of
+one call in a fresh process, beyond weights, inputs and their gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from cases import DTYPES, Spec
+from devices import Call, Cpu
+from layers import LARGE, PHASE, QUICK, SMALL, Layer, check, losses
+from timing import Record, clocks, interleave, machine_of, other_load, summary
+from tqdm import tqdm
+
+# Where a round takes a minute and a half.
+NOT_ON_ONE_THREAD = LARGE[3]
+SMALLEST_PEAK = 1 << 22  # logits: below, a peak is not seen among the pages of everything else
+
+
+def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> Record:
+    torch.set_num_threads(spec.threads)
+    torch.compiler.reset()  # each case is compiled alone, for its own shape and threads
+    rows, features, classes = spec.sizes()
+    found = losses(compiles)
+    # Few rows are enough to warm up what is not made for a shape: all take up to a minute.
+    few = Layer(f"{max(rows // 8, 1)}x{features}x{classes}", spec.dtype)
+    check(few, {name: loss for name, loss in found.items() if name != "compile"})
+    del few
+    layer = Layer(spec.shape, spec.dtype)
+    calls: dict[str, Call] = {"products": layer.products()}
+    calls |= {name: partial(layer.both, loss) for name, loss in found.items()}
+    small = rows * classes < SMALLEST_PEAK
+    for name, call in calls.items():
+        if small or name in ("products", "compile"):
+            call()
+    shortest = min(device.sample(call, 1) for call in calls.values()) if small else math.inf
+    batch = max(1, math.ceil(device.shortest_sample / shortest))
+    before = clocks()
+    times = interleave(device, calls, batch, seconds / 10 if small else seconds, fewest=2)
+    load = other_load(before, clocks())
+    return {
+        **spec._asdict(),
+        "batch": batch,
+        "other load": load,
+        PHASE: {name: {**summary(t), "min": min(t)} for name, t in times.items()},
+    }
+
+
+def peak(spec: Spec, name: str, device: Cpu) -> int:
+    """Bytes at the peak of one call, beyond weights, inputs and their gradients. It wants a process
+    of its own.
+    """
+    torch.set_num_threads(spec.threads)
+    loss = losses(name == "compile")[name]
+    layer = Layer(spec.shape, spec.dtype)
+    # Libraries and threads come first. What is compiled is so for its own shape.
+    warm = layer if name == "compile" else Layer("64x64x100", spec.dtype)
+    warm.both(loss)
+    warm.x.grad = warm.weight.grad = None
+    growth = device.peak_growth(partial(layer.both, loss))
+    return growth - layer.x.nbytes - layer.weight.nbytes
+
+
+def peaks(spec: Spec, names: list[str]) -> Record:
+    measured = {}
+    for name in names:
+        alone = [sys.executable, __file__, "--shapes", spec.shape, "--dtypes", spec.dtype]
+        alone += ["--threads", str(spec.threads), "--peak", name]
+        said = subprocess.run(alone, check=True, stdout=subprocess.PIPE, text=True).stdout
+        measured[name] = int(said.split()[-1])
+    return {**spec._asdict(), "peak bytes": measured}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller shapes, nothing compiled: within 90 seconds"
+    )
+    parser.add_argument("--shapes", nargs="+", help="rows, features, classes: 1024x512x32000")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of --shapes: float32")
+    parser.add_argument("--threads", nargs="+", type=int, help="one, and all; --quick: all")
+    parser.add_argument("--seconds", type=float, help="each of the larger: 12; --quick: 4")
+    parser.add_argument("--peak", metavar="NAME", help="the peak of one alone, in this process")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/linear.json"))
+    return parser.parse_args()
+
+
+def chosen(arguments: argparse.Namespace) -> list[Spec]:
+    everything = torch.get_num_threads()
+    cases = QUICK if arguments.quick else [*LARGE, *SMALL]
+    if arguments.shapes:
+        cases = list(product(arguments.shapes, arguments.dtypes or ["float32"]))
+    default = {everything} if arguments.quick else {everything, 1}
+    return [
+        Spec(shape, dtype, "indices", threads)
+        for threads in arguments.threads or sorted(default, reverse=True)
+        for shape, dtype in cases
+        if arguments.threads or threads > 1 or (shape, dtype) != NOT_ON_ONE_THREAD
+    ]
+
+
+def main() -> None:
+    arguments = parse()
+    device, specs = Cpu(), chosen(arguments)
+    if arguments.peak:
+        print(peak(specs[0], arguments.peak, device))
+        return
+    from linear_report import report  # matplotlib, which the processes of a peak can do without
+
+    seconds = arguments.seconds or (4.0 if arguments.quick else 12.0)
+    names = list(losses(compiles=not arguments.quick))
+    if "torch chunked" not in names:
+        print(f"torch {torch.__version__} has no linear_cross_entropy of its own: left out")
+    machine = machine_of(device)
+    records: list[Record] = []
+    memory: list[Record] = []
+
+    def write() -> None:
+        result = {"machine": machine, "records": records, "memory": memory}
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=1))
+
+    for spec in (progress := tqdm(specs)):
+        progress.set_description(f"{spec.shape} {spec.dtype} {spec.threads}")
+        records.append(measure(spec, device, seconds, not arguments.quick))
+        # The number of threads is nothing to it.
+        rows, _, classes = spec.sizes()
+        if spec.threads == specs[0].threads and rows * classes >= SMALLEST_PEAK:
+            memory.append(peaks(spec, names))
+        write()
+    report(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,8 +23,12 @@ struct Chunk {
 
 struct Chunks {
   std::vector<Chunk> chunks;
+  int64_t counted = 0;      // rows that count, where the CPU could tell them from others, else all
   bool leaves_out = false;  // there are rows that no chunk has, or that do not count
   int64_t most_rows = 0;
+
+  // Whether the one chunk is the batch as it lies.
+  bool is_batch() const { return chunks.size() == 1 && !leaves_out; }
 };
 
 // Of a checked call. `ignored_too`: the rows that do not count follow in chunks of their own.

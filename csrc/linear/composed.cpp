@@ -5,9 +5,12 @@
 #include <ATen/ops/matmul.h>
 
 #include "../arguments.h"
+#include "../formula.h"
+#include "../tangent.h"
 #include "arguments.h"
 #include "device.h"
 #include "products.h"
+#include "rows.h"
 
 namespace fused_ce::linear::composed {
 
@@ -17,8 +20,33 @@ at::Tensor logits(const Layer& layer) {
                     layer.bias.defined() ? layer.bias.to(type) : layer.bias);
 }
 
+namespace {
+
+ops::LinearResult of_rows(const LinearCall& call, at::ScalarType dtype, bool save) {
+  LinearOptions options = call.options;
+  options.reduction = at::Reduction::None;
+  const at::Tensor absent = absent_logits(call);
+  const at::ScalarType wide = c10::promoteTypes(dtype, accumulate_type(absent));
+  ops::LinearResult result =
+      ops::forward({call.layer, call.target, call.weight, options}, wide, save, Needs{});
+  at::Tensor total;
+  if (call.options.is_mean()) total = formula::total_weight(call.at(absent));
+  const auto weighted = [&](const at::Tensor& rows) {
+    const at::Tensor& weight = call.row_weight;
+    return reduced(weight.defined() ? rows * weight.to(wide) : rows, call.options, total, dtype);
+  };
+  result.loss = weighted(result.loss);
+  if (options.wants(kZLoss)) result.z_loss = weighted(result.z_loss);
+  if (save && total.defined()) result.total_weight = total;
+  return result;
+}
+
+}  // namespace
+
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save) {
   const at::ScalarType type = check_forward(call, dtype, Needs{});
+  if (!has_derivative(call.target) && !has_derivative(call.weight))
+    return of_rows(call, type, save);
   ops::LinearResult result{fused_ce::ops::forward(call.at(logits(call.layer)), type, save), {}};
   device::replace_undefined(result.gradients, call.layer.input, accumulate_type(call.layer.input));
   return result;

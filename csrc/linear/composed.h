@@ -1,5 +1,6 @@
-// The linear operators as compositions of a layer and the loss's own operators, with the logits
-// there at once: for derivatives by class probabilities, weights, or what a mean divides by.
+// The linear operators as compositions, for derivatives by what the kernels take for constants. By
+// weights of rows and what a mean divides by: of the losses of the rows. By class probabilities and
+// weights: of a layer and the loss's own operators, with the logits there at once.
 #pragma once
 
 #include <optional>

@@ -100,7 +100,8 @@ void for_logits(const LinearCall& call, const Options& options, const Products& 
 // A number a row of the batch, of those that were asked for; 0 where no chunk puts one.
 class Rows {
  public:
-  Rows(const LinearCall& call, bool save, const Chunks& chunks) {
+  Rows(const LinearCall& call, bool save, const Chunks& chunks) : is_batch_(chunks.is_batch()) {
+    if (is_batch_) return;
     const Options& options = call.options;
     const at::ScalarType type = accumulate_type(call.layer.input);
     const int64_t rows = call.layer.input.size(0);
@@ -119,7 +120,11 @@ class Rows {
     if (save) result.saved = numbers({options.saved_numbers(), rows}, type);
   }
 
-  void put(const Chunk& chunk, const ops::ForwardResult& part) {
+  void put(const Chunk& chunk, ops::ForwardResult part) {
+    if (is_batch_) {
+      static_cast<ops::ForwardResult&>(result) = std::move(part);
+      return;
+    }
     const auto put = [&](const at::Tensor& values, const at::Tensor& all, int64_t dim = 0) {
       if (all.defined()) chunk.put(values, all, dim);
     };
@@ -130,7 +135,30 @@ class Rows {
   }
 
   ops::LinearResult result;
+
+ private:
+  bool is_batch_;
 };
+
+// What a mean divides by, in double.
+at::Tensor total_weight_of(const LinearCall& call, const at::Tensor& absent, const Chunks& chunks) {
+  const bool is_count = absent.is_cpu() && !call.weight.defined() && !call.row_weight.defined() &&
+                        !call.normalizer.defined() &&
+                        !at::isFloatingType(call.target.scalar_type());
+  if (!is_count) return formula::total_weight(call.at(absent));
+  at::Tensor total = allocate({}, absent, at::kDouble);
+  *total.mutable_data_ptr<double>() = static_cast<double>(chunks.counted);
+  return total;
+}
+
+// The gradient of the loss by that of each row, times the scale.
+ops::Gradients unit_of(const LinearCall& call, const at::Tensor& absent,
+                       const at::Tensor& total_weight) {
+  const at::Tensor scale = gradient_scale(call, total_weight);
+  if (scale.defined()) return {scale / total_weight, {}, {}, {}};
+  if (call.options.is_mean()) return {total_weight.reciprocal(), {}, {}, {}};
+  return {at::ones({}, absent.options().dtype(at::kDouble)), {}, {}, {}};
+}
 
 bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
 
@@ -148,23 +176,19 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   Rows rows(call, save, chunks);
   Sums sums(call, products, chunks, needs);
   at::Tensor total_weight;
-  if (call.options.is_mean()) total_weight = formula::total_weight(call.at(absent));
-
+  if (call.options.is_mean()) total_weight = total_weight_of(call, absent, chunks);
   ops::Gradients unit;
-  if (any(needs)) {
-    const at::Tensor scale = gradient_scale(call, total_weight);
-    unit.loss = scale.defined() ? scale : at::ones({}, absent.options().dtype(at::kDouble));
-    unit = of_sums(unit, call.options, total_weight);
-  }
+  if (any(needs)) unit = unit_of(call, absent, total_weight);
   const Options of_rows = by_row(call.options), of_sum = without_mean(call.options);
   for_logits(call, of_rows, products, chunks,
              [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
                const bool has_gradient = any(needs) && chunk.counts;
                ops::ForwardResult result;
                fused_ce::device::direct_forward(part, at::kDouble, save || has_gradient, result);
-               rows.put(chunk, result);
+               const at::Tensor saved = result.saved;
+               rows.put(chunk, std::move(result));
                if (!has_gradient) return;
-               fused_ce::device::backward_(unit, part.with(of_sum), result.saved, {});
+               fused_ce::device::backward_(unit, part.with(of_sum), saved, {});
                sums.add(part.self, input, chunk);
              });
 
@@ -172,7 +196,11 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   result.loss = reduced(result.loss, call.options, total_weight, type);
   if (call.options.wants(kZLoss))
     result.z_loss = reduced(result.z_loss, call.options, total_weight, type);
-  if (save) result.total_weight = std::move(total_weight);
+  if (save) {
+    result.total_weight = std::move(total_weight);
+  } else {
+    result.saved.reset();
+  }
   fused_ce::device::replace_undefined(result, absent);
   result.gradients = sums.take();
   replace_undefined(result.gradients, absent, accumulate_type(absent));

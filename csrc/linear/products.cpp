@@ -14,12 +14,14 @@
 namespace fused_ce::linear {
 namespace {
 
-// What stays in a core's own cache beside the rows.
-constexpr int64_t kBlockBytes = 1 << 20;
+// Of float: what stays in a core's own cache beside the rows, or takes a GPU long enough.
+constexpr int64_t kBytesOnCpu = 1 << 20, kBytesOnGpu = 64 << 20;
 
+// How many classes make a block of that size.
 int64_t block_of(const at::Tensor& weight) {
-  const int64_t bytes = weight.size(1) * static_cast<int64_t>(sizeof(float));
-  return std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(bytes, 1), 256, 8192);
+  const int64_t bytes = weight.is_cpu() ? kBytesOnCpu : kBytesOnGpu;
+  const int64_t a_class = weight.size(1) * static_cast<int64_t>(sizeof(float));
+  return std::max<int64_t>(256, bytes / std::max<int64_t>(a_class, 1));
 }
 
 template <class F>

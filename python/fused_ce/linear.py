@@ -62,7 +62,8 @@ def linear_cross_entropy(
         options: a :class:`torch.nn.LinearCrossEntropyOptions`. Its size of chunks is taken where
             ``chunk_rows`` is None; its other fields ask for less than what is done.
         chunk_rows: of how many rows the logits are there at a time. None: as many as 32 MiB hold,
-            but at least 128, for fewer make slow products; all chunks of about the same size.
+            but at least 128, for fewer make slow products (on CUDA 256 MiB, and 512); all chunks of
+            about the same size.
 
     Returns:
         The loss: of shape (\*) for ``"none"``, or (N, d1, ..., dk), else a scalar. It has the dtype

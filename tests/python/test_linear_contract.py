@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DEVICE, DTYPES
+from loss_head import head
 from torch.overrides import TorchFunctionMode
 
 pytestmark = pytest.mark.simt
@@ -200,21 +201,28 @@ def test_gradient_of_the_class_weights(problem: tuple[torch.Tensor, ...]) -> Non
     torch.testing.assert_close(*results)
 
 
-def test_gradients_of_row_weights_and_the_normalizer(problem: tuple[torch.Tensor, ...]) -> None:
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_gradients_of_row_weights_and_the_normalizer(
+    problem: tuple[torch.Tensor, ...], reduction: str
+) -> None:
     x, w, t = problem
-    leaves = (
-        *(x.requires_grad_(), w.requires_grad_(), torch.rand(16, dtype=D).requires_grad_()),
-        torch.tensor(3.0, dtype=D).requires_grad_(),
+    t[3] = -100
+    leaves = [x.requires_grad_(), w.requires_grad_(), torch.rand(16, dtype=D).requires_grad_()]
+    options: dict[str, Any] = {"z_loss_weight": 0.1, "reduction": reduction}
+    if reduction == "mean":
+        options["normalizer"] = torch.tensor(3.0, dtype=D).requires_grad_()
+        leaves.append(options["normalizer"])
+    ours = fused_ce.linear_cross_entropy_stats(
+        x, w, t, row_weight=leaves[2], chunk_rows=5, return_entropy=True, **options
     )
-    loss = fused_ce.linear_cross_entropy_stats(
-        x, w, t, row_weight=leaves[2], normalizer=leaves[3], chunk_rows=5
-    ).loss
-    rows = F.cross_entropy(F.linear(x, w), t, reduction="none")
-    expected = (rows * leaves[2]).sum() / leaves[3]
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves)
-    )
+    theirs = head(F.linear(x, w), t, row_weight=leaves[2], **options)
+    grads = []
+    for stats in (ours, theirs):
+        total = stats.loss.cos().sum() + stats.z_loss.sum() + stats.entropy.sin().sum()
+        first = torch.autograd.grad(total, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        grads.append((stats.loss, *first, *second))
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
 
 
 # ---- Errors --------------------------------------------------------------------------------------

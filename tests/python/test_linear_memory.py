@@ -27,6 +27,7 @@ torch.manual_seed(0)
 x = torch.randn({ROWS}, {FEATURES}, requires_grad=True)
 w = torch.randn({CLASSES}, {FEATURES}, requires_grad=True)
 t = torch.randint({CLASSES}, ({ROWS},))
+r = torch.rand({ROWS}, requires_grad=True)
 wide_x = torch.randn(64, 2048, requires_grad=True)
 wide_w = torch.randn({CLASSES}, 2048, requires_grad=True)
 f = fused_ce.linear_cross_entropy
@@ -45,12 +46,12 @@ def peak_of(step):
     step()
     return memory("VmHWM") - before
 def small(step):  # for libraries and threads, which stay
-    global x, w, t
-    kept = x, w, t
-    x, w = (a[:n].detach().requires_grad_() for a, n in ((x, 8), (w, 16)))
+    global x, w, t, r
+    kept = x, w, t, r
+    x, w, r = (a[:n].detach().requires_grad_() for a, n in ((x, 8), (w, 16), (r, 8)))
     t = t[:8] % 16
     step()
-    x, w, t = kept
+    x, w, t, r = kept
 """
 
 FIRST_ORDER = {
@@ -65,6 +66,7 @@ FIRST_ORDER = {
     "return_entropy=True, return_prediction=True, **rows)[:4]))",
     "checkpoint": "grads(checkpoint(ours, x, w, t, use_reentrant=False))",
     "transform": "torch.func.grad(ours, argnums=(0, 1))(x.detach(), w.detach(), t)",
+    "weights of rows": "torch.autograd.grad(stats(x, w, t, row_weight=r, **rows)[0], (x, w, r))",
     "no gradient": "torch.no_grad()(ours)(x, w, t)",
 }
 # Some tensors of a chunk's size at a time.

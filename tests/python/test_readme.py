@@ -1,4 +1,4 @@
-"""The README's Python blocks run as printed."""
+"""The Python blocks of the README and of the documents run as printed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{i}")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -34,9 +34,10 @@ class Sums {
  public:
   Sums(const LinearCall& call, const Products& products, const Chunks& chunks, Needs needs)
       : products_(products), needs_(needs) {
-    const at::ScalarType type = accumulate_type(call.layer.input);
+    // Contiguous, whatever the strides of the tensor.
+    const auto of_type = call.layer.input.options().dtype(accumulate_type(call.layer.input));
     const auto like = [&](const at::Tensor& tensor) {
-      return allocate_gradient_like(tensor.scalar_type() == type ? tensor : absent(tensor, type));
+      return allocate_gradient_like(at::empty({1}, of_type).expand(tensor.sizes()));
     };
     if (needs[0]) sums_.input = like(call.layer.input);
     if (needs[0] && chunks.leaves_out) sums_.input.zero_();
@@ -72,10 +73,6 @@ class Sums {
   Needs needs_;
   Layer sums_;
   bool is_first_ = true;
-
-  static at::Tensor absent(const at::Tensor& tensor, at::ScalarType type) {
-    return at::empty({1}, tensor.options().dtype(type)).expand(tensor.sizes());
-  }
 };
 
 // f(chunk, its rows of the input, what is asked of its logits): for each chunk, its logits computed

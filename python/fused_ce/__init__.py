@@ -51,6 +51,7 @@ from fused_ce import _C  # noqa: E402  (it links the library that was just loade
 
 _check_torch()
 
+import fused_ce._flops  # noqa: E402  (registers its formulas)
 import fused_ce._vmap_linear  # noqa: E402, F401  (registers its rules, and _vmap's)
 from fused_ce.functional import cross_entropy  # noqa: E402
 from fused_ce.linear import linear_cross_entropy, linear_cross_entropy_stats  # noqa: E402
@@ -81,9 +82,9 @@ def build_info() -> dict[str, object]:
           ``"avx512_bf16"`` (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read
           once);
         - ``cpu_capabilities``: the list of those that this build has and this machine runs;
-        - ``bfloat16_products``: what :func:`linear_cross_entropy` multiplies bfloat16 in on the CPU:
-          ``"bfloat16"`` where the processor has instructions for it, ``"float32"`` elsewhere, a
-          block of the layer's weight at a time;
+        - ``bfloat16_products``: what :func:`linear_cross_entropy` multiplies bfloat16 in on the
+          CPU: ``"bfloat16"`` where the processor has instructions for it, ``"float32"`` elsewhere,
+          a block of the layer's weight at a time;
         - ``openmp``: whether calls use torch's threads;
         - ``cuda``: whether CUDA kernels were built; ``cuda_version``: of the toolkit that compiled
           them, or ``""``; ``cuda_architectures``: a list of what they were compiled for, as in

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from conftest import DTYPES, SIMT, run_again
 from linear import Layer, check, composed, layer, loss_of
 from loss_head import EVERYTHING, OPTIONS, head
+from torch.utils.flop_counter import FlopCounterMode
 
 pytestmark = pytest.mark.simt
 ROWS, FEATURES, CLASSES = 13, 5, 7
@@ -271,3 +272,15 @@ def test_sums_over_chunks_are_float() -> None:
     theirs = torch.autograd.grad(composed(exact, target), exact.leaves())
     for a, e in zip(ours[1:], theirs[1:], strict=True):
         assert (a.double() - e).norm() / e.norm() < 4e-3
+
+
+@pytest.mark.parametrize(("reduction", "products"), [("mean", 3), ("none", 4)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_operations_are_counted(reduction: str, products: int, frozen: bool) -> None:
+    """Of a frozen layer there is no gradient to multiply for."""
+    given, target = layer(ROWS, FEATURES, CLASSES), target_of("indices")
+    given.weight.requires_grad_(not frozen)
+    with FlopCounterMode(display=False) as counter:
+        loss_of(given, target, reduction=reduction).sum().backward()
+    expected = (products - frozen) * 2 * ROWS * FEATURES * CLASSES
+    assert counter.get_total_flops() == expected

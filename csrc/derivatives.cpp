@@ -17,7 +17,9 @@ at::Tensor contraction(size_t result, const Call& call, const at::Tensor& saved,
   ops::Gradients ones;
   *ones.all()[result] = at::ones_symint(row_shape(call.self), call.self.options().dtype(type));
   const at::Tensor gradient = ops::backward(ones, call.with(options), saved, total_weight);
-  const at::Tensor rows = (gradient.to(type) * v.to(type)).sum(class_dim(call.self));
+  // Ignored rows have no gradient, and times what is no number there it would be none.
+  const at::Tensor products = formula::without_ignored(gradient.to(type) * v.to(type), call);
+  const at::Tensor rows = products.sum(class_dim(call.self));
   const bool is_reduced = result < 2 && !call.options.by_row();  // the loss and the z-loss
   if (!is_reduced) return rows;
   return call.options.is_mean() ? rows.sum() / total_weight.to(type) : rows.sum();

@@ -38,12 +38,15 @@ bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   return true;
 }
 
-void check_matrices(const Layer& layer, Needs needs) {
+void check_matrices(const LinearCall& call, Needs needs) {
+  const Layer& layer = call.layer;
   check_layer(layer);
+  TORCH_CHECK_VALUE(call.options.chunk_rows >= 0, "chunk_rows must not be negative, got ",
+                    call.options.chunk_rows);
   TORCH_CHECK(layer.bias.defined() || !needs[2],
-              "fused_ce::_linear_forward: there is no linear_bias, and so no gradient by it");
+              "fused_ce: there is no linear_bias, and so no gradient by it");
   TORCH_CHECK(layer.input.dim() == 2 && layer.weight.dim() == 2,
-              "fused_ce::_linear_forward: expected input (N, K) and linear_weight (C, K), got ",
+              "fused_ce: expected input (N, K) and linear_weight (C, K), got ",
               layer.input.sym_sizes(), " and ", layer.weight.sym_sizes());
 }
 
@@ -90,14 +93,14 @@ void check_layer(const Layer& layer) {
 
 at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype,
                              Needs needs) {
-  check_matrices(call.layer, needs);
+  check_matrices(call, needs);
   check_defined(call.target, "target");
   return fused_ce::check_forward(call.at(absent_logits(call)), dtype);
 }
 
 void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                     const at::Tensor& total_weight, Needs needs) {
-  check_matrices(call.layer, needs);
+  check_matrices(call, needs);
   check_defined(call.target, "target");
   fused_ce::check_backward(grads, call.at(absent_logits(call)), saved, total_weight);
 }

@@ -1,5 +1,6 @@
 #include "autograd.h"
 
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -29,9 +30,12 @@ bool any_defined(const Layer& layer) {
   return layer.input.defined() || layer.weight.defined() || layer.bias.defined();
 }
 
-// Inside a transform the gradients that forward computes would have derivatives of their own.
-bool is_transformed() {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
+// Whether forward may compute gradients. Inside a transform they would have derivatives of their
+// own; and hooks that see what is saved for backward are there to keep less of it: a checkpoint
+// runs forward once more, and has no use for the gradients of its first time.
+bool is_at_once(const LinearCall& call) {
+  return !call.options.by_row() && !at::SavedTensorDefaultHooks::get_hooks() &&
+         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
 }
 
 bool is_composed(const LinearCall& call) {
@@ -52,7 +56,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   const Needs required = required_of(call.layer);
   // The gradient of one number is known but for a factor: two of three products need not be made
   // once more in backward.
-  const bool at_once = !call.options.by_row() && !has_tangent && !is_transformed();
+  const bool at_once = is_at_once(call) && !has_tangent;
   for (size_t i = 0; i < Layer::kCount; ++i) needs[i] |= at_once && required[i];
   ops::LinearResult result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;

@@ -39,11 +39,18 @@ std::vector<Part> parts_of(const LinearCall& call) {
   return parts;
 }
 
+// Numbers a row, 0 where it is ignored: whatever there is in its place, products have none of it.
+at::Tensor counted(const at::Tensor& rows, const at::Tensor& target, const Options& options) {
+  if (!rows.defined() || at::isFloatingType(target.scalar_type())) return rows;
+  const at::Tensor ignored = target.to(at::kLong).eq(at::Scalar(options.ignore_index));
+  return rows.masked_fill(ignored.unsqueeze(1), 0);
+}
+
 // The layer of some rows in the product type, and the logits it makes.
 struct PartOfLayer {
   PartOfLayer(const LinearCall& call, const Layer& v, const Part& part)
-      : input(part.of(call.layer.input)),
-        v_input(part.of(v.input)),
+      : input(counted(part.of(call.layer.input), part.of(call.target), call.options)),
+        v_input(counted(part.of(v.input), part.of(call.target), call.options)),
         logits(composed::logits({input, call.layer.weight, call.layer.bias})),
         target(part.of(call.target)),
         row_weight(part.of(call.row_weight)) {

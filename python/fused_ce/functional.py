@@ -161,6 +161,6 @@ def call(operator: Any, ignore_index: int, /, *arguments: Any, **named: Any) -> 
             raise
         function, expected, name, found = misfit.groups()
         argument = f"{function}(): argument '{name.replace('self', 'input')}'"
-        if found == expected:
+        if found in (expected, expected.removeprefix("Optional[").removesuffix("]")):
             raise ValueError(f"{argument} does not fit into 64 bits") from None
         raise TypeError(f"{argument} must be {expected}, not {found}") from None

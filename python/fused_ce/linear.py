@@ -44,7 +44,7 @@ def linear_cross_entropy(
     ``ignore_index`` take no part in the products (on the CPU; on CUDA that would wait for the GPU).
 
     The logits are there as a whole for a ``linear_weight`` of more than two dimensions, and where
-    ``target`` or ``weight`` require a gradient.
+    class probabilities or their ``weight`` require a gradient.
 
     Args:
         input: of shape (\*, K): float32, float64, bfloat16 or float16.
@@ -110,6 +110,7 @@ def linear_cross_entropy(
         )
         return overridden
     ignore_index = _ignore_index(ignore_index, input, linear_weight, target)
+    _check_rows(chunk_rows)
     if options is not None and chunk_rows is None:
         chunk_rows = _chunk_rows(options, input, linear_weight)
     loss: Tensor = call(
@@ -206,6 +207,7 @@ def linear_cross_entropy_stats(
         >>> f"{stats.loss.item():.4f} {stats.entropy.item():.4f}"
         '2.4398 0.4702'
     """
+    _check_rows(chunk_rows)
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
     ignore_index = _ignore_index(ignore_index, input, linear_weight, target)
     with_z_loss = z_loss_weight != 0
@@ -252,8 +254,18 @@ def _ignore_index(
     return ignore_index
 
 
+def _check_rows(chunk_rows: int | None) -> None:
+    if isinstance(chunk_rows, bool):  # which the schema takes for 0 or 1
+        raise TypeError("linear_cross_entropy(): argument 'chunk_rows' must be int, not bool")
+
+
 def _chunk_rows(options: Any, input: Tensor, linear_weight: Tensor) -> int | None:
     """What a torch.nn.LinearCrossEntropyOptions says of the size of chunks."""
+    if not hasattr(options, "batch_chunk_size"):
+        raise TypeError(
+            "linear_cross_entropy(): argument 'options' must be a "
+            f"torch.nn.LinearCrossEntropyOptions, not {type(options).__name__}"
+        )
     if options.batch_chunk_size is not None:
         size: int = options.batch_chunk_size
         return size

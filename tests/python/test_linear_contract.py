@@ -316,6 +316,8 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "reduction": ({"reduction": "avg"}, ValueError, "avg is not a valid value for reduction"),
     "no_rows": ({"chunk_rows": 0}, ValueError, "chunk_rows must be positive, got 0"),
     "rows_of_text": ({"chunk_rows": "2"}, TypeError, "'chunk_rows' must be Optional"),
+    "rows_of_bool": ({"chunk_rows": True}, TypeError, "'chunk_rows' must be int, not bool"),
+    "too_many_rows": ({"chunk_rows": 2**63}, ValueError, "'chunk_rows' does not fit into 64 bits"),
     "no_target": ({"target": None}, TypeError, "'target' must be Tensor"),
     "no_weight": ({"linear_weight": None}, TypeError, "'linear_weight' must be Tensor"),
     "no_input": ({"input": None}, TypeError, "'input' must be Tensor"),
@@ -347,6 +349,11 @@ def test_errors(name: str) -> None:
     for now, was in zip((t for t in tensors if torch.is_tensor(t)), before, strict=True):
         if not now.is_meta and not now.is_sparse:
             assert torch.equal(now, was)
+
+
+def test_options_of_another_type() -> None:
+    with pytest.raises(TypeError, match="LinearCrossEntropyOptions, not str"):
+        fused_ce.linear_cross_entropy(X, W, T, options="auto")
 
 
 def test_private_operators_trust_nothing() -> None:

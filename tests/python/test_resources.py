@@ -119,7 +119,10 @@ def test_build_info() -> None:
         *("version", "torch", "compiler", "openmp"),
         *("cpu_capability", "cpu_capabilities"),
         *("cuda", "cuda_version", "cuda_architectures"),
+        "bfloat16_products",
     }
+    has_instructions = info["cpu_capability"] == "avx512_bf16"
+    assert info["bfloat16_products"] == ("bfloat16" if has_instructions else "float32")
     assert info["cpu_capability"] in info["cpu_capabilities"]
     assert bool(info["cuda_version"]) == bool(info["cuda_architectures"]) == info["cuda"]
     if info["cuda"]:

@@ -20,6 +20,8 @@ FILES = [
     "autograd",
     "edges",
     "errors",
+    "linear",
+    "linear_contract",
     "nonfinite",
     "opinfo",
     "parity",

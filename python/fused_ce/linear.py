@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import _reduction as _Reduction
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from fused_ce._onnx import in_torchscript_export, linear_composition
 from fused_ce.functional import call
 from fused_ce.stats import CrossEntropyStats, _as_tensor, _asked_for, _check_numbers
 
@@ -113,6 +114,17 @@ def linear_cross_entropy(
     _check_rows(chunk_rows)
     if options is not None and chunk_rows is None:
         chunk_rows = _chunk_rows(options, input, linear_weight)
+    if in_torchscript_export():
+        return linear_composition(
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=_Reduction.get_enum(reduction),
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+        )
     loss: Tensor = call(
         _linear_cross_entropy,
         ignore_index,

@@ -48,6 +48,15 @@ int main() {
   expect(torch::allclose(criterion(logits, target), reference(logits, target)),
          "the module agrees with torch's");
 
+  const auto hidden = torch::randn({64, 16}, torch::requires_grad());
+  const auto head = torch::randn({10, 16}, torch::requires_grad());
+  const auto of_layer = fused_ce::linear_cross_entropy(
+      hidden, head, target, fused_ce::LinearCrossEntropyOptions().chunk_rows(8));
+  of_layer.backward();
+  expect(torch::allclose(of_layer, fused_ce::cross_entropy(torch::linear(hidden, head), target)),
+         "the layer's loss is that of its logits");
+  expect(head.grad().defined(), "the layer's gradient arrives");
+
   expect(fused_ce::build_info().openmp, "the library was compiled with OpenMP");
   expect(loaded("libgomp").size() <= 1, "one OpenMP runtime is loaded");
   expect(loaded("libpython").empty(), "no Python is loaded");

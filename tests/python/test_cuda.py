@@ -258,6 +258,7 @@ SELECTION = {
         "-k",
         "not gradcheck or indices-all- or probabilities-weight-",
     ],
+    "linear": ["test_linear.py"],
     "opinfo": ["test_opinfo.py"],
     "properties": ["test_properties.py"],
     "transforms": ["test_transforms.py", "-k", "not aot_inductor"],

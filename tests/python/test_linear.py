@@ -9,7 +9,7 @@ import fused_ce
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DTYPES, SIMT, run_again
+from conftest import DEVICE, DTYPES, SIMT, run_again
 from linear import Layer, check, composed, layer, loss_of
 from loss_head import EVERYTHING, OPTIONS, head
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,7 +50,7 @@ def test_values_and_gradients(
         check(given, target_of(kind, dtype), reduction, **options)
 
 
-@pytest.mark.skipif(bool(SIMT), reason="torch's products are the same there")
+@pytest.mark.skipif(bool(SIMT) or DEVICE != "cpu", reason="torch's products are the same there")
 @pytest.mark.parametrize("capability", [c for c in CAPABILITIES[:-1] if c != "default"])
 def test_products_of_other_processors(capability: str) -> None:
     run_again("test_linear.py", "-k", "test_values", FUSED_CE_CPU_CAPABILITY=capability)
@@ -140,6 +140,7 @@ def test_class_indices(dtype: torch.dtype) -> None:
     torch.testing.assert_close(loss_of(given, target.to(dtype)), composed(given, target))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="to know which they are would wait for the GPU")
 def test_ignored_rows_are_left_out() -> None:
     """What is not a number there would be none in every product."""
     given, target = layer(ROWS, FEATURES, CLASSES), target_of("ignored")

@@ -207,3 +207,33 @@ def test_import_again() -> None:
         "import fused_ce"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class LinearModel(torch.nn.Module):
+    """A layer with its loss."""
+
+    def __init__(self, shape: tuple[int, ...], **options: Any) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(*shape, 4))
+        self.bias = torch.nn.Parameter(torch.randn(shape))
+        self.options = options
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return fused_ce.linear_cross_entropy(
+            x, self.weight, t, linear_bias=self.bias, chunk_rows=2, **self.options
+        )
+
+
+@EXPORTERS
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [((5,), T), ((5,), torch.rand(5, 5)), ((5, 2), T[:, None].expand(5, 2).contiguous())],
+    ids=["indices", "probabilities", "planes"],
+)
+def test_linear(shape: tuple[int, ...], target: torch.Tensor, reduction: str, dynamo: bool) -> None:
+    model = LinearModel(shape, reduction=reduction, label_smoothing=0.1)
+    session = onnxruntime.InferenceSession(export(model, target, dynamo))
+    names = [i.name for i in session.get_inputs()]
+    (loss,) = session.run(None, dict(zip(names, (X.numpy(), target.numpy()), strict=True)))
+    torch.testing.assert_close(torch.as_tensor(loss), model(X, target), rtol=1e-5, atol=1e-6)

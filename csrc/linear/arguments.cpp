@@ -38,16 +38,12 @@ bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   return true;
 }
 
-void check_matrices(const LinearCall& call, Needs needs) {
-  const Layer& layer = call.layer;
-  check_layer(layer);
+void check_needs(const LinearCall& call, Needs needs) {
+  check_defined(call.target, "target");
   TORCH_CHECK_VALUE(call.options.chunk_rows >= 0, "chunk_rows must not be negative, got ",
                     call.options.chunk_rows);
-  TORCH_CHECK(layer.bias.defined() || !needs[2],
+  TORCH_CHECK(call.layer.bias.defined() || !needs[2],
               "fused_ce: there is no linear_bias, and so no gradient by it");
-  TORCH_CHECK(layer.input.dim() == 2 && layer.weight.dim() == 2,
-              "fused_ce: expected input (N, K) and linear_weight (C, K), got ",
-              layer.input.sym_sizes(), " and ", layer.weight.sym_sizes());
 }
 
 }  // namespace
@@ -66,8 +62,12 @@ at::Tensor absent_logits(const at::Tensor& input, c10::SymIntArrayRef shape) {
 }
 
 at::Tensor absent_logits(const LinearCall& call) {
-  return absent_logits(call.layer.input,
-                       {call.layer.input.sym_size(0), call.layer.weight.sym_size(0)});
+  const auto& [input, weight, bias] = call.layer;
+  check_layer(call.layer);
+  TORCH_CHECK(input.dim() == 2 && weight.dim() == 2,
+              "fused_ce: expected input (N, K) and linear_weight (C, K), got ", input.sym_sizes(),
+              " and ", weight.sym_sizes());
+  return absent_logits(input, {input.sym_size(0), weight.sym_size(0)});
 }
 
 void check_layer(const Layer& layer) {
@@ -91,18 +91,16 @@ void check_layer(const Layer& layer) {
               as_tuple(weight.sym_sizes()), ")");
 }
 
-at::ScalarType check_forward(const LinearCall& call, std::optional<at::ScalarType> dtype,
-                             Needs needs) {
-  check_matrices(call, needs);
-  check_defined(call.target, "target");
-  return fused_ce::check_forward(call.at(absent_logits(call)), dtype);
+at::ScalarType check_forward(const LinearCall& call, const at::Tensor& absent,
+                             std::optional<at::ScalarType> dtype, Needs needs) {
+  check_needs(call, needs);
+  return fused_ce::check_forward(call.at(absent), dtype);
 }
 
-void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
-                    const at::Tensor& total_weight, Needs needs) {
-  check_matrices(call, needs);
-  check_defined(call.target, "target");
-  fused_ce::check_backward(grads, call.at(absent_logits(call)), saved, total_weight);
+void check_backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& absent,
+                    const at::Tensor& saved, const at::Tensor& total_weight, Needs needs) {
+  check_needs(call, needs);
+  fused_ce::check_backward(grads, call.at(absent), saved, total_weight);
 }
 
 }  // namespace fused_ce::linear

@@ -6,6 +6,7 @@
 
 #include "../arguments.h"
 #include "../out_of_range.h"
+#include "part.h"
 #include "products.h"
 
 namespace fused_ce::linear {
@@ -50,7 +51,7 @@ Order order_of(const LinearCall& call) {
 
 at::Tensor Chunk::of(const at::Tensor& batch, int64_t dim) const {
   if (!batch.defined()) return batch;
-  return index.defined() ? batch.index_select(dim, index) : batch.narrow(dim, begin, size);
+  return index.defined() ? batch.index_select(dim, index) : part_of(batch, dim, begin, size);
 }
 
 void Chunk::put(const at::Tensor& values, const at::Tensor& batch, int64_t dim) const {
@@ -73,7 +74,7 @@ Chunks chunks_of(const LinearCall& call, bool ignored_too) {
     for (; begin < end; begin += size) {
       const int64_t n = std::min(size, end - begin);
       const at::Tensor index =
-          order.index.defined() ? order.index.narrow(0, begin, n) : order.index;
+          order.index.defined() ? part_of(order.index, 0, begin, n) : order.index;
       result.chunks.push_back({index, begin, n, counts});
       result.most_rows = std::max(result.most_rows, n);
     }

@@ -44,7 +44,7 @@ ops::LinearResult of_rows(const LinearCall& call, at::ScalarType dtype, bool sav
 }  // namespace
 
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save) {
-  const at::ScalarType type = check_forward(call, dtype, Needs{});
+  const at::ScalarType type = check_forward(call, absent_logits(call), dtype, Needs{});
   if (!has_derivative(call.target) && !has_derivative(call.weight))
     return of_rows(call, type, save);
   ops::LinearResult result{fused_ce::ops::forward(call.at(logits(call.layer)), type, save), {}};
@@ -54,7 +54,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
-  check_backward(grads, call, saved, total_weight, needs);
+  check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
   const at::Tensor by_logits =
       fused_ce::ops::backward(grads, call.at(logits(call.layer)), saved, total_weight);
   const at::ScalarType type = by_logits.scalar_type(), own = call.layer.input.scalar_type();

@@ -17,6 +17,7 @@
 #include "../formula.h"
 #include "arguments.h"
 #include "chunks.h"
+#include "part.h"
 #include "products.h"
 #include "rows.h"
 
@@ -87,7 +88,7 @@ void for_logits(const LinearCall& call, const Options& options, const Products& 
       allocate({chunks.most_rows, call.layer.weight.size(0)}, input, product_type(input));
   for (const Chunk& chunk : chunks.chunks) {
     const at::Tensor rows = products.operand(chunk.of(input));
-    at::Tensor logits = memory.narrow(0, 0, chunk.size);
+    at::Tensor logits = part_of(memory, 0, 0, chunk.size);
     products.logits(rows, logits);
     const at::Tensor target = chunk.of(call.target), row_weight = chunk.of(call.row_weight);
     f(chunk, rows, Call{logits, target, weight, options, row_weight});
@@ -164,12 +165,12 @@ bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                           Needs needs) {
   const PlainProducts guard;
-  const at::ScalarType type = check_forward(call, dtype, needs);
+  const at::Tensor absent = absent_logits(call);
+  const at::ScalarType type = check_forward(call, absent, dtype, needs);
   TORCH_CHECK(!(any(needs) && call.options.by_row()),
               "fused_ce::_linear_forward: the loss of each row has a gradient of its own");
   const Chunks chunks = chunks_of(call, call.options.wants(kPrediction));
   const Products products(call.layer);
-  const at::Tensor absent = absent_logits(call);
   Rows rows(call, save, chunks);
   Sums sums(call, products, chunks, needs);
   at::Tensor total_weight;
@@ -207,7 +208,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
   const PlainProducts guard;
-  check_backward(grads, call, saved, total_weight, needs);
+  check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
   const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
   Sums sums(call, products, chunks, needs);

@@ -25,15 +25,15 @@ Layer empty_like(const Layer& layer, Needs needs, at::ScalarType dtype) {
 
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                           Needs needs) {
-  check_forward(call, dtype, needs);
   const at::Tensor absent = absent_logits(call);
+  check_forward(call, absent, dtype, needs);
   return {fused_ce::meta::forward(call.at(absent), dtype, save),
           empty_like(call.layer, needs, accumulate_type(absent))};
 }
 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
-  check_backward(grads, call, saved, total_weight, needs);
+  check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
   return empty_like(call.layer, needs, call.layer.input.scalar_type());
 }
 

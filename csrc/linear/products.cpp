@@ -10,6 +10,7 @@
 
 #include "../arguments.h"
 #include "../capability.h"
+#include "part.h"
 
 namespace fused_ce::linear {
 namespace {
@@ -54,16 +55,16 @@ void Products::for_blocks(F f) const {
   const at::Tensor& weight = layer_.weight;
   if (!block_weights_.defined()) return f(weight, 0, weight.size(0));
   for_parts(weight.size(0), block_, [&](int64_t begin, int64_t size) {
-    at::Tensor block = block_weights_.narrow(0, 0, size);
-    f(block.copy_(weight.narrow(0, begin, size)), begin, size);
+    at::Tensor block = part_of(block_weights_, 0, 0, size);
+    f(block.copy_(part_of(weight, 0, begin, size)), begin, size);
   });
 }
 
 void Products::logits(const at::Tensor& rows, at::Tensor& into) const {
   for_blocks([&](const at::Tensor& weights, int64_t begin, int64_t size) {
-    at::Tensor part = into.narrow(1, begin, size);
+    at::Tensor part = part_of(into, 1, begin, size);
     if (bias_.defined()) {
-      at::addmm_out(part, bias_.narrow(0, begin, size), rows, weights.t());
+      at::addmm_out(part, part_of(bias_, 0, begin, size), rows, weights.t());
     } else {
       at::mm_out(part, rows, weights.t());
     }
@@ -76,7 +77,7 @@ void Products::input_gradient(const at::Tensor& by_logits, at::Tensor& into) con
     return;
   }
   for_blocks([&](const at::Tensor& weights, int64_t begin, int64_t size) {
-    const at::Tensor part = by_logits.narrow(1, begin, size);
+    const at::Tensor part = part_of(by_logits, 1, begin, size);
     if (begin == 0) {
       at::mm_out(into, part, weights);
     } else {
@@ -91,8 +92,8 @@ void Products::add_weight_gradient(const at::Tensor& by_logits, const at::Tensor
   if (sum.scalar_type() != type_) {
     // No product of half types adds to float: a part that stays in the cache does.
     return for_parts(sum.size(0), block_, [&](int64_t begin, int64_t size) {
-      at::Tensor part = sum.narrow(0, begin, size);
-      const at::Tensor product = at::mm(transposed.narrow(0, begin, size), rows);
+      at::Tensor part = part_of(sum, 0, begin, size);
+      const at::Tensor product = at::mm(part_of(transposed, 0, begin, size), rows);
       first ? part.copy_(product) : part.add_(product);
     });
   }

@@ -25,15 +25,17 @@ class Keys {
   }
 
   // Whether a call would end in the kernels of one device, with nothing but autograd before them.
-  bool plain() const {
+  bool plain() const { return dense() && !at::hasCallbacks(); }
+
+  // The same where somebody may watch.
+  bool dense() const {
     constexpr c10::DispatchKeySet kCpu({DispatchKey::CPU, DispatchKey::AutogradCPU,
                                         DispatchKey::ADInplaceOrView, DispatchKey::BackendSelect});
     constexpr c10::DispatchKeySet kCuda({DispatchKey::CUDA, DispatchKey::AutogradCUDA,
                                          DispatchKey::ADInplaceOrView, DispatchKey::BackendSelect});
     const uint64_t keys = active().raw_repr();
     return ((keys & ~kCpu.raw_repr()) == 0 || (keys & ~kCuda.raw_repr()) == 0) &&
-           keys_.has_any(c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::CUDA})) &&
-           !tangents_ && !at::hasCallbacks();
+           keys_.has_any(c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::CUDA})) && !tangents_;
   }
 
   // Whether autograd is below what this thread has switched off.
@@ -92,7 +94,7 @@ bool direct(const Call& call, std::optional<at::ScalarType> dtype, ops::ForwardR
 bool is_plain(const at::Tensor& tensor) {
   Keys keys;
   keys.add(tensor);
-  return keys.plain();
+  return keys.dense();
 }
 
 at::Tensor direct_or_dispatched(const Call& call) {

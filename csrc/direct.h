@@ -13,7 +13,7 @@ namespace fused_ce {
 FUSED_CE_API bool direct(const Call& call, std::optional<at::ScalarType> dtype,
                          ops::ForwardResult& result);
 
-// Whether this is such a tensor.
+// Whether this is such a tensor (which may be watched).
 bool is_plain(const at::Tensor& tensor);
 
 // The loss, all results, and the gradient, either way.

@@ -3,8 +3,9 @@
 // An option more is a field of Options and a word of its schema here, the last of each; a check in
 // arguments.cpp; its use in describe.cpp (the kernels' Problem) and formula.cpp (the same in ATen);
 // and an argument of the public functions, in C++ (fused_ce.h) and Python (bindings.cpp, stats.py,
-// modules.py, linear.py). One that changes what a mean divides by is used in _vmap.py. A tensor more is a
-// member of Call, an argument in unboxed.h and library.cpp, and kept for backward in nodes.cpp.
+// modules.py, linear.py). One that changes what a mean divides by is used in _vmap.py. A tensor
+// more is a member of Call, an argument in unboxed.h and library.cpp, and kept for backward in
+// nodes.cpp.
 #pragma once
 
 #include <ATen/core/Reduction.h>

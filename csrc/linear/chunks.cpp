@@ -92,8 +92,8 @@ int64_t rows_of_chunk(const LinearCall& call, int64_t rows) {
                         static_cast<int64_t>(c10::elementSize(product_type(call.layer.input)));
   const Efficient& efficient = call.layer.input.is_cpu() ? kOnCpu : kOnGpu;
   const int64_t most = std::max(efficient.rows, efficient.bytes_of_logits / bytes);
-  // Equal ones: a small rest would not be efficient.
-  const int64_t chunks = std::max<int64_t>(1, (rows + most / 2) / most);
+  // Equal ones, for a small rest would not be efficient, and neither would parts of few rows be.
+  const int64_t chunks = std::clamp<int64_t>(rows / efficient.rows, 1, (rows + most - 1) / most);
   return (rows + chunks - 1) / chunks;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "../arguments.h"
 #include "../formula.h"
@@ -44,6 +45,7 @@ ops::LinearResult of_rows(const LinearCall& call, at::ScalarType dtype, bool sav
 }  // namespace
 
 ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const at::ScalarType type = check_forward(call, absent_logits(call), dtype, Needs{});
   if (!has_derivative(call.target) && !has_derivative(call.weight))
     return of_rows(call, type, save);
@@ -54,6 +56,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
   const at::Tensor by_logits =
       fused_ce::ops::backward(grads, call.at(logits(call.layer)), saved, total_weight);

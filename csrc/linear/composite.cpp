@@ -68,6 +68,11 @@ ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarTy
   const bool probabilities = is_probabilities(absent, call.target);
   // Of these shapes, torch has its own words for what does not fit.
   if (input.dim() <= 2) {
+    TORCH_CHECK_VALUE(input.dim() != 2 || call.target.dim() != 1 ||
+                          call.target.sym_size(0).sym_eq(batch[0]).expect_true(__FILE__, __LINE__),
+                      "Expected input batch_size (", batch[0], ") to match target batch_size (",
+                      call.target.sym_size(0), "). input has shape ", as_tuple(input.sym_sizes()),
+                      ", target ", as_tuple(call.target.sym_sizes()));
     fused_ce::check_forward(call.at(absent), dtype);
   } else {
     check_shape(call.target, "target", probabilities ? logits : batch, input);

@@ -4,6 +4,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 #include <utility>
@@ -79,8 +80,10 @@ void add_to(at::Tensor& sum, const at::Tensor& term) { sum = sum.defined() ? sum
 
 }  // namespace
 
+// Here and below without autocast, whose logits would not be those that forward saw.
 Results contraction(const LinearCall& call, const at::Tensor& saved, const at::Tensor& total_weight,
                     const Layer& v, const std::array<bool, ops::Gradients::kCount>& wanted) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Options options = by_row(call.options);
   std::array<std::vector<at::Tensor>, ops::Gradients::kCount> rows;
   for (const Part& part : parts_of(call)) {
@@ -104,6 +107,7 @@ Results contraction(const LinearCall& call, const at::Tensor& saved, const at::T
 
 Layer curvature(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                 const at::Tensor& total_weight, const Layer& v, Needs needs) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const ops::Gradients of_all = of_sums(grads, call.options, total_weight);
   const Options options = without_mean(call.options);
   const at::ScalarType own = call.layer.input.scalar_type(),

@@ -212,7 +212,11 @@ Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Te
   const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
   Sums sums(call, products, chunks, needs);
-  const ops::Gradients of_all = of_sums(grads, call.options, total_weight);
+  ops::Gradients of_all = of_sums(grads, call.options, total_weight);
+  const at::Tensor scale = gradient_scale(call, total_weight);
+  for (at::Tensor* grad : of_all.all()) {
+    if (scale.defined() && grad->defined()) *grad = *grad * scale;
+  }
   const Options options = without_mean(call.options);
   for_logits(call, options, products, chunks,
              [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
@@ -224,7 +228,9 @@ Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Te
   Layer result = sums.take();
   const at::ScalarType type = call.layer.input.scalar_type();
   for (at::Tensor* gradient : result.all()) {
-    if (gradient->defined()) *gradient = gradient->to(type);
+    if (!gradient->defined()) continue;
+    if (scale.defined()) gradient->div_(scale);
+    *gradient = gradient->to(type);
   }
   replace_undefined(result, call.layer.input, type);
   return result;

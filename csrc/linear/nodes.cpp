@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "../direct.h"
@@ -53,7 +54,8 @@ struct FirstDerivative {
 
   static variable_list of(const variable_list& incoming, Kept&& kept, Needs needs) {
     const ops::Gradients grads = gradients_of(incoming);
-    if (is_of_loss_alone(grads) && has(kept.gradients, needs) && !at::GradMode::is_enabled())
+    if (is_of_loss_alone(grads) && has(kept.gradients, needs) && !is_infinite(grads.loss) &&
+        !at::GradMode::is_enabled())
       return scaled(grads.loss, kept, needs);
     TORCH_CHECK(kept.saved.defined(),
                 "Trying to backward through the graph a second time: what it needs was given away "
@@ -66,6 +68,11 @@ struct FirstDerivative {
  private:
   static bool is_of_loss_alone(const ops::Gradients& grads) {
     return !grads.z_loss.defined() && !grads.lse.defined() && !grads.entropy.defined();
+  }
+  // Of one number. The rows that do not count have 0, which times that were no number. (On a GPU
+  // nobody waits to know.)
+  static bool is_infinite(const at::Tensor& grad) {
+    return grad.is_cpu() && is_plain(grad) && !std::isfinite(grad.item<double>());
   }
   static bool has(const Layer& gradients, Needs needs) {
     for (size_t i = 0; i < kResults; ++i) {

@@ -15,8 +15,9 @@
 namespace fused_ce::linear {
 namespace {
 
-// Of float: what stays in a core's own cache beside the rows, or takes a GPU long enough.
-constexpr int64_t kBytesOnCpu = 1 << 20, kBytesOnGpu = 64 << 20;
+// Of float: what stays in the caches, or takes a GPU long enough. Of less, threads would wait for
+// one another too often.
+constexpr int64_t kBytesOnCpu = 4 << 20, kBytesOnGpu = 64 << 20;
 
 // How many classes make a block of that size.
 int64_t block_of(const at::Tensor& weight) {
@@ -76,6 +77,7 @@ void Products::input_gradient(const at::Tensor& by_logits, at::Tensor& into) con
     into.copy_(at::mm(by_logits, layer_.weight));
     return;
   }
+  if (layer_.weight.size(0) == 0) into.zero_();
   for_blocks([&](const at::Tensor& weights, int64_t begin, int64_t size) {
     const at::Tensor part = part_of(by_logits, 1, begin, size);
     if (begin == 0) {

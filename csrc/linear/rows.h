@@ -30,8 +30,8 @@ ops::Gradients part_of(const ops::Gradients& grads, const LinearOptions& options
   return {of_loss(grads.loss), of_loss(grads.z_loss), of_rows(grads.lse), of_rows(grads.entropy)};
 }
 
-// What the loss is multiplied with whose gradients forward computes: a mean over many rows would
-// have none in half precision. Undefined: with nothing.
+// What the loss is multiplied with whose gradients are computed: a mean over many rows would have
+// none by its logits in half precision. Undefined: with nothing.
 at::Tensor gradient_scale(const LinearCall& call, const at::Tensor& total_weight);
 
 }  // namespace fused_ce::linear

@@ -61,12 +61,12 @@ def linear_composition(
     logits = F.linear(input, linear_weight.flatten(0, -2), bias)
     options = (weight, reduction, ignore_index, label_smoothing)
     if len(classes) > 1:
-        return composition(logits.unflatten(-1, classes), target, *options)
+        return composition(logits.reshape(*batch, *classes), target, *options)
     if len(batch) < 2:
         return composition(logits, target, *options)
     flat = target.flatten(0, len(batch) - 1)
     loss = composition(logits.flatten(0, -2), flat, *options)
-    return loss.unflatten(0, batch) if reduction == 0 else loss
+    return loss.reshape(batch) if reduction == 0 else loss
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ def linear_cross_entropy(
     and multiplied in backward with what comes in: three matrix products in all. Those of
     ``reduction="none"`` need the logits once more, a fourth product. So do derivatives of higher
     order and :mod:`torch.func`. Gradients are added up over chunks in float32 or float64. Rows of
-    ``ignore_index`` take no part in the products (on the CPU; on CUDA that would wait for the GPU).
+    ``ignore_index`` take no part in the products (on the CPU, and but for tangents and second
+    derivatives; on CUDA that would wait for the GPU).
 
     The logits are there as a whole for a ``linear_weight`` of more than two dimensions, and where
     class probabilities or their ``weight`` require a gradient.
@@ -63,8 +64,8 @@ def linear_cross_entropy(
         options: a :class:`torch.nn.LinearCrossEntropyOptions`. Its size of chunks is taken where
             ``chunk_rows`` is None; its other fields ask for less than what is done.
         chunk_rows: of how many rows the logits are there at a time. None: as many as 32 MiB hold,
-            but at least 128, for fewer make slow products (on CUDA 256 MiB, and 512); all chunks of
-            about the same size.
+            but at least 128, for fewer make slow products (on CUDA 256 MiB, and 512). All chunks
+            have about the same size, and fewer rows than twice the least are one.
 
     Returns:
         The loss: of shape (\*) for ``"none"``, or (N, d1, ..., dk), else a scalar. It has the dtype
@@ -112,8 +113,9 @@ def linear_cross_entropy(
         return overridden
     ignore_index = _ignore_index(ignore_index, input, linear_weight, target)
     _check_rows(chunk_rows)
-    if options is not None and chunk_rows is None:
-        chunk_rows = _chunk_rows(options, input, linear_weight)
+    if options is not None:
+        of_options = _chunk_rows(options, input, linear_weight)
+        chunk_rows = of_options if chunk_rows is None else chunk_rows
     if in_torchscript_export():
         return linear_composition(
             input,

@@ -239,12 +239,17 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         self.chunk_rows = chunk_rows
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        layer, shape = self.linear, (self.num_classes, *self.out_features)
+        weight: Tensor = self.linear.weight
+        bias: Tensor | None = self.linear.bias
+        if self.out_features:  # autocast remembers what it made of a parameter, and not of a view
+            shape = (self.num_classes, *self.out_features)
+            weight = weight.reshape(*shape, self.linear.in_features)
+            bias = None if bias is None else bias.reshape(shape)
         return linear_cross_entropy(
             input,
-            layer.weight.reshape(*shape, layer.in_features),
+            weight,
             target,
-            linear_bias=None if layer.bias is None else layer.bias.reshape(shape),
+            linear_bias=bias,
             weight=self.weight,
             reduction=self.reduction,
             ignore_index=self.ignore_index,

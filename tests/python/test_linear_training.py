@@ -253,6 +253,32 @@ def test_autocast_of_transforms() -> None:
     torch.testing.assert_close(mapped, plain(x, w, t, b, reduction="none"), rtol=0.02, atol=0.03)
 
 
+def test_second_derivatives_in_autocast() -> None:
+    """Of a forward outside: the same numbers as outside."""
+
+    def run(context: AbstractContextManager[object]) -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        x, w, t, b = (a.float() if a.is_floating_point() else a for a in problem())
+        layer = [a.requires_grad_() for a in (x, w, b)]
+        loss = of(ours, layer, t)
+        grads = torch.autograd.grad(loss, layer, create_graph=True)
+        with context:
+            return torch.autograd.grad(sum(g.square().sum() for g in grads), layer)
+
+    torch.testing.assert_close(
+        run(torch.autocast("cpu", torch.bfloat16)), run(nullcontext()), rtol=0, atol=0
+    )
+
+
+def test_infinite_gradients_leave_ignored_rows_alone() -> None:
+    for reduction in REDUCTIONS:
+        layer, t = leaves()
+        t[2:4] = -100
+        loss = of(ours, layer, t, reduction=reduction)
+        (grad,) = torch.autograd.grad(loss, layer[:1], torch.full_like(loss, torch.inf))
+        assert not grad[2:4].any() and not grad[4:].isfinite().all()
+
+
 # ---- Heads, and what they are made of ------------------------------------------------------------
 
 

@@ -382,6 +382,21 @@ def test_private_operators_trust_nothing() -> None:
         forward(X, W, None, T, *no, True, True, True, True)
 
 
+@pytest.mark.skipif(
+    fused_ce.build_info()["bfloat16_products"] != "bfloat16",
+    reason="products of half types are made in float here",
+)
+def test_gradients_in_forward_are_no_less_than_a_sum_s() -> None:
+    """In half precision a mean's, over many rows, would be nothing: float16 ends at 6e-8."""
+    x, w, t = X.bfloat16(), W.bfloat16(), torch.tensor([0, 1, -100, 4])  # a mean of 3
+    *_, grad, _, _ = torch.ops.fused_ce._linear_forward(
+        x, w, None, t, *[None] * 4, True, True, False, False
+    )
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(fused_ce.linear_cross_entropy(x, w, t), x)
+    torch.testing.assert_close(grad.bfloat16(), 4 * expected, rtol=0, atol=0)
+
+
 def test_torch_function() -> None:
     seen = []
 

@@ -10,13 +10,10 @@
 #include "shapes.h"
 
 namespace fused_ce {
-namespace {
-
-// Sizes that a trace does not know are compared when the traced program runs (TORCH_SYM_CHECK and
-// its kin): a decision would refuse to be traced.
 bool must_equal(const c10::SymInt& a, const c10::SymInt& b) {
   return a.sym_eq(b).expect_true(__FILE__, __LINE__);
 }
+
 bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   if (a.size() != b.size()) return false;
   for (size_t d = 0; d < a.size(); ++d) {
@@ -25,8 +22,7 @@ bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
   return true;
 }
 
-void check_dense(const at::Tensor& tensor, const char* name,
-                 const char* function = "cross_entropy") {
+void check_dense(const at::Tensor& tensor, const char* name, const char* function) {
   TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(),
                               "fused_ce::", function, ": ", name,
                               " must be a dense, unquantized tensor, got layout ", tensor.layout(),
@@ -38,6 +34,8 @@ void check_device(const at::Tensor& self, const at::Tensor& tensor, const char* 
               "Expected all tensors to be on the same device, but ", name, " is on ",
               tensor.device(), " and input is on ", self.device());
 }
+
+namespace {
 
 void check_batch(const at::Tensor& self, const at::Tensor& target) {
   TORCH_CHECK_VALUE(target.dim() > 0, "Expected input batch_size (", self.sym_size(0),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
 
 #include <optional>
 
@@ -23,6 +24,17 @@ at::ScalarType loss_type(at::ScalarType self, const Call& call);
 
 // The floating point types that the kernels know.
 bool is_supported(at::ScalarType type);
+
+// Whether two sizes, or shapes, are equal. Those that a trace does not know are compared when the
+// traced program runs (TORCH_SYM_CHECK and its kin): a decision would refuse to be traced.
+bool must_equal(const c10::SymInt& a, const c10::SymInt& b);
+bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b);
+
+// Throw where an argument of `function` has no memory that the kernels could read, or is not on the
+// device of the input.
+void check_dense(const at::Tensor& tensor, const char* name,
+                 const char* function = "cross_entropy");
+void check_device(const at::Tensor& self, const at::Tensor& tensor, const char* name);
 
 // Throws where the logits of `function` are of no kind that the kernels know.
 void check_input(const at::Tensor& self, const char* function);

@@ -10,6 +10,7 @@
 #include "tangent.h"
 
 namespace fused_ce::autograd {
+
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
   const auto below = [&](bool saved) {
     const at::AutoDispatchBelowADInplaceOrView guard;

@@ -1,7 +1,6 @@
 #include "arguments.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/SymBool.h>
 #include <c10/util/Exception.h>
 
 #include <sstream>
@@ -11,31 +10,13 @@
 namespace fused_ce::linear {
 namespace {
 
-void check_defined(const at::Tensor& tensor, const char* name) {
-  TORCH_CHECK_TYPE(tensor.defined(), "linear_cross_entropy(): argument '", name,
-                   "' must be Tensor, not None");
-}
-
 // Of the weight and the bias.
 void check_like_input(const at::Tensor& input, const at::Tensor& tensor, const char* name) {
-  TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided && !tensor.is_quantized(),
-                              "fused_ce::linear_cross_entropy: ", name,
-                              " must be a dense, unquantized tensor, got layout ", tensor.layout(),
-                              " and dtype ", tensor.scalar_type());
-  TORCH_CHECK(tensor.device() == input.device(),
-              "Expected all tensors to be on the same device, but ", name, " is on ",
-              tensor.device(), " and input is on ", input.device());
+  check_dense(tensor, name, "linear_cross_entropy");
+  check_device(input, tensor, name);
   TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "expected ", name,
               " and input to have the same dtype, but got ", tensor.scalar_type(), " and ",
               input.scalar_type());
-}
-
-bool must_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
-  if (a.size() != b.size()) return false;
-  for (size_t d = 0; d < a.size(); ++d) {
-    if (!a[d].sym_eq(b[d]).expect_true(__FILE__, __LINE__)) return false;
-  }
-  return true;
 }
 
 void check_needs(const LinearCall& call, Needs needs) {
@@ -47,6 +28,11 @@ void check_needs(const LinearCall& call, Needs needs) {
 }
 
 }  // namespace
+
+void check_defined(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK_TYPE(tensor.defined(), "linear_cross_entropy(): argument '", name,
+                   "' must be Tensor, not None");
+}
 
 std::string as_tuple(c10::SymIntArrayRef shape) {
   std::ostringstream text;
@@ -79,10 +65,9 @@ void check_layer(const Layer& layer) {
   TORCH_CHECK(weight.dim() >= 2, "expected linear_weight with dimensionality at least 2, got ",
               weight.dim());
   check_like_input(input, weight, "linear_weight");
-  TORCH_CHECK(
-      input.sym_sizes().back().sym_eq(weight.sym_sizes().back()).expect_true(__FILE__, __LINE__),
-      "expected equal input and linear_weight last dimensions (in_features), got ",
-      input.sym_sizes().back(), " and ", weight.sym_sizes().back(), ", respectively");
+  TORCH_CHECK(must_equal(input.sym_sizes().back(), weight.sym_sizes().back()),
+              "expected equal input and linear_weight last dimensions (in_features), got ",
+              input.sym_sizes().back(), " and ", weight.sym_sizes().back(), ", respectively");
   if (!bias.defined()) return;
   check_like_input(input, bias, "linear_bias");
   const c10::SymIntArrayRef classes = weight.sym_sizes().slice(0, weight.dim() - 1);

@@ -19,6 +19,8 @@ at::Tensor absent_logits(const LinearCall& call);
 // A shape as Python writes it, in torch's words of these operators.
 std::string as_tuple(c10::SymIntArrayRef shape);
 
+void check_defined(const at::Tensor& tensor, const char* name);
+
 // Throw where the tensors do not make a layer: an input (*, K) and a weight of at least two
 // dimensions, whose bias has the weight's shape but for K.
 void check_layer(const Layer& layer);

@@ -10,6 +10,7 @@
 #include "../tangent.h"
 #include "composed.h"
 #include "derivatives.h"
+#include "device.h"
 #include "nodes.h"
 
 namespace fused_ce::linear::autograd {
@@ -25,7 +26,6 @@ Layer primals_of(const Layer& layer) {
 Needs required_of(const Layer& layer) {
   return {requires_grad(layer.input), requires_grad(layer.weight), requires_grad(layer.bias)};
 }
-bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
 bool any_defined(const Layer& layer) {
   return layer.input.defined() || layer.weight.defined() || layer.bias.defined();
 }
@@ -111,10 +111,7 @@ Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Te
       set_tangent(*result.all()[i], a.defined() && b.defined() ? a + b : a.defined() ? a : b);
     }
   }
-  for (size_t i = 0; i < Layer::kCount; ++i) {
-    at::Tensor& gradient = *result.all()[i];
-    if (!gradient.defined()) gradient = saved.new_empty({0}, call.layer.input.options());
-  }
+  device::replace_undefined(result, call.layer.input, call.layer.input.scalar_type());
   return result;
 }
 

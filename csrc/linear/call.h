@@ -27,6 +27,7 @@ struct Layer {
 
 // Of a Layer's tensors, in their order.
 using Needs = std::array<bool, Layer::kCount>;
+inline bool any(const Needs& needs) { return needs[0] || needs[1] || needs[2]; }
 
 struct LinearOptions : Options {
   c10::SymInt chunk_rows = 0;  // whose logits there are at a time; 0: chosen by what they need

@@ -2,14 +2,10 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/linear.h>
-#include <c10/core/SymBool.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-
-#include <array>
 
 #include "../arguments.h"
 #include "../autocast.h"
-#include "../shapes.h"
 #include "arguments.h"
 
 namespace fused_ce::linear::composite {
@@ -24,12 +20,9 @@ c10::SymInt product(c10::SymIntArrayRef sizes) {
 // Of a batch of more dimensions than the losses know: `tensor` must have exactly this shape.
 void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef shape,
                  const at::Tensor& input) {
-  bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
-  for (size_t d = 0; equal && d < shape.size(); ++d)
-    equal =
-        tensor.sym_size(static_cast<int64_t>(d)).sym_eq(shape[d]).expect_true(__FILE__, __LINE__);
-  TORCH_CHECK(equal, "Expected ", name, " size ", as_tuple(shape), ", got ",
-              as_tuple(tensor.sym_sizes()), " (input has shape ", as_tuple(input.sym_sizes()), ")");
+  TORCH_CHECK(must_equal(tensor.sym_sizes(), shape), "Expected ", name, " size ", as_tuple(shape),
+              ", got ", as_tuple(tensor.sym_sizes()), " (input has shape ",
+              as_tuple(input.sym_sizes()), ")");
 }
 
 // A loss of several dimensions: its logits are there at once, as in torch's own.
@@ -57,8 +50,7 @@ ops::ForwardResult of_planes(const LinearCall& call, std::optional<at::ScalarTyp
 ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarType> dtype) {
   check_layer(call.layer);
   const auto& [input, weight, bias] = call.layer;
-  TORCH_CHECK_TYPE(call.target.defined(),
-                   "linear_cross_entropy(): argument 'target' must be Tensor, not None");
+  check_defined(call.target, "target");
   if (weight.dim() > 2) return of_planes(call, dtype);
 
   const c10::SymIntArrayRef batch = input.sym_sizes().slice(0, input.dim() - 1);
@@ -68,11 +60,11 @@ ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarTy
   const bool probabilities = is_probabilities(absent, call.target);
   // Of these shapes, torch has its own words for what does not fit.
   if (input.dim() <= 2) {
-    TORCH_CHECK_VALUE(input.dim() != 2 || call.target.dim() != 1 ||
-                          call.target.sym_size(0).sym_eq(batch[0]).expect_true(__FILE__, __LINE__),
-                      "Expected input batch_size (", batch[0], ") to match target batch_size (",
-                      call.target.sym_size(0), "). input has shape ", as_tuple(input.sym_sizes()),
-                      ", target ", as_tuple(call.target.sym_sizes()));
+    TORCH_CHECK_VALUE(
+        input.dim() != 2 || call.target.dim() != 1 || must_equal(call.target.sym_size(0), batch[0]),
+        "Expected input batch_size (", batch[0], ") to match target batch_size (",
+        call.target.sym_size(0), "). input has shape ", as_tuple(input.sym_sizes()), ", target ",
+        as_tuple(call.target.sym_sizes()));
     fused_ce::check_forward(call.at(absent), dtype);
   } else {
     check_shape(call.target, "target", probabilities ? logits : batch, input);

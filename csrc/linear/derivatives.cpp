@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
@@ -47,6 +46,8 @@ at::Tensor counted(const at::Tensor& rows, const at::Tensor& target, const Optio
   return rows.masked_fill(ignored.unsqueeze(1), 0);
 }
 
+void add_to(at::Tensor& sum, const at::Tensor& term) { sum = sum.defined() ? sum + term : term; }
+
 // The layer of some rows in the product type, and the logits it makes.
 struct PartOfLayer {
   PartOfLayer(const LinearCall& call, const Layer& v, const Part& part)
@@ -66,17 +67,14 @@ struct PartOfLayer {
   // What the logits change by.
   at::Tensor change() const {
     at::Tensor sum;
-    const auto add = [&](const at::Tensor& term) { sum = sum.defined() ? sum + term : term; };
-    if (v_input.defined()) add(at::matmul(v_input, weight.t()));
-    if (v_weight.defined()) add(at::matmul(input, v_weight.t()));
-    if (v_bias.defined()) add(v_bias.expand_as(logits));
+    if (v_input.defined()) add_to(sum, at::matmul(v_input, weight.t()));
+    if (v_weight.defined()) add_to(sum, at::matmul(input, v_weight.t()));
+    if (v_bias.defined()) add_to(sum, v_bias.expand_as(logits));
     return sum;
   }
 
   at::Tensor input, weight, v_input, v_weight, v_bias, logits, target, row_weight;
 };
-
-void add_to(at::Tensor& sum, const at::Tensor& term) { sum = sum.defined() ? sum + term : term; }
 
 }  // namespace
 

@@ -1,14 +1,12 @@
 #include "device.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-#include <cstddef>
 #include <utility>
 
 #include "../allocate.h"
@@ -157,8 +155,6 @@ ops::Gradients unit_of(const LinearCall& call, const at::Tensor& absent,
   if (call.options.is_mean()) return {total_weight.reciprocal(), {}, {}, {}};
   return {at::ones({}, absent.options().dtype(at::kDouble)), {}, {}, {}};
 }
-
-bool any(Needs needs) { return needs[0] || needs[1] || needs[2]; }
 
 }  // namespace
 

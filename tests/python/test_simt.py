@@ -22,6 +22,7 @@ FILES = [
     "errors",
     "linear",
     "linear_contract",
+    "linear_errors",
     "nonfinite",
     "opinfo",
     "parity",

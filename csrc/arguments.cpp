@@ -181,7 +181,7 @@ void check_head(const at::Tensor& self, const Options& options) {
 }
 
 void check_call(const Call& call) {
-  const auto& [self, target, weight, options, row_weight, normalizer] = call;
+  const auto& [self, target, weight, options, row_weight, normalizer, slice] = call;
   check_input(self, "cross_entropy");
   TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
   check_dense(target, "target");

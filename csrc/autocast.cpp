@@ -21,7 +21,7 @@ bool is_enabled(const at::Tensor& self) {
 at::Tensor cross_entropy(const Call& call) { return cross_entropy_stats(call, std::nullopt).loss; }
 
 ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
-  const auto& [self, target, weight, options, row_weight, normalizer] = call;
+  const auto& [self, target, weight, options, row_weight, normalizer, slice] = call;
   if (!self.defined() || !target.defined())
     return composite::dispatched(call, dtype);  // says what is wrong
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(

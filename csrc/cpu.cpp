@@ -59,6 +59,16 @@ Partial add_up(c10::ArrayRef<Partial> partials) {
   return {loss.total(), weight.total(), bad_row, z_loss.total()};
 }
 
+// Runs the kernels' tasks, and adds up what they found.
+Partial run(const Problem& problem, const Forward& out) {
+  const cpu::Kernels& kernels = cpu::kernels(active_capability());
+  c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(problem));
+  for_tasks(problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
+    kernels.forward(problem, out, begin, end, partials.data());
+  });
+  return add_up(partials);
+}
+
 // Lanes of float hold class indices of as many bits.
 void check_classes(const Problem& problem) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
@@ -80,14 +90,7 @@ void forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
   const Described d = describe(call);
   check_classes(d.problem);
   const Forward out = allocate_rows(call, d, type, save, result);
-
-  const cpu::Kernels& kernels = cpu::kernels(active_capability());
-  c10::SmallVector<Partial, 8> partials(kernels.forward_tasks(d.problem));
-  for_tasks(d.problem, static_cast<int64_t>(partials.size()), [&](int64_t begin, int64_t end) {
-    kernels.forward(d.problem, out, begin, end, partials.data());
-  });
-
-  Partial sum = add_up(partials);
+  Partial sum = run(d.problem, out);
   sum.loss += loss_of_no_rows(d.problem);
   if (sum.bad_row >= 0)
     throw_out_of_range(call.target, sum.bad_row, d.problem.classes, d.problem.ignore_index);
@@ -116,8 +119,16 @@ void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& s
             });
 }
 
+void slice_sums(const Call& call, const at::Tensor& sums) {
+  const Described d = describe(call);
+  check_classes(d.problem);
+  const Forward out = slice_forward(call, sums);
+  if (const int64_t bad_row = run(d.problem, out).bad_row; bad_row >= 0)
+    throw_out_of_range(call.target, bad_row, all_classes(d.problem), d.problem.ignore_index);
+}
+
 [[maybe_unused]] const bool kRegistered =
-    (device::set_operators(c10::kCPU, {forward, gradient}), true);
+    (device::set_operators(c10::kCPU, {forward, gradient, slice_sums}), true);
 
 }  // namespace
 }  // namespace fused_ce

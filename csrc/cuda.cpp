@@ -59,8 +59,18 @@ void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& s
   scope.check();
 }
 
+void slice_sums(const Call& call, const at::Tensor& sums) {
+  const LaunchScope scope(call.self);
+  const Described d = describe(call);
+  const cuda::Totals no_totals{Reduction::kNone, nullptr, DType::kFloat, nullptr};
+  const at::Tensor workspace = allocate({cuda::workspace_bytes(d.problem)}, call.self, at::kByte);
+  cuda::forward(d.problem, slice_forward(call, sums), no_totals, workspace.mutable_data_ptr(),
+                scope.stream());
+  scope.check();
+}
+
 [[maybe_unused]] const bool kRegistered =
-    (device::set_operators(kLaunchDevice, {forward, gradient}), true);
+    (device::set_operators(kLaunchDevice, {forward, gradient, slice_sums}), true);
 
 }  // namespace
 }  // namespace fused_ce

@@ -69,11 +69,11 @@ Strides strides_of(const at::Tensor& t, bool as_plane) {
   return {t.stride(0), classes, inner};
 }
 
-Saved saved_of(const at::Tensor& saved, const Options& options) {
+Saved saved_of(const at::Tensor& saved, const Options& options, bool ranked) {
   char* start = static_cast<char*>(saved.data_ptr());
   const int64_t step = saved.size(1) * static_cast<int64_t>(saved.element_size());
   return {start, start + step, start + 2 * step,
-          options.wants(kEntropy) ? start + 3 * step : nullptr, options.wants_statistics()};
+          options.wants(kEntropy) ? start + 3 * step : nullptr, ranked};
 }
 
 // In double. at::sum cuts a long sum by the number of threads, and its roundings with it.
@@ -98,10 +98,19 @@ const void* in_order(const at::Tensor& tensor, at::ScalarType type, const char* 
 
 void describe_weight(const Call& call, Described& d) {
   d.problem.weight = in_order(call.weight, accumulate_type(call.self), "weight", d.weight);
-  if (call.options.label_smoothing > 0) {
+  if (call.options.label_smoothing > 0 && !call.slice) {
     d.weight_sum = sum_of(*d.weight);
     d.problem.weight_sum = d.weight_sum.const_data_ptr<double>();
   }
+}
+
+// Of tensors that are checked.
+void describe_slice(const ClassSlice& slice, Described& d) {
+  const auto doubles = [](const at::Tensor& t, const char* name) {
+    return t.defined() ? static_cast<const double*>(address_of(t, name)) : nullptr;
+  };
+  d.problem.slice = {slice.first, slice.classes, doubles(slice.target_weight, "target_weight")};
+  d.problem.weight_sum = doubles(slice.weight_sum, "weight_sum");
 }
 
 TargetKind index_kind(at::ScalarType type) {
@@ -156,6 +165,7 @@ Described describe(const Call& call) {
   p.cap = call.options.cap();
   p.z_loss_weight = call.options.z_loss_weight;
   p.row_weight = in_order(call.row_weight, accumulate_type(self), "row_weight", d.row_weight);
+  if (call.slice) describe_slice(*call.slice, d);
   return d;
 }
 
@@ -172,7 +182,7 @@ Forward allocate_rows(const Call& call, const Described& d, at::ScalarType dtype
   } else if (save) {
     result.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
   }
-  if (save) out.saved = saved_of(result.saved, options);
+  if (save) out.saved = saved_of(result.saved, options, options.wants_statistics());
 
   const auto rows = [&](at::Tensor& numbers, at::ScalarType t) {
     numbers = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);
@@ -189,6 +199,13 @@ Forward allocate_rows(const Call& call, const Described& d, at::ScalarType dtype
     out.statistics.prediction = static_cast<int64_t*>(rows(result.prediction, at::kLong));
     out.statistics.confidence = rows(result.confidence, type);
   }
+  return out;
+}
+
+Forward slice_forward(const Call& call, const at::Tensor& sums) {
+  Forward out{};
+  out.slice = {sums.mutable_data_ptr<double>(), call.options.wants(kEntropy),
+               call.options.wants(kPrediction)};
   return out;
 }
 
@@ -211,7 +228,8 @@ Given describe_backward(const ops::Gradients& grads, const Call& call, const Des
   back.grad_entropy = in_order(grads.entropy, type, "grad_entropy", given.entropy);
   address_of(saved, "saved");
   given.saved = saved.expect_contiguous();
-  back.saved = saved_of(*given.saved, call.options);
+  // A slice's loops always ask for statistics.
+  back.saved = saved_of(*given.saved, call.options, call.slice || call.options.wants_statistics());
   if (call.options.is_mean())
     back.total_weight = static_cast<const double*>(address_of(total_weight, "total_weight"));
   back.grad_logits = gradient.mutable_data_ptr();

@@ -31,6 +31,9 @@ Described describe(const Call& call);
 Forward allocate_rows(const Call& call, const Described& described, at::ScalarType dtype, bool save,
                       ops::ForwardResult& result);
 
+// What forward leaves of a slice of the classes.
+Forward slice_forward(const Call& call, const at::Tensor& sums);
+
 // What backward reads beside the problem, and where it writes the gradient.
 struct Given {
   MaybeOwned loss, z_loss, lse, entropy, saved;

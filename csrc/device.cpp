@@ -7,6 +7,7 @@
 #include "allocate.h"
 #include "arguments.h"
 #include "describe.h"
+#include "shapes.h"
 
 namespace fused_ce::device {
 namespace {
@@ -52,6 +53,14 @@ void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& 
   } else {  // the kernels would read a copy
     call.self.copy_(device::backward(grads, call, saved, total_weight));
   }
+}
+
+at::Tensor slice_sums(const Call& call) {
+  at::Tensor sums =
+      allocate({row_count(call.self).guard_int(__FILE__, __LINE__), SliceSums::kNumbers}, call.self,
+               at::kDouble);
+  operators(call.self).slice_sums(call, sums);
+  return sums;
 }
 
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {

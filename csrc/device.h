@@ -17,9 +17,13 @@ using GradientFunction = void(const ops::Gradients& grads, const Call& call,
 // memory of saved.
 using ResultsFunction = void(const Call& call, std::optional<at::ScalarType> dtype, bool save,
                              ops::ForwardResult& result);
+// Of a checked call of a slice of the classes that has some: its SliceSums (kernels/problem.h),
+// (rows, numbers) doubles. Options::outputs says whether gaps and predictions are wanted.
+using SliceFunction = void(const Call& call, const at::Tensor& sums);
 struct Operators {
   ResultsFunction* forward;
   GradientFunction* gradient;
+  SliceFunction* slice_sums;
 };
 
 // Called by each device's file when the library is loaded, and by tests that put other kernels in
@@ -33,6 +37,8 @@ at::Tensor backward(const ops::Gradients& grads, const Call& call, const at::Ten
                     const at::Tensor& total_weight);
 void backward_(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
                const at::Tensor& total_weight);
+
+at::Tensor slice_sums(const Call& call);
 
 // The same for the dispatcher, to which every result is a tensor with memory of its own.
 ops::ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save);

@@ -11,6 +11,7 @@
 #include "linear/library.h"
 #include "loaded_twice.h"
 #include "meta.h"
+#include "parallel/library.h"
 #include "unboxed.h"
 
 namespace fused_ce {
@@ -49,6 +50,7 @@ void define(torch::Library& m) {
   def("_backward" + backward("Tensor self") + " -> Tensor");
   def("_backward_" + backward("Tensor(a!) self") + " -> ()");
   linear::define(def);
+  parallel::define(def);
 }
 
 template <ops::ForwardFunction* forward, ops::BackwardFunction* backward,
@@ -83,6 +85,7 @@ struct Registrations {
       m.impl("predict", Unboxed::predict<composite::predict>);
       linear::implement_composite(m);
     }
+    parallel::implement_composite(impl(DispatchKey::CompositeImplicitAutograd, __LINE__));
     for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA}) {
       torch::Library& m = impl(key, __LINE__);
       m.impl("cross_entropy", Unboxed::cross_entropy<autocast::cross_entropy>);
@@ -97,10 +100,12 @@ struct Registrations {
     torch::Library& shapes = impl(DispatchKey::Meta, __LINE__);
     implement<meta::forward, meta::backward, meta::backward_>(shapes);
     linear::implement_meta(shapes);
+    parallel::implement_meta(shapes);
     for (const DispatchKey key : {DispatchKey::CPU, DispatchKey::CUDA}) {
       torch::Library& m = impl(key, __LINE__);
       implement<device::forward, device::backward, device::backward_>(m);
       linear::implement_device(m);
+      parallel::implement_device(m);
     }
   }
 };

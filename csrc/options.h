@@ -89,6 +89,17 @@ inline const at::Tensor& undefined() {
   return tensor;
 }
 
+// Where the logits at hand are of some of the classes, [first, first + their number) of `classes`,
+// and the others are with other processes (parallel/). Class indices count from the first of all.
+struct ClassSlice {
+  int64_t first, classes;
+  // Backward: what each row's target weighs, wherever it is, in double; not of class probabilities.
+  const at::Tensor& target_weight = undefined();
+  // One double, with smoothed class indices: the sum of the weights, in forward of these classes,
+  // in backward of all.
+  const at::Tensor& weight_sum = undefined();
+};
+
 // References alone: a call lives no longer than the arguments that it is made of.
 struct Call {
   const at::Tensor& self;    // the numbers that stand for logits: (C) or (N, C, d1, ..., dK)
@@ -97,12 +108,13 @@ struct Call {
   const Options& options;
   const at::Tensor& row_weight = undefined();  // a factor a row
   const at::Tensor& normalizer = undefined();  // one number: what a mean divides by
+  const ClassSlice* slice = nullptr;           // null: all classes are here
 
   Call at(const at::Tensor& logits) const {
-    return {logits, target, weight, options, row_weight, normalizer};
+    return {logits, target, weight, options, row_weight, normalizer, slice};
   }
   Call with(const Options& others) const {
-    return {self, target, weight, others, row_weight, normalizer};
+    return {self, target, weight, others, row_weight, normalizer, slice};
   }
 };
 

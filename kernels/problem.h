@@ -13,8 +13,10 @@ enum class TargetKind : int8_t { kInt64, kInt32, kInt16, kInt8, kUInt8, kProbabi
 
 enum class Reduction : int8_t { kNone, kMean, kSum };  // as at::Reduction
 
-// What stands in place of a row's class where there is none. A class is never negative.
-enum NoClass : int8_t { kIgnored = -1, kOutOfRange = -2, kMixed = -3 };  // kMixed: probabilities
+// What stands in place of a row's class where there is none among those at hand. A class is never
+// negative. kElsewhere, alone of these, is the largest: rows with a class, or with one elsewhere,
+// are those that count. kMixed: probabilities
+enum NoClass : int8_t { kElsewhere = -1, kIgnored = -2, kOutOfRange = -3, kMixed = -4 };
 
 static inline constexpr int64_t size_of(DType type) {
   return type == DType::kDouble ? 8 : type == DType::kFloat ? 4 : 2;
@@ -26,6 +28,16 @@ struct Strides {
   int64_t outer;
   int64_t classes;
   int64_t inner;
+};
+
+// Where a problem's classes are a slice of those that its rows have: classes [first, first + its
+// own) of `classes`. The others are elsewhere, with another process; class indices count from the
+// first of all. Forward leaves SliceSums, and backward takes what all of them come to.
+struct Slice {
+  int64_t first = 0;
+  int64_t classes = 0;  // 0: the problem has all classes, and is no slice
+  // Backward, of class indices: what the target of each row weighs, wherever it is; `rows` values.
+  const double* target_weight = nullptr;
 };
 
 // logits (N, C, d1, ..., dK) are seen as (outer, classes, inner): outer = N, classes = C, inner =
@@ -55,16 +67,25 @@ struct Problem {
   DType target_dtype;
   Strides target_strides;
 
-  const void* weight;        // classes values of the accumulate type, or null for all ones
-  const double* weight_sum;  // with weight and label_smoothing: the sum of the weights
+  const void* weight;  // classes values of the accumulate type, or null for all ones
+  // With weight and label_smoothing: the sum of the weights. Of a slice's class indices with
+  // smoothing it is always there: forward has that of the slice's own, backward that of all.
+  const double* weight_sum;
   int64_t ignore_index;
   double label_smoothing;
+
+  Slice slice{};
 
   const void* row_weight = nullptr;  // rows values of the accumulate type, or null for all ones
   double z_loss_weight = 0;          // what lse^2 is added with to a row's loss
 };
 
 static inline constexpr int64_t rows_of(const Problem& p) { return p.outer * p.inner; }
+static inline constexpr bool is_slice(const Problem& p) { return p.slice.classes > 0; }
+// How many classes a row has, here and elsewhere: what smoothing is spread over.
+static inline constexpr int64_t all_classes(const Problem& p) {
+  return is_slice(p) ? p.slice.classes : p.classes;
+}
 
 // What the loss of no rows adds up to. torch multiplies that of smoothed class indices by s / C:
 // NaN where there are no classes.
@@ -85,6 +106,8 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 //              probabilities: the mass, sum of weight * target over the classes
 //   gap:       where the entropy is asked for, else null: how far the logits lie below the
 //              largest, sum of p_j (z_max - z_j)
+// Of a slice these are numbers of the whole row; reference is the largest logit, and sum is
+// relative to that logit's own exponential.
 struct Saved {
   void* reference;
   void* sum;
@@ -104,24 +127,60 @@ struct Statistics {
   void* confidence = nullptr;     // its p, of the accumulate type
 };
 
+// What a slice's part of each row comes to: `kNumbers` doubles a row, row after row.
+// With k the class of the largest logit here, and numbers x as they are in memory (of a capped
+// problem, logits):
+//   kLargest:       x_k, -inf where there is none
+//   kOthers:        S = sum over the other classes here of e^(z_j - z_k)
+//   kGap:           sum of p_j (z_k - z_j), p the softmax of the slice alone; where it is asked for
+//   kTargetLogit:   x_y of class indices, 0 where that class is elsewhere
+//   kTargetWeight:  w_y likewise
+//   kLinear:        sum of w_j (z_k - z_j) or, of probabilities, q_j (z_k - z_j)
+//   kMass:          of probabilities: sum of q_j
+//   kPrediction:    k, counted from the first of all classes, where it is asked for; where logits
+//                   are NaN the first such class, and kLargest is NaN
+// Of a row that does not count there is only what a prediction needs, and that only where one is
+// asked for: harmless numbers else.
+struct SliceSums {
+  enum Number {
+    kLargest,
+    kOthers,
+    kGap,
+    kTargetLogit,
+    kTargetWeight,
+    kLinear,
+    kMass,
+    kPrediction,
+    kNumbers
+  };
+  double* numbers = nullptr;
+  bool wants_gap = false, wants_prediction = false;
+};
+
 struct Forward {
   Saved saved;
   void* loss;  // one value a row of type loss_dtype, or null where only the partial sums are wanted
   DType loss_dtype;
   Statistics statistics{};
+  SliceSums slice{};  // of a slice: all that is wanted
 };
 
 // Whether a row's largest logit is needed, and what lies below it. (lse and z_loss alone follow
 // from what any loss is made of.)
 static inline constexpr bool wants_statistics(const Forward& out) {
   const Statistics& s = out.statistics;
-  return s.entropy || s.prediction || s.confidence;
+  return s.entropy || s.prediction || s.confidence || out.slice.numbers;
 }
 
 // Whether it is also needed how far the others lie below. A forward that saves knows by the place
 // for it what its backward may be asked.
 static inline constexpr bool wants_gap(const Forward& out) {
-  return out.statistics.entropy || out.saved.gap;
+  return out.statistics.entropy || out.saved.gap || out.slice.wants_gap;
+}
+
+// Whether it is asked which class leads.
+static inline constexpr bool wants_prediction(const Forward& out) {
+  return out.statistics.prediction || out.slice.wants_prediction;
 }
 
 // The share of one task in the reduction. Tasks are cut by the problem alone, never by the number

@@ -26,9 +26,9 @@ struct Order {
   int64_t counted;
 };
 
-Order order_of(const LinearCall& call) {
+Order order_of(const LinearCall& call, int64_t classes) {
   const at::Tensor& target = call.target;
-  const int64_t rows = call.layer.input.size(0), classes = call.layer.weight.size(0);
+  const int64_t rows = call.layer.input.size(0);
   if (!target.is_cpu() || at::isFloatingType(target.scalar_type())) return {{}, rows};
   const int64_t ignore_index = call.options.ignore_index.guard_int(__FILE__, __LINE__);
   const at::Tensor indices = target.to(at::kLong).contiguous();
@@ -63,8 +63,8 @@ void Chunk::put(const at::Tensor& values, const at::Tensor& batch, int64_t dim) 
   }
 }
 
-Chunks chunks_of(const LinearCall& call, bool ignored_too) {
-  const Order order = order_of(call);
+Chunks chunks_of(const LinearCall& call, bool ignored_too, int64_t classes) {
+  const Order order = order_of(call, classes);
   const int64_t rows = call.layer.input.size(0);
   Chunks result;
   result.counted = order.counted;

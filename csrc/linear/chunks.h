@@ -32,8 +32,11 @@ struct Chunks {
 };
 
 // Of a checked call. `ignored_too`: the rows that do not count follow in chunks of their own.
-// Throws where a class index is out of range and on the CPU.
-Chunks chunks_of(const LinearCall& call, bool ignored_too);
+// Throws where a class index is not in [0, classes) and on the CPU.
+Chunks chunks_of(const LinearCall& call, bool ignored_too, int64_t classes);
+inline Chunks chunks_of(const LinearCall& call, bool ignored_too) {
+  return chunks_of(call, ignored_too, call.layer.weight.size(0));
+}
 
 // How many rows have their logits at a time, of so many: what the call asks for, or as many as
 // their memory allows and products are efficient with.

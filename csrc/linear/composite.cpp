@@ -17,14 +17,6 @@ c10::SymInt product(c10::SymIntArrayRef sizes) {
   return result;
 }
 
-// Of a batch of more dimensions than the losses know: `tensor` must have exactly this shape.
-void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef shape,
-                 const at::Tensor& input) {
-  TORCH_CHECK(must_equal(tensor.sym_sizes(), shape), "Expected ", name, " size ", as_tuple(shape),
-              ", got ", as_tuple(tensor.sym_sizes()), " (input has shape ",
-              as_tuple(input.sym_sizes()), ")");
-}
-
 // A loss of several dimensions: its logits are there at once, as in torch's own.
 ops::ForwardResult of_planes(const LinearCall& call, std::optional<at::ScalarType> dtype) {
   const auto& [input, weight, bias] = call.layer;
@@ -83,20 +75,41 @@ ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarTy
   ops::ForwardResult result =
       ops::forward({layer, target, call.weight, call.options, row_weight, call.normalizer}, dtype,
                    /*save=*/false, /*needs=*/{});
-  const Options& options = call.options;
-  const auto unflatten = [&](at::Tensor& tensor, bool is_of_rows) {
-    if (is_of_rows) tensor = tensor.reshape_symint(batch);
-  };
-  unflatten(result.loss, options.by_row());
-  unflatten(result.z_loss, options.by_row() && options.wants(kZLoss));
-  unflatten(result.lse, options.wants(kLse));
-  unflatten(result.entropy, options.wants(kEntropy));
-  unflatten(result.prediction, options.wants(kPrediction));
-  unflatten(result.confidence, options.wants(kPrediction));
+  unflatten(result, call.options, batch);
   return result;
 }
 
 }  // namespace
+
+void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef shape,
+                 const at::Tensor& input) {
+  TORCH_CHECK(must_equal(tensor.sym_sizes(), shape), "Expected ", name, " size ", as_tuple(shape),
+              ", got ", as_tuple(tensor.sym_sizes()), " (input has shape ",
+              as_tuple(input.sym_sizes()), ")");
+}
+
+void unflatten(ops::ForwardResult& result, const Options& options, c10::SymIntArrayRef batch) {
+  const auto shape = [&](at::Tensor& tensor, bool is_of_rows) {
+    if (is_of_rows) tensor = tensor.reshape_symint(batch);
+  };
+  shape(result.loss, options.by_row());
+  shape(result.z_loss, options.by_row() && options.wants(kZLoss));
+  shape(result.lse, options.wants(kLse));
+  shape(result.entropy, options.wants(kEntropy));
+  shape(result.prediction, options.wants(kPrediction));
+  shape(result.confidence, options.wants(kPrediction));
+}
+
+Layer autocast_layer(const Layer& layer) {
+  const c10::DeviceType device = layer.input.device().type();
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(
+      at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  const at::ScalarType lower = at::autocast::get_autocast_dtype(device);
+  const auto cast = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? at::autocast::cached_cast(lower, tensor, device) : tensor;
+  };
+  return {cast(layer.input), cast(layer.weight), cast(layer.bias)};
+}
 
 at::Tensor linear_cross_entropy(const LinearCall& call) {
   return linear_cross_entropy_stats(call, std::nullopt).loss;
@@ -115,17 +128,12 @@ at::Tensor autocast_linear_cross_entropy(const LinearCall& call) {
 
 ops::ForwardResult autocast_linear_cross_entropy_stats(const LinearCall& call,
                                                        std::optional<at::ScalarType> dtype) {
-  const auto& [input, weight, bias] = call.layer;
-  if (!input.defined() || !weight.defined() || !call.target.defined())
+  const at::Tensor& input = call.layer.input;
+  if (!input.defined() || !call.layer.weight.defined() || !call.target.defined())
     return dispatched(call, dtype);  // says what is wrong
-  const c10::DeviceType device = input.device().type();
+  const Layer layer = autocast_layer(call.layer);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
-      at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const at::ScalarType lower = at::autocast::get_autocast_dtype(device);
-  const auto cast = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? at::autocast::cached_cast(lower, tensor, device) : tensor;
-  };
-  const Layer layer{cast(input), cast(weight), cast(bias)};
+      at::autocast::get_autocast_dispatch_key_from_device_type(input.device().type()));
   const at::Tensor weights = call.weight.defined()
                                  ? call.weight.to(autocast::wide(call.weight.scalar_type()))
                                  : call.weight;

@@ -17,4 +17,13 @@ at::Tensor autocast_linear_cross_entropy(const LinearCall& call);
 ops::ForwardResult autocast_linear_cross_entropy_stats(const LinearCall& call,
                                                        std::optional<at::ScalarType> dtype);
 
+// The layer in that type.
+Layer autocast_layer(const Layer& layer);
+
+// Of a batch of more dimensions than the losses know: `tensor` must have exactly this shape; and
+// results of its rows get that.
+void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef shape,
+                 const at::Tensor& input);
+void unflatten(ops::ForwardResult& result, const Options& options, c10::SymIntArrayRef batch);
+
 }  // namespace fused_ce::linear::composite

@@ -18,79 +18,23 @@
 #include "part.h"
 #include "products.h"
 #include "rows.h"
+#include "sums.h"
 
 namespace fused_ce::linear::device {
 namespace {
 
-// torch's products, and nobody who would record them or change their types.
-struct PlainProducts {
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
-};
-
-// The gradients of a layer, added up over chunks of rows in the accumulate type.
-class Sums {
- public:
-  Sums(const LinearCall& call, const Products& products, const Chunks& chunks, Needs needs)
-      : products_(products), needs_(needs) {
-    // Contiguous, whatever the strides of the tensor.
-    const auto of_type = call.layer.input.options().dtype(accumulate_type(call.layer.input));
-    const auto like = [&](const at::Tensor& tensor) {
-      return allocate_gradient_like(at::empty({1}, of_type).expand(tensor.sizes()));
-    };
-    if (needs[0]) sums_.input = like(call.layer.input);
-    if (needs[0] && chunks.leaves_out) sums_.input.zero_();
-    if (needs[1]) sums_.weight = like(call.layer.weight);
-    if (needs[2]) sums_.bias = like(call.layer.bias);
-  }
-
-  void add(const at::Tensor& by_logits, const at::Tensor& rows, const Chunk& chunk) {
-    if (needs_[0]) {
-      // The rows lie where their gradients do, or apart from one another.
-      at::Tensor into = chunk.index.defined()
-                            ? at::empty({chunk.size, sums_.input.size(1)}, sums_.input.options())
-                            : chunk.of(sums_.input);
-      products_.input_gradient(by_logits, into);
-      if (chunk.index.defined()) chunk.put(into, sums_.input);
-    }
-    if (needs_[1]) products_.add_weight_gradient(by_logits, rows, is_first_, sums_.weight);
-    if (needs_[2]) Products::add_bias_gradient(by_logits, is_first_, sums_.bias);
-    is_first_ = false;
-  }
-
-  Layer take() {
-    if (is_first_) {  // no row counted
-      for (at::Tensor* sum : sums_.all()) {
-        if (sum->defined()) sum->zero_();
-      }
-    }
-    return std::move(sums_);
-  }
-
- private:
-  const Products& products_;
-  Needs needs_;
-  Layer sums_;
-  bool is_first_ = true;
-};
-
-// f(chunk, its rows of the input, what is asked of its logits): for each chunk, its logits computed
-// in one and the same memory.
+// f(chunk, its rows of the input, what is asked of its logits).
 template <class F>
-void for_logits(const LinearCall& call, const Options& options, const Products& products,
-                const Chunks& chunks, F f) {
-  const at::Tensor& input = call.layer.input;
+void for_calls(const LinearCall& call, const Options& options, const Products& products,
+               const Chunks& chunks, F f) {
   const at::Tensor weight =
-      call.weight.defined() ? call.weight.to(accumulate_type(input)) : call.weight;
-  const at::Tensor memory =
-      allocate({chunks.most_rows, call.layer.weight.size(0)}, input, product_type(input));
-  for (const Chunk& chunk : chunks.chunks) {
-    const at::Tensor rows = products.operand(chunk.of(input));
-    at::Tensor logits = part_of(memory, 0, 0, chunk.size);
-    products.logits(rows, logits);
-    const at::Tensor target = chunk.of(call.target), row_weight = chunk.of(call.row_weight);
-    f(chunk, rows, Call{logits, target, weight, options, row_weight});
-  }
+      call.weight.defined() ? call.weight.to(accumulate_type(call.layer.input)) : call.weight;
+  for_logits(call.layer, products, chunks,
+             [&](const Chunk& chunk, const at::Tensor& rows, const at::Tensor& logits) {
+               const at::Tensor target = chunk.of(call.target);
+               const at::Tensor row_weight = chunk.of(call.row_weight);
+               f(chunk, rows, Call{logits, target, weight, options, row_weight});
+             });
 }
 
 // A number a row of the batch, of those that were asked for; 0 where no chunk puts one.
@@ -168,23 +112,23 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   const Chunks chunks = chunks_of(call, call.options.wants(kPrediction));
   const Products products(call.layer);
   Rows rows(call, save, chunks);
-  Sums sums(call, products, chunks, needs);
+  Sums sums(call.layer, products, chunks, needs);
   at::Tensor total_weight;
   if (call.options.is_mean()) total_weight = total_weight_of(call, absent, chunks);
   ops::Gradients unit;
   if (any(needs)) unit = unit_of(call, absent, total_weight);
   const Options of_rows = by_row(call.options), of_sum = without_mean(call.options);
-  for_logits(call, of_rows, products, chunks,
-             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
-               const bool has_gradient = any(needs) && chunk.counts;
-               ops::ForwardResult result;
-               fused_ce::device::direct_forward(part, at::kDouble, save || has_gradient, result);
-               const at::Tensor saved = result.saved;
-               rows.put(chunk, std::move(result));
-               if (!has_gradient) return;
-               fused_ce::device::backward_(unit, part.with(of_sum), saved, {});
-               sums.add(part.self, input, chunk);
-             });
+  for_calls(call, of_rows, products, chunks,
+            [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
+              const bool has_gradient = any(needs) && chunk.counts;
+              ops::ForwardResult result;
+              fused_ce::device::direct_forward(part, at::kDouble, save || has_gradient, result);
+              const at::Tensor saved = result.saved;
+              rows.put(chunk, std::move(result));
+              if (!has_gradient) return;
+              fused_ce::device::backward_(unit, part.with(of_sum), saved, {});
+              sums.add(part.self, input, chunk);
+            });
 
   ops::LinearResult& result = rows.result;
   result.loss = reduced(result.loss, call.options, total_weight, type);
@@ -207,20 +151,20 @@ Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Te
   check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
   const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
-  Sums sums(call, products, chunks, needs);
+  Sums sums(call.layer, products, chunks, needs);
   ops::Gradients of_all = of_sums(grads, call.options, total_weight);
   const at::Tensor scale = gradient_scale(call, total_weight);
   for (at::Tensor* grad : of_all.all()) {
     if (scale.defined() && grad->defined()) *grad = *grad * scale;
   }
   const Options options = without_mean(call.options);
-  for_logits(call, options, products, chunks,
-             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
-               const ops::Gradients given = part_of(
-                   of_all, call.options, [&](const at::Tensor& batch) { return chunk.of(batch); });
-               fused_ce::device::backward_(given, part, chunk.of(saved, /*dim=*/1), {});
-               sums.add(part.self, input, chunk);
-             });
+  for_calls(call, options, products, chunks,
+            [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
+              const ops::Gradients given = part_of(
+                  of_all, call.options, [&](const at::Tensor& batch) { return chunk.of(batch); });
+              fused_ce::device::backward_(given, part, chunk.of(saved, /*dim=*/1), {});
+              sums.add(part.self, input, chunk);
+            });
   Layer result = sums.take();
   const at::ScalarType type = call.layer.input.scalar_type();
   for (at::Tensor* gradient : result.all()) {

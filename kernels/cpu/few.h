@@ -37,7 +37,7 @@ class Few {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
-    predicts_ = out.statistics.prediction;
+    predicts_ = wants_prediction(out);
     wants_gap_ = wants_gap(out);
     constexpr bool kFromTarget = !kHasLinear<kTerms> && !kIsRanked<kTerms>;
     sum(kFromTarget);
@@ -192,7 +192,7 @@ class Few {
     }
     alignas(64) A pivot_logit[kW] = {};
     for (int r = 0; r < kW; ++r) {
-      if (!rows_.counts(i + r)) continue;
+      if (!rows_.has_pivot(i + r)) continue;
       A* const at_pivot = reinterpret_cast<A*>(kept + rows_.pivot[i + r]) + r;
       pivot_logit[r] = *at_pivot;
       *at_pivot = kNone;
@@ -222,7 +222,7 @@ class Few {
       }
     }
     for (int r = 0; seeks && r < kW; ++r)
-      pivot_logit[r] = rows_.counts(i + r) ? x[r * classes_ + rows_.pivot[i + r]] : A(0);
+      pivot_logit[r] = rows_.has_pivot(i + r) ? x[r * classes_ + rows_.pivot[i + r]] : A(0);
     store(rows_.largest + i, m);
     store(rows_.prediction + i, at);
     store(rows_.pivot_logit + i, pivot_logit);

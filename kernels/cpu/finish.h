@@ -31,7 +31,7 @@ struct Formula {
   A scale;  // what a number in memory is multiplied by to be a logit
   explicit Formula(const Problem& p)
       : keep(1 - p.label_smoothing),
-        spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(p.classes) : 0),
+        spread(p.label_smoothing > 0 ? p.label_smoothing / static_cast<double>(all_classes(p)) : 0),
         weight_sum(p.weight_sum ? *p.weight_sum : static_cast<double>(p.classes)),
         no_class(p.classes == 0),
         scale(static_cast<A>(p.scale)) {}

@@ -43,7 +43,7 @@ class Flat {
     const int padded = (n + kW - 1) / kW * kW;
     const S* x = flat_rows(p_, first, n, gathered_);
     if constexpr (kIndices) read_targets(p_, first, n, padded, rows_);
-    read_saved(p_, back, first, n, padded, rows_, incoming_);
+    read_saved<S>(p_, back, first, n, padded, rows_, incoming_);
     objective_.factors(rows_, padded, incoming_, factors_);
 
     const Strides& to = back.grad_strides;
@@ -99,9 +99,9 @@ class Flat {
     }
     for (int i = 0; i < n; ++i) {
       S* row = g + i * classes_;
-      if (rows_.counts(i)) {
+      if (rows_.has_pivot(i)) {
         row[rows_.pivot[i]] = at_target[i];
-      } else {
+      } else if (!rows_.counts(i)) {
         __builtin_memset(row, 0, static_cast<size_t>(classes_) * sizeof(S));
       }
     }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "factors.h"
-#include "statistics.h"
+#include "slice.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -168,6 +168,12 @@ class Objective {
   template <int kRows>
   bool are_near(const RowStates<A, kTerms, kRows>& rows, int begin, int end, bool wants_gap) const {
     return are_near_enough<S>(rows, begin, end, formula_, wants_gap);
+  }
+  // What a slice's rows come to, in the place of an end. finish comes before.
+  template <int kRows>
+  void put_slice(const RowStates<A, kTerms, kRows>& rows, const Problem& p, int64_t first, int n,
+                 const Finished<kRows>& finished, const SliceSums& out) const {
+    cpu::FUSED_CE_ISA::put_slice<S>(p, formula_, rows, first, n, finished, out);
   }
   template <int kRows>
   void factors(RowStates<A, kTerms, kRows>& rows, int n, const Incoming<kRows>& incoming,

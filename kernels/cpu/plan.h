@@ -43,7 +43,8 @@ struct Plan {
 inline Loop loop_for(const Problem& p, const Strides& grad, int64_t few, bool plain) {
   const Strides& s = p.logits_strides;
   if (p.classes == 1)
-    return plain && p.z_loss_weight == 0 && !p.row_weight ? Loop::kSingle : Loop::kFew;
+    return plain && !is_slice(p) && p.z_loss_weight == 0 && !p.row_weight ? Loop::kSingle
+                                                                          : Loop::kFew;
   if (p.classes > 0 && s.inner == 1 && grad.inner == 1 && s.classes != 1 &&
       p.inner >= kNarrowestPlane) {
     return Loop::kPlanes;

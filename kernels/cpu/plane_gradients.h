@@ -20,7 +20,7 @@ class PlaneGradients : PlaneTile<S, kTerms> {
   // rows [first, first + n) of one tile
   void backward(const Backward& back, int64_t first, int n, bool streamed) {
     open(first, n);
-    read_saved(p_, back, first, n, padded(n), rows_, incoming_);
+    read_saved<S>(p_, back, first, n, padded(n), rows_, incoming_);
     objective_.factors(rows_, padded(n), incoming_, factors_);
     write(back, streamed);
   }
@@ -61,7 +61,7 @@ class PlaneGradients : PlaneTile<S, kTerms> {
       const I y = !kIndices ? I{} : load(rows_.pivot + i) - static_cast<Int<A>>(first);
       PivotFactor<A> pivot;
       if constexpr (!kIndices) pivot = factors_.pivot_of_lanes(i);
-      const I counted = !kIndices ? ~I{} : load(rows_.pivot + i) >= 0;
+      const I counted = !kIndices ? ~I{} : load(rows_.pivot + i) >= Int<A>{kElsewhere};
       const auto finish = [&](int k, V v) __attribute__((always_inline)) {
         if constexpr (kIndices) {
           v = y == static_cast<Int<A>>(k) ? load(factors_.at_pivot + i) : v;

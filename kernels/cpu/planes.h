@@ -31,7 +31,7 @@ class Planes : PlaneTile<S, kTerms> {
   // rows [first, first + n) of one tile
   void forward(const Forward& out, int64_t first, int n, TaskSums& sums) {
     sums.note(open(first, n));
-    predicts_ = out.statistics.prediction;
+    predicts_ = wants_prediction(out);
     all_count_ = predicts_ || out.statistics.confidence;
     wants_gap_ = wants_gap(out);
     summed_ = false;
@@ -114,7 +114,7 @@ class Planes : PlaneTile<S, kTerms> {
     if (kFindsLargest<kTerms> && all_count_) return;
     // A NaN of an ignored row must not send the tile to the slow path.
     for (int first = 0; kIndices && first < n_; first += kW) {
-      if (all_lanes(load(rows_.pivot + first) >= 0)) continue;
+      if (all_lanes(load(rows_.pivot + first) >= Int<A>{kElsewhere})) continue;
       for (int i = first; i < first + kW; ++i) {
         if (!rows_.counts(i)) rows_.blank(i);
       }

@@ -96,17 +96,6 @@ FUSED_CE_OUT_OF_LINE void put_more(const Problem& p, int64_t first, int n, const
   times_row_weights<A>(p, first, n, target_weight);
 }
 
-// The first NaN of a row, or kIgnored.
-template <class S>
-FUSED_CE_OUT_OF_LINE int64_t first_nan(const Problem& p, int64_t row) {
-  const S* x = static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
-  for (int64_t c = 0; c < p.classes; ++c, x += p.logits_strides.classes) {
-    const Accumulate<S> value = get(x);
-    if (value != value) return c;
-  }
-  return kIgnored;
-}
-
 // The lse of rows that have no finite one: NaN where a logit is, else the largest.
 template <class S>
 FUSED_CE_OUT_OF_LINE void mend_lse(const Problem& p, int64_t first, int n, double* lse) {
@@ -152,6 +141,9 @@ inline void put_rows(const Problem& p, const Objective<S, kTerms>& objective,
                      Finished<kRows>& finished, TaskSums& sums) {
   const bool wants_lse = p.z_loss_weight != 0 || out.statistics.lse || out.statistics.z_loss;
   objective.finish(rows, n, wants_lse, out.saved.reference != nullptr, finished);
+  if constexpr (kIsRanked<kTerms>) {
+    if (out.slice.numbers) return objective.put_slice(rows, p, first, n, finished, out.slice);
+  }
   if (wants_lse) mend_lse<S>(p, first, n, finished.lse);
   if constexpr (kIsRanked<kTerms>) put_statistics<S>(p, rows, first, n, out.statistics, finished);
   if (kHasMass<kTerms> && p.row_weight) {

@@ -27,7 +27,7 @@ class RowGradients : Blocks<S, kTerms> {
       const int n = static_cast<int>(end - first < kRowTile ? end - first : kRowTile);
       const int padded = (n + kW - 1) / kW * kW;
       if (kIndices) read_targets(p_, first, n, padded, rows_);
-      read_saved(p_, back, first, n, padded, rows_, incoming_);
+      read_saved<S>(p_, back, first, n, padded, rows_, incoming_);
       objective_.factors(rows_, n, incoming_, factors_);
       for (int i = 0; i < n; ++i) write_row(back, first + i, i);
     }
@@ -67,7 +67,7 @@ class RowGradients : Blocks<S, kTerms> {
       write_block<kFirstCache>(x, b, t, n, factor, gradient_, 0, [](A* p, V v) { store(p, v); });
       put_block(gradient_, g_row + b * stride, stride, n, streamed_);
     }
-    if (rows_.counts(i)) put(g_row + rows_.pivot[i] * stride, factors_.at_pivot[i]);
+    if (rows_.has_pivot(i)) put(g_row + rows_.pivot[i] * stride, factors_.at_pivot[i]);
   }
 
   // Beside probabilities: the pivot, if it leads and needs a gradient of its own.

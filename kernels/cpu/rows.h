@@ -30,7 +30,7 @@ class Rows : Blocks<S, kTerms> {
 
   Partial forward(const Forward& out, int64_t begin, int64_t end) {
     TaskSums sums;
-    predicts_ = out.statistics.prediction;
+    predicts_ = wants_prediction(out);
     all_count_ = predicts_ || out.statistics.confidence;
     wants_gap_ = wants_gap(out);
     for (int64_t first = begin; first < end; first += kRowTile) {
@@ -62,7 +62,7 @@ class Rows : Blocks<S, kTerms> {
     const int64_t bad = read_targets(p_, first, n, padded, rows_);
     for (int i = 0; i < padded; ++i) {
       const int64_t step = rows_.pivot[i] * p_.logits_strides.classes;
-      rows_.pivot_logit[i] = rows_.counts(i) ? objective_.logit(row(first + i) + step) : A(0);
+      rows_.pivot_logit[i] = rows_.has_pivot(i) ? objective_.logit(row(first + i) + step) : A(0);
     }
     return bad;
   }
@@ -79,7 +79,7 @@ class Rows : Blocks<S, kTerms> {
   A guess(const S* x, int i) {
     if (!kLooksAhead && rows_.pivot_logit[i] > kNone) return rows_.pivot_logit[i];
     const A probed = largest(x, p_.classes < kProbe ? p_.classes : kProbe);
-    const A m = rows_.counts(i) ? larger(probed, rows_.pivot_logit[i]) : probed;
+    const A m = rows_.has_pivot(i) ? larger(probed, rows_.pivot_logit[i]) : probed;
     return m == kNone ? largest(x, p_.classes) : m;
   }
   // Statistics would as well.

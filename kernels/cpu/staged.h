@@ -99,6 +99,7 @@ class Stage {
       tile.target = with_index(p_, [&](auto* y) { return static_cast<const void*>(y + first); });
     }
     tile.row_weight = at(p_.row_weight, first, sizeof(A));
+    if (p_.slice.target_weight) tile.slice.target_weight += first;
     return tile;
   }
 
@@ -111,7 +112,9 @@ class Stage {
         at(out.loss, first_, size),
         out.loss_dtype,
         {at(s.z_loss, first_, size), at(s.lse, first_, sizeof(A)), at(s.entropy, first_, sizeof(A)),
-         s.prediction ? s.prediction + first_ : nullptr, at(s.confidence, first_, sizeof(A))}};
+         s.prediction ? s.prediction + first_ : nullptr, at(s.confidence, first_, sizeof(A))},
+        {out.slice.numbers ? out.slice.numbers + first_ * SliceSums::kNumbers : nullptr,
+         out.slice.wants_gap, out.slice.wants_prediction}};
   }
   Backward backward(const Backward& back) const {
     const int64_t first = first_ * back.grad_stride, size = size_of(back.grad_dtype);

@@ -36,9 +36,10 @@ struct Pivots {
                                         // class: or one of NoClass
   PerRow<double, kRows> target_weight;  // indices: w_y, 0 for rows that do not count
 
-  bool counts(int i) const { return pivot[i] >= 0; }
+  bool counts(int i) const { return pivot[i] >= kElsewhere; }
+  bool has_pivot(int i) const { return pivot[i] >= 0; }
   auto counting_lanes(int i) const {  // as many as double has
-    return widen_integers<Int<A>>(load_narrow<Int<A>>(pivot + i)) >= int64_t{0};
+    return widen_integers<Int<A>>(load_narrow<Int<A>>(pivot + i)) >= int64_t{kElsewhere};
   }
   void leave_out(int i, NoClass why) {
     pivot[i] = why;

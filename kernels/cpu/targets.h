@@ -2,8 +2,8 @@
 // numbers that forward left, the gradients of losses.
 #pragma once
 
+#include "finish.h"
 #include "layout.h"
-#include "state.h"
 
 namespace fused_ce::cpu::FUSED_CE_ISA {
 
@@ -26,13 +26,14 @@ inline auto with_index(const Problem& p, F f) {
 
 // Reads the targets of rows [first, first + n), and fills up to `padded` rows with ignored ones.
 // Returns the first row whose index is out of range, or kNoBadRow; such a row does not count, so
-// that nothing is read outside of it.
+// that nothing is read outside of it. What a class elsewhere weighs is known in backward alone.
 template <class A, int kRows>
 FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n, int padded,
                                           Pivots<A, kRows>& rows) {
   using V = Vec<int64_t>;
   constexpr int kW = kLanes<int64_t>;
   for (int i = (n + kW - 1) / kW * kW; i < padded; ++i) rows.leave_out(i, kIgnored);
+  const int64_t first_class = p.slice.first, end = all_classes(p) - first_class;
   const bool all_in_range = with_index(p, [&]<class T>(const T* target) {
     const T* y = target + first;
     V bad{};
@@ -40,23 +41,29 @@ FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n
       T some[kW] = {};
       const bool all = i + kW <= n;
       if (!all) __builtin_memcpy(some, y + i, static_cast<size_t>(n - i) * sizeof(T));
-      const V c = widen_integers<T>(load_narrow(all ? y + i : some));
-      const V in_range = (c >= 0) & (c < p.classes);
-      const V asked = all ? c != p.ignore_index
-                          : (c != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
-      const V used = in_range & asked, out_of_range = asked & ~in_range;
+      const V index = widen_integers<T>(load_narrow(all ? y + i : some)), c = index - first_class;
+      const V asked =
+          all ? index != p.ignore_index
+              : (index != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
+      const V used = (c >= 0) & (c < p.classes) & asked;
+      const V elsewhere = (index >= 0) & (c < end) & asked & ~used;
+      const V out_of_range = asked & ~used & ~elsewhere;
       bad |= out_of_range;
-      store_narrow(
-          rows.pivot + i,
-          used ? c : (out_of_range ? V{} + int64_t{kOutOfRange} : V{} + int64_t{kIgnored}));
+      const V no_class =
+          elsewhere ? V{} + int64_t{kElsewhere}
+                    : (out_of_range ? V{} + int64_t{kOutOfRange} : V{} + int64_t{kIgnored});
+      store_narrow(rows.pivot + i, used ? c : no_class);
       store(rows.target_weight + i, used ? splat(1.0) : Vec<double>{});
     }
     return all_lanes(bad == 0);
   });
   if (const A* weight = static_cast<const A*>(p.weight)) {
     for (int i = 0; i < n; ++i) {
-      if (rows.counts(i)) rows.target_weight[i] = static_cast<double>(weight[rows.pivot[i]]);
+      if (rows.has_pivot(i)) rows.target_weight[i] = static_cast<double>(weight[rows.pivot[i]]);
     }
+  }
+  if (const double* weight = p.slice.target_weight) {
+    for (int i = 0; i < n; ++i) rows.target_weight[i] = weight[first + i];
   }
   if (all_in_range) return kNoBadRow;
   int i = 0;
@@ -137,9 +144,21 @@ inline void read_incoming(const Problem& p, const Backward& back, int64_t first,
   scale_and_pad(scale, n, padded, incoming.loss);
 }
 
+// Makes sums that are relative to the references' own exponentials relative to what the loops take
+// exponentials relative to.
+template <class S, class States>
+FUSED_CE_OUT_OF_LINE void lift_sums(const Problem& p, int n, States& rows) {
+  using A = Accumulate<S>;
+  const A scale = static_cast<A>(p.scale);
+  for_each_offset<S>(rows, n, scale, [&](int i, const Offset<double>& ref) {
+    const Vec<double> own = exp_of<S>(above_shift<A>(rows.reference, i, scale, ref), ref);
+    store(rows.sum + i, lanes(rows.sum, i) * own);
+  });
+}
+
 // Reads back what forward left for n rows, and the gradients of their losses. Up to `padded` rows
 // follow that are harmless to compute with.
-template <class A, Terms kTerms, int kRows>
+template <class S, Terms kTerms, int kRows, class A = Accumulate<S>>
 FUSED_CE_OUT_OF_LINE void read_saved(const Problem& p, const Backward& back, int64_t first, int n,
                                      int padded, RowStates<A, kTerms, kRows>& rows,
                                      Incoming<kRows>& incoming) {
@@ -159,6 +178,7 @@ FUSED_CE_OUT_OF_LINE void read_saved(const Problem& p, const Backward& back, int
     if constexpr (kIsRanked<kTerms>)
       rows.gap[i] = static_cast<double>(static_cast<const A*>(back.saved.gap)[first + i]);
   }
+  if (is_slice(p)) lift_sums<S>(p, n, rows);
 }
 
 }  // namespace fused_ce::cpu::FUSED_CE_ISA

@@ -1,0 +1,16 @@
+// The losses and statistics of rows whose classes are shared out, one number a row, and their
+// derivatives: what has to know of other processes. Everything else is made of these.
+#pragma once
+
+#include "whole.h"
+
+namespace fused_ce::parallel {
+
+// Differentiable by the logits, twice: loss, lse and entropy, double. Every process of the group
+// has to call it, and gets the same bits.
+RowResults rows_of(const ParallelCall& call);
+
+// The sum of these classes' weights, one double, where smoothing spreads over them; else undefined.
+at::Tensor own_weight_sum(const at::Tensor& logits, const ParallelCall& call);
+
+}  // namespace fused_ce::parallel

@@ -1,0 +1,93 @@
+"""Which of the classes a process has, and whether the processes of a group agree on a call."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class Slices(NamedTuple):
+    """This process's classes, and who has the others."""
+
+    first_class: int
+    classes: int
+    group_size: int
+    group_name: str
+
+
+class _Own(NamedTuple):
+    """What a process says of itself."""
+
+    classes: int
+    first_class: int | None
+    call: str
+
+
+# By group, what was agreed on: a group's name may come again.
+_agreed: weakref.WeakKeyDictionary[ProcessGroup, dict[_Own, Slices]] = weakref.WeakKeyDictionary()
+
+
+def slices_of(
+    group: ProcessGroup | None, classes: int, first_class: int | None, call: str
+) -> Slices:
+    """The slices of a group whose processes all make this call.
+
+    Args:
+        group: the processes, or None for all of them.
+        classes: how many this process has.
+        first_class: which of all classes is its first; None: they lie in the order of the ranks.
+        call: what has to be the same on all.
+
+    Raises:
+        ValueError: on every process, with what each has, where they do not fit together.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            "fused_ce.distributed needs torch.distributed: call "
+            "torch.distributed.init_process_group first"
+        )
+    if group is None:
+        group = dist.group.WORLD
+    own = _Own(classes, first_class, call)
+    known = _agreed.setdefault(group, {})
+    if own not in known:
+        known[own] = _agree(group, own)
+    return known[own]
+
+
+def _agree(group: ProcessGroup, own: _Own) -> Slices:
+    import torch.distributed as dist
+
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    if rank < 0:
+        raise ValueError("group: this process is not in it")
+    everyone: list[_Own | None] = [None] * size
+    dist.all_gather_object(everyone, own, group=group)
+    owns = [_Own(*other) for other in everyone if other is not None]
+    counts = [other.classes for other in owns]
+    firsts = [other.first_class for other in owns]
+    if len({other.call for other in owns}) > 1:
+        raise ValueError(_who_has_what("calls that differ", [o.call for o in owns]))
+    if all(first is None for first in firsts):
+        starts = [sum(counts[:r]) for r in range(size)]
+    else:
+        starts = [-1 if first is None else first for first in firsts]
+        end = 0
+        for start, count in sorted(zip(starts, counts, strict=True)):
+            if start != end and count > 0:
+                has = [f"{n} classes from {f} on" for n, f in zip(counts, firsts, strict=True)]
+                raise ValueError(_who_has_what("classes with gaps or in common", has))
+            end += count
+    return Slices(starts[rank], sum(counts), size, group.group_name)
+
+
+def _who_has_what(what: str, of_ranks: list[str]) -> str:
+    lines = "".join(f"\n  rank {rank}: {text}" for rank, text in enumerate(of_ranks))
+    return f"fused_ce.distributed: the processes of the group have {what}:{lines}"

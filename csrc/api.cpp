@@ -7,6 +7,8 @@
 #include "direct.h"
 #include "fused_ce.h"
 #include "linear/ops.h"
+#include "linear/unboxed.h"
+#include "parallel/composite.h"
 #include "unboxed.h"
 
 namespace fused_ce {
@@ -35,6 +37,13 @@ void set_head(Options& o, const auto& options) {
   o.z_loss_weight = options.z_loss_weight();
   o.outputs = {options.z_loss_weight() != 0, options.return_lse(), options.return_entropy(),
                options.return_prediction()};
+}
+
+void set_slice(parallel::ParallelOptions& o, const distributed::Slice& slice) {
+  o.first_class = slice.first_class;
+  o.classes = slice.classes;
+  o.group_size = slice.group_size;
+  o.group_name = slice.group_name;
 }
 
 // The operators have an empty tensor in the place of what nobody asked for.
@@ -72,6 +81,31 @@ CrossEntropyStats linear_cross_entropy_stats(const at::Tensor& input,
       o, linear::ops::linear_cross_entropy_stats(
              {layer, target, options.weight(), o, options.row_weight(), options.normalizer()},
              options.dtype(), options.chunk_rows()));
+}
+
+CrossEntropyStats distributed::cross_entropy_stats(const at::Tensor& input,
+                                                   const at::Tensor& target, const Slice& slice,
+                                                   const CrossEntropyStatsOptions& options) {
+  TORCH_CHECK(!options.in_place(), "in_place: the logits of a slice of the classes stay");
+  parallel::ParallelOptions o;
+  set_head(o, options);
+  set_slice(o, slice);
+  return asked_for(o, parallel::cross_entropy_stats(
+                          {input, target, options.weight(), o},
+                          {options.row_weight(), options.normalizer(), {}}, options.dtype()));
+}
+
+CrossEntropyStats distributed::linear_cross_entropy_stats(
+    const at::Tensor& input, const at::Tensor& linear_weight, const at::Tensor& target,
+    const Slice& slice, const LinearCrossEntropyStatsOptions& options) {
+  parallel::ParallelOptions o;
+  set_head(o, options);
+  set_slice(o, slice);
+  o.chunk_rows = linear::rows_or_chosen(options.chunk_rows());
+  const linear::Layer layer{input, linear_weight, options.linear_bias()};
+  return asked_for(o, parallel::linear_cross_entropy_stats(
+                          {layer, target, options.weight(), o},
+                          {options.row_weight(), options.normalizer(), {}}, options.dtype()));
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& input, const at::Tensor& linear_weight,

@@ -187,6 +187,41 @@ FUSED_CE_API CrossEntropyStats linear_cross_entropy_stats(
     const at::Tensor& input, const at::Tensor& linear_weight, const at::Tensor& target,
     const LinearCrossEntropyStatsOptions& options = {});
 
+/// Losses whose classes are shared out to the processes of a c10d group: each has the logits, or
+/// the rows of a layer's weight, of some of them, and all have the targets. Python's docstrings
+/// (`fused_ce.distributed`) say what is exchanged.
+namespace distributed {
+
+/// Which of the classes this process has, and who has the others. Nobody checks that the processes'
+/// slices fit together.
+struct FUSED_CE_API Slice {
+  int64_t first_class;     ///< of this process's, counted over all
+  int64_t classes;         ///< of all processes
+  int64_t group_size;      ///< how many processes there are
+  std::string group_name;  ///< what `c10d::register_process_group` knows them by
+};
+
+/// `cross_entropy_stats` of the logits of all processes, joined along the classes: the same on
+/// each. `input` and `options.weight()` are of this process's classes, and so are class
+/// probabilities; class indices count over all. `options.in_place()` is refused.
+///
+/// ```
+/// c10d::register_process_group("vocabulary", group);
+/// auto stats = fused_ce::distributed::cross_entropy_stats(
+///     logits, target, {rank * logits.size(1), vocabulary, group->getSize(), "vocabulary"});
+/// ```
+FUSED_CE_API CrossEntropyStats cross_entropy_stats(const at::Tensor& input,
+                                                   const at::Tensor& target, const Slice& slice,
+                                                   const CrossEntropyStatsOptions& options = {});
+
+/// `linear_cross_entropy_stats` likewise: `input` is the same on all processes, `linear_weight` of
+/// this one's classes.
+FUSED_CE_API CrossEntropyStats linear_cross_entropy_stats(
+    const at::Tensor& input, const at::Tensor& linear_weight, const at::Tensor& target,
+    const Slice& slice, const LinearCrossEntropyStatsOptions& options = {});
+
+}  // namespace distributed
+
 /// The module behind `fused_ce::CrossEntropyLoss`; mirrors `torch::nn::CrossEntropyLossImpl`.
 class FUSED_CE_API CrossEntropyLossImpl : public torch::nn::Cloneable<CrossEntropyLossImpl> {
  public:

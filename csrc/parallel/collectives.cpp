@@ -36,4 +36,8 @@ at::Tensor all_sum(const at::Tensor& own, const std::string& group) {
   return wait(call("_c10d_functional::all_reduce", own, std::string("sum"), group));
 }
 
+at::Tensor all_max(const at::Tensor& own, const std::string& group) {
+  return wait(call("_c10d_functional::all_reduce", own, std::string("max"), group));
+}
+
 }  // namespace fused_ce::parallel

@@ -12,7 +12,8 @@ namespace fused_ce::parallel {
 // What each of the group's processes has, (size, ...), in the order of their ranks.
 at::Tensor all_gather(const at::Tensor& own, int64_t size, const std::string& group);
 
-// The sum of what they have, the same bits on each.
+// The sum and the maximum of what they have, the same bits on each.
 at::Tensor all_sum(const at::Tensor& own, const std::string& group);
+at::Tensor all_max(const at::Tensor& own, const std::string& group);
 
 }  // namespace fused_ce::parallel

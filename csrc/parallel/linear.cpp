@@ -9,6 +9,7 @@
 
 #include "../arguments.h"
 #include "../linear/arguments.h"
+#include "../linear/ops.h"
 #include "../node.h"
 #include "../tangent.h"
 #include "collectives.h"
@@ -89,11 +90,18 @@ struct LinearDerivative {
 RowResults rows_of(const ParallelLinearCall& call) {
   RowResults rows;
   const Layer& layer = call.layer;
+  const at::Tensor absent =
+      linear::absent_logits(layer.input, {layer.input.sym_size(0), layer.weight.sym_size(0)});
+  const ParallelCall here = call.at(absent);
+  if (has_all_classes(call.options, layer.weight.sym_size(0))) {
+    const linear::LinearOptions options = linear_options(call.options);
+    return as_rows(linear::ops::linear_cross_entropy_stats(
+                       {layer, call.target, call.weight, options}, at::kDouble,
+                       options.chunk_rows > 0 ? std::optional(options.chunk_rows) : std::nullopt),
+                   absent, here);
+  }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const at::Tensor absent =
-        linear::absent_logits(layer.input, {layer.input.sym_size(0), layer.weight.sym_size(0)});
-    const ParallelCall here = call.at(absent);
     const at::Tensor weight_sum = own_weight_sum(absent, here);
     rows = exchange(slice_linear_sums(call, weight_sum), weight_sum, here);
   }

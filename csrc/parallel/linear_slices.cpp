@@ -36,13 +36,6 @@ auto find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
 }
 
-LinearOptions linear_options(const ParallelOptions& options) {
-  LinearOptions o;
-  static_cast<Options&>(o) = options;
-  o.chunk_rows = options.chunk_rows;
-  return o;
-}
-
 // A tensor of the logits' shape. Throws where the arguments do not fit.
 at::Tensor check(const ParallelLinearCall& call, const at::Tensor& weight_sum) {
   const LinearOptions options = linear_options(call.options);
@@ -87,6 +80,13 @@ at::Tensor gradient_scale(const ops::Gradients& grads, const at::Tensor& input) 
 }
 
 }  // namespace
+
+LinearOptions linear_options(const ParallelOptions& options) {
+  LinearOptions o;
+  static_cast<Options&>(o) = options;
+  o.chunk_rows = options.chunk_rows;
+  return o;
+}
 
 at::Tensor slice_linear_sums(const ParallelLinearCall& call, const at::Tensor& weight_sum) {
   static const auto op =

@@ -7,6 +7,9 @@
 
 namespace fused_ce::parallel {
 
+// What the linear layer's own operators are told.
+linear::LinearOptions linear_options(const ParallelOptions& options);
+
 using LinearSumsFunction = at::Tensor(const ParallelLinearCall& call, const at::Tensor& weight_sum);
 // The input's is of the accumulate type, for it has yet to be added up over the processes.
 using LinearGradientFunction = linear::Layer(const ops::Gradients& grads,

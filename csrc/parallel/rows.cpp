@@ -97,7 +97,29 @@ at::Tensor own_weight_sum(const at::Tensor& logits, const ParallelCall& call) {
   return at::scalar_tensor(logits.sym_size(class_dim(logits)), logits.options().dtype(at::kDouble));
 }
 
+bool has_all_classes(const ParallelOptions& options, const c10::SymInt& own) {
+  return options.group_size == 1 && TORCH_GUARD_OR_FALSE(own.sym_eq(options.classes));
+}
+
+RowResults as_rows(const ops::ForwardResult& result, const at::Tensor& logits,
+                   const ParallelCall& call) {
+  RowResults rows{result, {}};
+  for (at::Tensor* numbers : {&rows.result.lse, &rows.result.entropy, &rows.result.confidence})
+    *numbers = numbers->to(at::kDouble);
+  if (is_probabilities(logits, call.target)) return rows;
+  const at::Tensor counts = call.target.ne(at::Scalar(call.options.ignore_index));
+  at::Tensor& weight = rows.weights.target_weight = counts.to(at::kDouble);
+  if (call.weight.defined()) {
+    const at::Tensor index = call.target.to(at::kLong).masked_fill(counts.logical_not(), 0);
+    weight = weight * call.weight.to(at::kDouble).index_select(0, index.reshape(-1)).view_as(index);
+  }
+  return rows;
+}
+
 RowResults rows_of(const ParallelCall& call) {
+  if (has_all_classes(call.options, call.self.sym_size(class_dim(call.self))))
+    return as_rows(fused_ce::ops::cross_entropy_stats(call.call(nullptr), at::kDouble), call.self,
+                   call);
   RowResults rows;
   const c10::SymDimVector shape = row_shape(call.self);
   {

@@ -10,6 +10,11 @@ namespace fused_ce::parallel {
 // has to call it, and gets the same bits.
 RowResults rows_of(const ParallelCall& call);
 
+// Where one process has all classes, the loss is what it is anyway: of these of its results, rows.
+bool has_all_classes(const ParallelOptions& options, const c10::SymInt& own);
+RowResults as_rows(const ops::ForwardResult& result, const at::Tensor& logits,
+                   const ParallelCall& call);
+
 // The sum of these classes' weights, one double, where smoothing spreads over them; else undefined.
 at::Tensor own_weight_sum(const at::Tensor& logits, const ParallelCall& call);
 

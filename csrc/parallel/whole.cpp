@@ -3,89 +3,92 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/log1p.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <array>
 #include <limits>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "../../kernels/problem.h"
 #include "../arguments.h"
-#include "../shapes.h"
 #include "collectives.h"
+#include "leader.h"
 
 namespace fused_ce::parallel {
 namespace {
 
+using Number = SliceSums::Number;
+
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Which of SliceSums are of use to the call: what goes over the wire.
-struct Columns {
-  std::vector<int64_t> sent;
-  std::array<int64_t, SliceSums::kNumbers> place;  // of each number; -1: not sent
-  bool has_weight_sum;
+// What a call needs of SliceSums. The logits and the weights of targets are of class indices.
+struct Wanted {
+  bool gap, target_logit, target_weight, linear, mass, prediction;
+  bool weight_sum;  // of the classes' weights: a number a process
 
-  explicit Columns(const ParallelCall& call) {
+  explicit Wanted(const ParallelCall& call) {
     const Options& o = call.options;
-    const bool indices = !is_probabilities(call.self, call.target);
-    has_weight_sum = indices && o.label_smoothing > 0;
-    place.fill(-1);
-    const auto send = [&](SliceSums::Number number, bool wanted) {
-      if (!wanted) return;
-      place[number] = static_cast<int64_t>(sent.size());
-      sent.push_back(number);
-    };
-    send(SliceSums::kLargest, true);
-    send(SliceSums::kOthers, true);
-    send(SliceSums::kGap, o.wants(kEntropy));
-    send(SliceSums::kTargetLogit, indices);
-    send(SliceSums::kTargetWeight, indices && call.weight.defined());
-    send(SliceSums::kLinear, !indices || has_weight_sum);
-    send(SliceSums::kMass, !indices);
-    send(SliceSums::kPrediction, o.wants(kPrediction));
+    target_logit = !is_probabilities(call.self, call.target);
+    weight_sum = target_logit && o.label_smoothing > 0;
+    gap = o.wants(kEntropy);
+    target_weight = target_logit && call.weight.defined();
+    linear = !target_logit || weight_sum;
+    mass = !target_logit;
+    prediction = o.wants(kPrediction);
   }
 };
 
-// What all processes have sent: a number (processes, rows).
-class Gathered {
- public:
-  Gathered(const at::Tensor& sums, const at::Tensor& weight_sum, const ParallelCall& call)
-      : columns_(call) {
-    std::vector<at::Tensor> sent;
-    for (const int64_t number : columns_.sent) sent.push_back(sums.select(1, number));
-    at::Tensor own = at::stack(sent);
-    // One number a process, before the rows.
-    if (columns_.has_weight_sum) own = at::cat({weight_sum.expand({own.size(0), 1}), own}, 1);
-    const ParallelOptions& o = call.options;
-    all_ = o.group_size == 1 ? own.unsqueeze(0) : all_gather(own, o.group_size, o.group_name);
-  }
+// Some numbers of each row, (..., rows): those of one process, or of all of them.
+using Numbers = std::array<at::Tensor, Number::kNumbers>;
 
-  bool has(SliceSums::Number number) const { return columns_.place[number] >= 0; }
-  at::Tensor operator[](SliceSums::Number number) const {
-    const at::Tensor of_rows = all_.select(1, columns_.place[number]);
-    return columns_.has_weight_sum ? of_rows.slice(1, 1) : of_rows;
-  }
-  // (processes, 1)
-  at::Tensor weight_sums() const { return all_.select(1, 0).slice(1, 0, 1); }
+Numbers wanted_numbers(const at::Tensor& sums, const Wanted& wanted) {
+  Numbers own;
+  const auto take = [&](Number number, bool is_wanted) {
+    if (is_wanted) own[number] = sums.select(1, number);
+  };
+  take(Number::kLargest, true), take(Number::kOthers, true);
+  take(Number::kGap, wanted.gap), take(Number::kPrediction, wanted.prediction);
+  take(Number::kTargetLogit, wanted.target_logit);
+  take(Number::kTargetWeight, wanted.target_weight);
+  take(Number::kLinear, wanted.linear), take(Number::kMass, wanted.mass);
+  return own;
+}
 
- private:
-  Columns columns_;
-  at::Tensor all_;
-};
+// In one tensor (numbers, rows), in which they go over the wire. A number a process, if there is
+// one, comes before the rows.
+at::Tensor packed(const Numbers& numbers, const at::Tensor& of_process) {
+  std::vector<at::Tensor> defined;
+  for (const at::Tensor& number : numbers) {
+    if (number.defined()) defined.push_back(number);
+  }
+  const at::Tensor rows = at::stack(defined);
+  return of_process.defined() ? at::cat({of_process.expand({rows.size(0), 1}), rows}, 1) : rows;
+}
+// What became of them, (..., numbers, rows), in the places that they had.
+Numbers unpacked(const at::Tensor& all, const Numbers& as, bool of_process) {
+  Numbers numbers;
+  int64_t next = 0;
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (!as[i].defined()) continue;
+    numbers[i] = all.select(-2, next++);
+    if (of_process) numbers[i] = numbers[i].slice(-1, 1);
+  }
+  return numbers;
+}
 
 // x * y, 0 where x is, whatever y is there.
 at::Tensor times(const at::Tensor& x, const at::Tensor& y) {
   return at::where(x == 0, at::scalar_tensor(0.0, x.options()), x * y);
 }
 
-// The logit z of a number that the kernels computed with, less that of another: capped logits are z
-// already.
+// What the difference of two numbers that the kernels computed with is as one of logits: capped
+// ones are logits already.
 double scale_of(const ParallelCall& call) {
   if (call.options.cap() != 0) return 1;
   const double scale = call.options.scale();
@@ -94,80 +97,158 @@ double scale_of(const ParallelCall& call) {
                                                    : static_cast<double>(static_cast<float>(scale));
 }
 
-}  // namespace
+// A process's numbers relative to the largest logit of the whole row, as SliceSums but for
+//   kOthers: the sum of e^(z_j - K), less that of the leader's largest, which `leads` says,
+//   kGap:    the sum of e^(z_j - K) (K - z_j).
+// The sums of these over the processes are the whole row's.
+Numbers relative_to(const at::Tensor& largest, const at::Tensor& leads, const Numbers& own,
+                    const at::Tensor& weight_sum, double scale) {
+  const at::Tensor behind = (largest - own[Number::kLargest]) * scale;
+  const at::Tensor factor = at::exp(-behind), &others = own[Number::kOthers];
+  Numbers result;
+  result[Number::kOthers] = factor * others + factor.masked_fill(leads, 0);
+  if (own[Number::kGap].defined()) {
+    const at::Tensor gap = factor * (1 + others) * (own[Number::kGap] + behind);
+    result[Number::kGap] = at::where(factor == 0, 0.0, gap);  // infinitely far behind
+  }
+  if (own[Number::kLinear].defined()) {
+    const at::Tensor& mass = own[Number::kMass].defined() ? own[Number::kMass] : weight_sum;
+    result[Number::kLinear] = own[Number::kLinear] + times(mass, behind);
+  }
+  for (const Number same : {Number::kTargetLogit, Number::kTargetWeight, Number::kMass})
+    result[same] = own[same];
+  return result;
+}
 
-RowResults exchange(const at::Tensor& sums, const at::Tensor& weight_sum,
-                    const ParallelCall& call) {
-  using Number = SliceSums::Number;
+// Numbers of whole rows, (rows).
+struct Whole {
+  at::Tensor largest;
+  at::Tensor prediction;  // the leader's, where it is asked for
+  Numbers sums;           // relative_to the largest, over all processes
+  at::Tensor weight_sum;
+};
+
+// Everybody gets everybody's numbers, and puts them together alike.
+Whole gathered(const Numbers& own, const at::Tensor& weight_sum, const ParallelCall& call) {
+  const ParallelOptions& o = call.options;
+  const at::Tensor sent = packed(own, weight_sum);
+  const at::Tensor got =
+      o.group_size == 1 ? sent.unsqueeze(0) : all_gather(sent, o.group_size, o.group_name);
+  const Numbers all = unpacked(got, own, weight_sum.defined());
+  at::Tensor weight_sums;  // (processes, 1)
+  if (weight_sum.defined()) weight_sums = got.select(1, 0).slice(1, 0, 1);
+
+  Whole whole;
+  const at::Tensor& largests = all[Number::kLargest];
+  at::Tensor leader;
+  std::tie(whole.largest, leader) = largests.max(0);  // NaN, if any is
+  const at::Tensor leads = at::zeros_like(largests, at::kBool).scatter(0, leader.unsqueeze(0), 1);
+  whole.sums = relative_to(whole.largest, leads, all, weight_sums, scale_of(call));
+  for (at::Tensor& sum : whole.sums) {
+    if (sum.defined()) sum = sum.sum(0);
+  }
+  if (all[Number::kPrediction].defined()) {  // the first of several
+    const at::Tensor lead = (largests == whole.largest).logical_or(largests.isnan());
+    whole.prediction = at::where(lead, all[Number::kPrediction], kInfinity).amin(0);
+  }
+  if (weight_sum.defined()) whole.weight_sum = weight_sums.sum();
+  return whole;
+}
+
+// The leader is found first, and then each adds its numbers relative to that one's.
+Whole reduced(const Numbers& own, const at::Tensor& weight_sum, const ParallelCall& call) {
+  const ParallelOptions& o = call.options;
+  const at::Tensor place =
+      own[Number::kPrediction].defined()
+          ? own[Number::kPrediction]
+          : at::full_like(own[Number::kLargest], static_cast<double>(o.first_class));
+  const at::Tensor key = leader_key(own[Number::kLargest], place);
+  const at::Tensor leader = all_max(key, o.group_name);
+
+  Whole whole;
+  whole.largest = logit_of(leader);
+  if (own[Number::kPrediction].defined()) whole.prediction = place_of(leader);
+  const Numbers relative =
+      relative_to(whole.largest, key == leader, own, weight_sum, scale_of(call));
+  const at::Tensor sums = all_sum(packed(relative, weight_sum), o.group_name);
+  whole.sums = unpacked(sums, relative, weight_sum.defined());
+  if (weight_sum.defined()) whole.weight_sum = sums.select(0, 0).select(0, 0);
+  return whole;
+}
+
+// Whether two reductions cost less than one gather: of many rows on more than two processes, for of
+// a gather each has to take in what all the others have, of reductions at most twice what it gives.
+// On gloo, on one machine, 4 and 8 processes gathered 8 MB in the time of the second collective;
+// NVLink carries as much in that time, slower networks less. Only logits of float make a key.
+bool reduces(const Numbers& own, const ParallelCall& call) {
+  constexpr int64_t kMostGathered = 8 << 20;  // bytes
+  const int64_t processes = call.options.group_size;
+  if (processes <= 2 || accumulate_type(call.self) == at::kDouble) return false;
+  int64_t numbers = 0;
+  for (const at::Tensor& number : own) numbers += number.defined();
+  const int64_t bytes = processes * numbers * static_cast<int64_t>(sizeof(double));
+  return TORCH_GUARD_OR_FALSE((own[Number::kLargest].sym_numel() * bytes).sym_gt(kMostGathered));
+}
+
+// The rows' results. A row that does not count has 0 for all but its prediction.
+RowResults finish(const Whole& whole, const ParallelCall& call) {
   const Options& o = call.options;
-  const Gathered all(sums, weight_sum, call);
   const double scale = scale_of(call);
-  const bool indices = all.has(Number::kTargetLogit);
-
-  const at::Tensor largests = all[Number::kLargest];
-  auto [largest, owner] = largests.max(0);                         // NaN, if any is
-  const at::Tensor behind_largest = (largest - largests) * scale;  // K - K_r
-  const at::Tensor factors = at::exp(-behind_largest);
-  const at::Tensor others = all[Number::kOthers];
-  const at::Tensor of_rests = factors * others;
-  const at::Tensor of_largests = factors.scatter(0, owner.unsqueeze(0), 0.0);
-  const at::Tensor sum = (of_rests + of_largests).sum(0);  // S
+  const at::Tensor& largest = whole.largest;
+  const at::Tensor& sum = whole.sums[Number::kOthers];
+  const at::Tensor& logit = whole.sums[Number::kTargetLogit];
+  const bool indices = logit.defined();
   const at::Tensor top = at::log1p(sum), share = 1 / (1 + sum);
   const at::Tensor z = largest * scale;
   const at::Tensor no_number = z - z;  // of an infinite logit, else 0
-
-  RowResults rows;
-  ops::ForwardResult& r = rows.result;
-  const at::Tensor counts =
-      indices ? call.target.reshape(-1).ne(at::Scalar(o.ignore_index)) : at::Tensor();
+  at::Tensor counts;
+  if (indices) counts = call.target.reshape(-1).ne(at::Scalar(o.ignore_index));
   const auto counted = [&](const at::Tensor& values) {
     return indices ? values.masked_fill(counts.logical_not(), 0) : values;
   };
 
-  // What a row's loss is less its target's part: sum of q_j (K - z_j), from each process's sum of
-  // q_j (K_r - z_j) and of q_j.
-  const auto linear_below = [&](const at::Tensor& masses) {
-    return (all[Number::kLinear] + times(masses, behind_largest)).sum(0);
-  };
-  at::Tensor target_or_mass, without_target = sum, loss;
+  RowResults rows;
+  ops::ForwardResult& r = rows.result;
+  at::Tensor loss, without_target = sum;
   if (indices) {
-    target_or_mass = all[Number::kTargetLogit].sum(0);
-    const at::Tensor behind = (largest - target_or_mass) * scale;
-    at::Tensor weight = counts.to(at::kDouble);
-    if (all.has(Number::kTargetWeight)) weight = counted(all[Number::kTargetWeight].sum(0));
+    const at::Tensor behind = (largest - logit) * scale;
+    const at::Tensor& own_weight = whole.sums[Number::kTargetWeight];
+    const at::Tensor weight = own_weight.defined() ? counted(own_weight) : counts.to(at::kDouble);
     loss = (1 - o.label_smoothing) * weight * (behind + top);
-    if (all.has(Number::kLinear)) {
-      const at::Tensor masses = all.weight_sums();
-      rows.weights.weight_sum = masses.sum();
-      loss = loss + o.label_smoothing / static_cast<double>(call.options.classes) *
-                        (linear_below(masses) + rows.weights.weight_sum * top);
+    if (whole.weight_sum.defined()) {
+      const double spread = o.label_smoothing / static_cast<double>(call.options.classes);
+      loss = loss + spread * (whole.sums[Number::kLinear] + whole.weight_sum * top);
     }
-    rows.weights.target_weight = weight;
+    rows.weights = {weight, whole.weight_sum};
     without_target =
         at::where(behind > 0, 1 + (sum - at::exp(-behind)).clamp_min(0), without_target);
   } else {
-    const at::Tensor masses = all[Number::kMass];
-    target_or_mass = masses.sum(0);
-    loss = linear_below(masses) + target_or_mass * top;
+    loss = whole.sums[Number::kLinear] + whole.sums[Number::kMass] * top;
   }
   r.loss = counted(loss + no_number);
-
-  std::vector<at::Tensor> saved = {largest, without_target, target_or_mass};
+  std::vector<at::Tensor> saved = {largest, without_target,
+                                   indices ? logit : whole.sums[Number::kMass]};
   if (o.wants(kLse)) r.lse = counted(z + at::where(no_number == 0, top, 0.0));
   if (o.wants(kEntropy)) {
-    const at::Tensor gaps = factors * (1 + others) * (all[Number::kGap] + behind_largest);
-    const at::Tensor gap = at::where(factors == 0, 0.0, gaps).sum(0) * share;
+    const at::Tensor gap = whole.sums[Number::kGap] * share;
     r.entropy = counted(top + gap + no_number);
     saved.push_back(gap);
   }
   if (o.wants(kPrediction)) {
-    // The first of several.
-    const at::Tensor leads = (largests == largest).logical_or(largests.isnan());
-    r.prediction = at::where(leads, all[Number::kPrediction], kInfinity).amin(0).to(at::kLong);
+    r.prediction = whole.prediction.to(at::kLong);
     r.confidence = share + no_number;
   }
   r.saved = at::stack(saved).to(accumulate_type(call.self));
   return rows;
+}
+
+}  // namespace
+
+RowResults exchange(const at::Tensor& sums, const at::Tensor& weight_sum,
+                    const ParallelCall& call) {
+  const Numbers own = wanted_numbers(sums, Wanted(call));
+  return finish(
+      reduces(own, call) ? reduced(own, weight_sum, call) : gathered(own, weight_sum, call), call);
 }
 
 }  // namespace fused_ce::parallel

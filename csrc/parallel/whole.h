@@ -17,8 +17,9 @@ struct RowResults {
   WholeWeights weights;
 };
 
-// Exchanges what this process's slice comes to (SliceSums) with the others of the group, in one
-// collective, and finishes the rows. `weight_sum`: of this process's classes, where needed.
+// Exchanges what this process's slice comes to (SliceSums) with the others of the group, and
+// finishes the rows. `weight_sum`: of this process's classes, where needed. One collective, an
+// all-gather; of many rows on many processes two, a maximum and a sum, which are fewer bytes.
 //
 // With K the largest logit of a row, S_r the sum of e^(z_j - K_r) over the classes of process r but
 // that of its own largest, K_r, and f_r = e^(K_r - K), the sum of all e^(z_j - K) but the largest's

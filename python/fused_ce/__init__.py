@@ -53,6 +53,7 @@ _check_torch()
 
 import fused_ce._flops  # noqa: E402  (registers its formulas)
 import fused_ce._vmap_linear  # noqa: E402, F401  (registers its rules, and _vmap's)
+from fused_ce import distributed  # noqa: E402
 from fused_ce.functional import cross_entropy  # noqa: E402
 from fused_ce.linear import linear_cross_entropy, linear_cross_entropy_stats  # noqa: E402
 from fused_ce.modules import (  # noqa: E402
@@ -122,6 +123,7 @@ __all__ = [
     "cmake_prefix_path",
     "cross_entropy",
     "cross_entropy_stats",
+    "distributed",
     "empty_cache",
     "kept_bytes",
     "linear_cross_entropy",

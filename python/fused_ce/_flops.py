@@ -25,9 +25,21 @@ def _backward(*arguments: Any, **_: Any) -> int:
     return _products(input, weight, needs_input + needs_weight)
 
 
+def _slice_sums(input: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return _products(input, weight, gradients=0)
+
+
+def _slice_backward(*arguments: Any, **_: Any) -> int:
+    input, weight = arguments[3:5]
+    needs_input, needs_weight = arguments[11:13]
+    return _products(input, weight, needs_input + needs_weight)
+
+
 for _operator, _formula in (
     (torch.ops.fused_ce._linear_forward, _forward),
     (torch.ops.fused_ce._linear_backward, _backward),
+    (torch.ops.fused_ce._slice_linear_sums, _slice_sums),
+    (torch.ops.fused_ce._slice_linear_backward, _slice_backward),
 ):
     flop_registry.pop(_operator, None)  # of an import before this one
     register_flop_formula(_operator)(_formula)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Slices(NamedTuple):
-    """This process's classes, and who has the others."""
+    """The classes of this process, and who has the others."""
 
     first_class: int
     classes: int
@@ -46,6 +47,25 @@ def slices_of(
     Raises:
         ValueError: on every process, with what each has, where they do not fit together.
     """
+    if torch.compiler.is_dynamo_compiling():
+        name = None if group is None else group.group_name
+        return Slices(*_traced(name, operator.index(classes), first_class, call))
+    return _slices(group, _Own(classes, first_class, call))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _traced(name: str | None, classes: int, first_class: int | None, call: str) -> tuple[Any, ...]:
+    """The same while dynamo traces the call, which every process's does."""
+    from torch.distributed import distributed_c10d
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
+        group = None if name is None else resolve(name)
+        return tuple(_slices(group, _Own(classes, first_class, call)))
+
+
+def _slices(group: ProcessGroup | None, own: _Own) -> Slices:
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_initialized():
@@ -53,9 +73,7 @@ def slices_of(
             "fused_ce.distributed needs torch.distributed: call "
             "torch.distributed.init_process_group first"
         )
-    if group is None:
-        group = dist.group.WORLD
-    own = _Own(classes, first_class, call)
+    group = group or dist.distributed_c10d._get_default_group()
     known = _agreed.setdefault(group, {})
     if own not in known:
         known[own] = _agree(group, own)

@@ -133,15 +133,15 @@ def cross_entropy_stats(
     <https://arxiv.org/abs/1909.08053>`__, which exchanges maxima first.
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
-    classes = input.shape[1 if input.dim() > 1 else 0] if input.dim() > 0 else 0
+    class_dim = 1 if input.dim() > 1 else 0
+    classes = input.shape[class_dim] if input.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.shape == input.shape
     slices = slices_of(
         group,
         classes,
         first_class,
-        f"input {_described(input, but=1 if input.dim() > 1 else 0)}, target "
-        f"{_described(target, but=1 if probabilities and input.dim() > 1 else None)}"
-        + _options(
+        _same(
+            {"input": (input, class_dim), "target": (target, class_dim if probabilities else None)},
             weight=weight,
             ignore_index=ignore_index,
             reduction=reduction,
@@ -254,9 +254,23 @@ def linear_cross_entropy_stats(
             probabilities of this process's, (\*, c).
         linear_bias: of this process's classes, (c).
         weight: one factor for each of this process's classes, (c).
-        ignore_index: as in :func:`cross_entropy_stats`, and so the arguments that follow it.
-        row_weight: one factor for each row, of shape (\*).
+        ignore_index: a class index whose rows do not count.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``, of the loss and the z-loss.
+        label_smoothing: the part of the target that is spread over all C classes, in [0, 1].
+        logit_scale: what the layer's outputs are multiplied with; positive and finite.
+        softcap: the bound that they are bent to stay below then, or None.
+        temperature: what they are divided by after that.
+        z_loss_weight: what the square of a row's log-sum-exp is added to its loss with.
+        row_weight: one factor for each row, floating point, of shape (\*).
+        normalizer: what ``"mean"`` divides by, a number or a tensor of no dimension.
+        dtype: of the loss and the z-loss.
+        return_lse: give ``lse``.
+        return_entropy: give ``entropy``.
+        return_prediction: give ``prediction`` and ``confidence``.
         chunk_rows: of how many rows the logits are there at a time; None: chosen.
+        group: the processes; None is all of them.
+        first_class: which of all classes is this process's first. None: the processes have theirs
+            in the order of their ranks.
 
     Returns:
         A :class:`fused_ce.CrossEntropyStats`, with statistics of shape (\*).
@@ -274,9 +288,12 @@ def linear_cross_entropy_stats(
         group,
         classes,
         first_class,
-        f"input {_described(input)}, linear_weight {_described(linear_weight, but=0)}, "
-        f"target {_described(target, but=-1 if probabilities else None)}"
-        + _options(
+        _same(
+            {
+                "input": (input, None),
+                "linear_weight": (linear_weight, 0),
+                "target": (target, -1 if probabilities else None),
+            },
             linear_bias=linear_bias,
             weight=weight,
             ignore_index=ignore_index,
@@ -322,17 +339,20 @@ def linear_cross_entropy_stats(
     return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
 
 
-def _described(tensor: Tensor, but: int | None = None) -> str:
-    """A tensor's dtype and shape, less the dimension that processes may differ in."""
-    shape = [str(size) for size in tensor.shape]
-    if but is not None and shape:
-        shape[but] = "classes"
-    return f"{str(tensor.dtype).removeprefix('torch.')} ({', '.join(shape)})"
+def _same(sizes: dict[str, tuple[Tensor, int | None]], **options: object) -> str:
+    """What has to be the same on all processes: dtypes and shapes, less the dimension that has the
+    classes, and options; of other tensors, that they are there. While dynamo traces, when sizes may
+    be anything, only that it does.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return "a traced call"
+    described = [f"{name} {_described(*tensor)}" for name, tensor in sizes.items()]
+    for name, value in options.items():
+        described.append(f"{name}={'given' if isinstance(value, Tensor) else value}")
+    return ", ".join(described)
 
 
-def _options(**options: object) -> str:
-    """What else has to be the same on all processes: of tensors, that they are there."""
-    return "".join(
-        f", {name}={'given' if isinstance(value, Tensor) else value}"
-        for name, value in options.items()
-    )
+def _described(tensor: Tensor, class_dim: int | None) -> str:
+    of_classes = (class_dim, None if class_dim is None else class_dim % max(tensor.dim(), 1))
+    shape = ["classes" if d in of_classes else str(n) for d, n in enumerate(tensor.shape)]
+    return f"{tensor.dtype} ({', '.join(shape)})"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import _reduction as _Reduction
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fused_ce import _C
+from fused_ce import _C, _dtensor
 from fused_ce._onnx import composition, in_torchscript_export
 
 __all__ = ["cross_entropy"]
@@ -154,6 +154,8 @@ def call(operator: Any, ignore_index: int, /, *arguments: Any, **named: Any) -> 
         name = operator.__name__
         raise TypeError(f"{name}(): argument 'ignore_index' must be int, not bool")
     try:
+        if _dtensor.is_any(arguments) or _dtensor.is_any(named.values()):
+            return _dtensor.call(operator, *arguments, **named)
         return operator(*arguments, **named)
     except RuntimeError as error:
         misfit = _MISFIT.match(str(error))

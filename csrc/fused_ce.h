@@ -198,7 +198,7 @@ struct FUSED_CE_API Slice {
   int64_t first_class;     ///< of this process's, counted over all
   int64_t classes;         ///< of all processes
   int64_t group_size;      ///< how many processes there are
-  std::string group_name;  ///< what `c10d::register_process_group` knows them by
+  std::string group_name;  ///< what `c10d::register_process_group`, which keeps none, knows them by
 };
 
 /// `cross_entropy_stats` of the logits of all processes, joined along the classes: the same on

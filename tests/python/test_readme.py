@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [
@@ -18,3 +19,5 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_readme(block: str) -> None:
     exec(block, {})
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

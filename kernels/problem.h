@@ -131,7 +131,8 @@ struct Statistics {
 // With k the class of the largest logit here, and numbers x as they are in memory (of a capped
 // problem, logits):
 //   kLargest:       x_k, -inf where there is none
-//   kOthers:        S = sum over the other classes here of e^(z_j - z_k)
+//   kOthers:        S = sum over the other classes here of e^(z_j - z_k); of -inf, it and the sums
+//                   below are 0
 //   kGap:           sum of p_j (z_k - z_j), p the softmax of the slice alone; where it is asked for
 //   kTargetLogit:   x_y of class indices, 0 where that class is elsewhere
 //   kTargetWeight:  w_y likewise
@@ -139,8 +140,8 @@ struct Statistics {
 //   kMass:          of probabilities: sum of q_j
 //   kPrediction:    k, counted from the first of all classes, where it is asked for; where logits
 //                   are NaN the first such class, and kLargest is NaN
-// Of a row that does not count there is only what a prediction needs, and that only where one is
-// asked for: harmless numbers else.
+// Of a row that does not count there is only what a prediction and its confidence need, kLargest,
+// kOthers and kPrediction, and that only where one is asked for.
 struct SliceSums {
   enum Number {
     kLargest,

@@ -21,6 +21,7 @@ struct ParallelOptions : Options {
   // collectives know them by; of no meaning where one process has all.
   int64_t group_size = 1;
   std::string group_name;
+  int64_t call_id = 0;         // the same on all of them, or they have made different calls
   c10::SymInt chunk_rows = 0;  // of a linear layer, as in LinearOptions
 
   static auto slice_fields_of(auto& o) {
@@ -28,7 +29,8 @@ struct ParallelOptions : Options {
                           std::tie(o.first_class, o.classes));
   }
   static auto fields_of(auto& o) {
-    return std::tuple_cat(slice_fields_of(o), std::tie(o.group_size, o.group_name, o.chunk_rows));
+    return std::tuple_cat(slice_fields_of(o),
+                          std::tie(o.group_size, o.group_name, o.call_id, o.chunk_rows));
   }
   auto slice_fields() { return slice_fields_of(*this); }
   auto slice_fields() const { return slice_fields_of(*this); }
@@ -37,7 +39,7 @@ struct ParallelOptions : Options {
 };
 
 inline constexpr char kSliceSchema[] = "int first_class, int classes";
-inline constexpr char kGroupSchema[] = "int group_size, str group_name";
+inline constexpr char kGroupSchema[] = "int group_size, str group_name, int call_id=0";
 
 // References alone, as in Call. What is asked of rows; what a loss makes of them is
 // composite.cpp's.

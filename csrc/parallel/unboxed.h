@@ -30,12 +30,12 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Logit&...>, std::tuple<Outputs
                                         const OptionalTensor& normalizer,
                                         std::optional<at::ScalarType> dtype, Logit... logit,
                                         Outputs... outputs, int64_t first_class, int64_t classes,
-                                        int64_t group_size, std::string group_name,
+                                        int64_t group_size, std::string group_name, int64_t call_id,
                                         std::optional<c10::List<std::string>> row_groups) {
     ParallelOptions o;
     o.fields() =
         std::tuple(std::move(loss)..., std::move(logit)..., std::move(outputs)..., first_class,
-                   classes, group_size, std::move(group_name), c10::SymInt(0));
+                   classes, group_size, std::move(group_name), call_id, c10::SymInt(0));
     return stats_tuple(function(
         {self, target, tensor_or_undefined(weight), o},
         {tensor_or_undefined(row_weight), tensor_or_undefined(normalizer), names_of(row_groups)},
@@ -49,12 +49,12 @@ struct UnboxedOf<std::tuple<Loss&...>, std::tuple<Logit&...>, std::tuple<Outputs
       const OptionalTensor& row_weight, const OptionalTensor& normalizer,
       std::optional<at::ScalarType> dtype, Logit... logit, Outputs... outputs,
       std::optional<c10::SymInt> chunk_rows, int64_t first_class, int64_t classes,
-      int64_t group_size, std::string group_name,
+      int64_t group_size, std::string group_name, int64_t call_id,
       std::optional<c10::List<std::string>> row_groups) {
     ParallelOptions o;
-    o.fields() =
-        std::tuple(std::move(loss)..., std::move(logit)..., std::move(outputs)..., first_class,
-                   classes, group_size, std::move(group_name), linear::rows_or_chosen(chunk_rows));
+    o.fields() = std::tuple(std::move(loss)..., std::move(logit)..., std::move(outputs)...,
+                            first_class, classes, group_size, std::move(group_name), call_id,
+                            linear::rows_or_chosen(chunk_rows));
     const linear::Layer layer{self, linear_weight, tensor_or_undefined(linear_bias)};
     return stats_tuple(function(
         {layer, target, tensor_or_undefined(weight), o},

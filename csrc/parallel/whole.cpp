@@ -3,11 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/log1p.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <array>
@@ -17,6 +19,7 @@
 
 #include "../../kernels/problem.h"
 #include "../arguments.h"
+#include "../direct.h"
 #include "collectives.h"
 #include "leader.h"
 
@@ -25,6 +28,7 @@ namespace {
 
 using Number = SliceSums::Number;
 
+constexpr char kDifferentCalls[] = "fused_ce: the processes of the group have made different calls";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // What a call needs of SliceSums. The logits and the weights of targets are of class indices.
@@ -60,26 +64,37 @@ Numbers wanted_numbers(const at::Tensor& sums, const Wanted& wanted) {
   return own;
 }
 
-// In one tensor (numbers, rows), in which they go over the wire. A number a process, if there is
-// one, comes before the rows.
-at::Tensor packed(const Numbers& numbers, const at::Tensor& of_process) {
+// In one tensor (numbers, 1 + rows), in which they go over the wire. Before the rows there are
+// numbers of the process: `head`, as many as there are of a row at most.
+at::Tensor packed(const Numbers& numbers, std::vector<at::Tensor> head) {
   std::vector<at::Tensor> defined;
   for (const at::Tensor& number : numbers) {
     if (number.defined()) defined.push_back(number);
   }
   const at::Tensor rows = at::stack(defined);
-  return of_process.defined() ? at::cat({of_process.expand({rows.size(0), 1}), rows}, 1) : rows;
+  head.resize(defined.size(), at::zeros({}, rows.options()));
+  return at::cat({at::stack(head).unsqueeze(1), rows}, 1);
 }
-// What became of them, (..., numbers, rows), in the places that they had.
-Numbers unpacked(const at::Tensor& all, const Numbers& as, bool of_process) {
+// What became of them, (..., numbers, 1 + rows), in the places that they had.
+Numbers unpacked(const at::Tensor& all, const Numbers& as) {
   Numbers numbers;
   int64_t next = 0;
   for (size_t i = 0; i < numbers.size(); ++i) {
-    if (!as[i].defined()) continue;
-    numbers[i] = all.select(-2, next++);
-    if (of_process) numbers[i] = numbers[i].slice(-1, 1);
+    if (as[i].defined()) numbers[i] = all.select(-2, next++).slice(-1, 1);
   }
   return numbers;
+}
+at::Tensor head_of(const at::Tensor& all, int64_t i) { return all.select(-2, i).select(-1, 0); }
+
+// Throws, where the host can see them without a wait, if the processes' least and largest numbers
+// of a call differ: on each of them.
+void check_calls(const at::Tensor& least, const at::Tensor& largest) {
+  if (!least.is_cpu() || !is_plain(least)) return;
+  TORCH_CHECK_VALUE(least.item<double>() == largest.item<double>(), kDifferentCalls);
+}
+
+at::Tensor number(int64_t value, const at::Tensor& like) {
+  return at::full({}, value, like.options());
 }
 
 // x * y, 0 where x is, whatever y is there.
@@ -106,7 +121,7 @@ Numbers relative_to(const at::Tensor& largest, const at::Tensor& leads, const Nu
   const at::Tensor behind = (largest - own[Number::kLargest]) * scale;
   const at::Tensor factor = at::exp(-behind), &others = own[Number::kOthers];
   Numbers result;
-  result[Number::kOthers] = factor * others + factor.masked_fill(leads, 0);
+  result[Number::kOthers] = times(factor, others) + factor.masked_fill(leads, 0);
   if (own[Number::kGap].defined()) {
     const at::Tensor gap = factor * (1 + others) * (own[Number::kGap] + behind);
     result[Number::kGap] = at::where(factor == 0, 0.0, gap);  // infinitely far behind
@@ -131,12 +146,16 @@ struct Whole {
 // Everybody gets everybody's numbers, and puts them together alike.
 Whole gathered(const Numbers& own, const at::Tensor& weight_sum, const ParallelCall& call) {
   const ParallelOptions& o = call.options;
-  const at::Tensor sent = packed(own, weight_sum);
+  const at::Tensor& any = own[Number::kLargest];
+  const at::Tensor sent =
+      packed(own, {number(o.call_id, any), weight_sum.defined() ? weight_sum : number(0, any)});
   const at::Tensor got =
       o.group_size == 1 ? sent.unsqueeze(0) : all_gather(sent, o.group_size, o.group_name);
-  const Numbers all = unpacked(got, own, weight_sum.defined());
+  const at::Tensor calls = head_of(got, 0);
+  check_calls(calls.min(), calls.max());
+  const Numbers all = unpacked(got, own);
   at::Tensor weight_sums;  // (processes, 1)
-  if (weight_sum.defined()) weight_sums = got.select(1, 0).slice(1, 0, 1);
+  if (weight_sum.defined()) weight_sums = head_of(got, 1).unsqueeze(1);
 
   Whole whole;
   const at::Tensor& largests = all[Number::kLargest];
@@ -156,23 +175,28 @@ Whole gathered(const Numbers& own, const at::Tensor& weight_sum, const ParallelC
 }
 
 // The leader is found first, and then each adds its numbers relative to that one's.
-Whole reduced(const Numbers& own, const at::Tensor& weight_sum, const ParallelCall& call) {
-  const ParallelOptions& o = call.options;
+Whole reduced(const Numbers& own, const at::Tensor& weight_sum, const ParallelCall& given) {
+  const ParallelOptions& o = given.options;
   const at::Tensor place =
       own[Number::kPrediction].defined()
           ? own[Number::kPrediction]
           : at::full_like(own[Number::kLargest], static_cast<double>(o.first_class));
   const at::Tensor key = leader_key(own[Number::kLargest], place);
-  const at::Tensor leader = all_max(key, o.group_name);
+  const at::Tensor call = number(o.call_id, key);
+  const at::Tensor most = all_max(at::cat({at::stack({call, -call}), key}), o.group_name);
+  check_calls(-most.select(0, 1), most.select(0, 0));
+  const at::Tensor leader = most.slice(0, 2);
 
   Whole whole;
   whole.largest = logit_of(leader);
   if (own[Number::kPrediction].defined()) whole.prediction = place_of(leader);
   const Numbers relative =
-      relative_to(whole.largest, key == leader, own, weight_sum, scale_of(call));
-  const at::Tensor sums = all_sum(packed(relative, weight_sum), o.group_name);
-  whole.sums = unpacked(sums, relative, weight_sum.defined());
-  if (weight_sum.defined()) whole.weight_sum = sums.select(0, 0).select(0, 0);
+      relative_to(whole.largest, key == leader, own, weight_sum, scale_of(given));
+  std::vector<at::Tensor> head;
+  if (weight_sum.defined()) head.push_back(weight_sum);
+  const at::Tensor sums = all_sum(packed(relative, head), o.group_name);
+  whole.sums = unpacked(sums, relative);
+  if (weight_sum.defined()) whole.weight_sum = head_of(sums, 0);
   return whole;
 }
 

@@ -47,12 +47,14 @@ FUSED_CE_OUT_OF_LINE void put_slice(const Problem& p, const Formula<A>& formula,
       }
     }
     const bool here = !kHasMass<kTerms> && rows.has_pivot(i);
+    // Nothing is relative to -inf, where all logits are.
+    const bool has_sums = largest != -__builtin_inf();
     number[Number::kLargest] = largest;
-    number[Number::kOthers] = rows.sum[i];
-    number[Number::kGap] = rows.gap[i];
+    number[Number::kOthers] = has_sums ? rows.sum[i] : 0;
+    number[Number::kGap] = has_sums ? rows.gap[i] : 0;
     number[Number::kTargetLogit] = here ? static_cast<double>(rows.pivot_logit[i]) : 0;
     number[Number::kTargetWeight] = here ? rows.target_weight[i] : 0;
-    number[Number::kLinear] = linear_below(rows, i, formula);
+    number[Number::kLinear] = has_sums ? linear_below(rows, i, formula) : 0;
     number[Number::kMass] = kHasMass<kTerms> ? rows.mass[i] : 0;
     number[Number::kPrediction] = static_cast<double>(p.slice.first + prediction);
   }

@@ -66,7 +66,7 @@ __device__ __forceinline__ A below(const Coefficients<A>& k, A largest, A x) {
   return smaller(largest - x, k.scale.largest);
 }
 
-// y: the row's target, or a NoClass; w: what that class weighs, 0 if there is none; gap: G.
+// y: the row's target, or a NoClass; w: what the target weighs, 0 if there is none; gap: G.
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline Factors<S> factors_of(const Coefficients<A>& k, const SavedRow<A>& saved, A gap,
                                         int64_t y, A w, const RowGrads<A>& grads) {
@@ -76,7 +76,7 @@ __device__ inline Factors<S> factors_of(const Coefficients<A>& k, const SavedRow
   Factors<S> f{};
   f.offset = Offset<S>::of(saved.reference, k.scale);
   f.target = y;
-  f.counts = !indices || is_class(y);
+  f.counts = !indices || is_any_class(y);
   Sum<A> total = Reference<S>(f.offset, k.scale).exp_and_rest(pivot_logit);
   const A pivot_exp = total.high;
   total.add(sum);

@@ -6,7 +6,7 @@
 
 #include "cap.cuh"
 #include "factors.cuh"
-#include "statistics.cuh"
+#include "slice.cuh"
 
 namespace fused_ce::cuda {
 
@@ -65,7 +65,7 @@ class Objective {
     return read_target(problem, row);
   }
   __device__ __forceinline__ bool counts(int64_t y) const {
-    return kHasMass<kTerms> || is_class(y);
+    return kHasMass<kTerms> || is_any_class(y);
   }
   // Where a row's probabilities begin, if it has any.
   __device__ __forceinline__ int64_t probabilities(int64_t row) const {
@@ -78,7 +78,7 @@ class Objective {
   __device__ __forceinline__ A class_weight(int64_t c) const {
     return problem.weight ? static_cast<const A*>(problem.weight)[c] : A(1);
   }
-  // What the target weighs.
+  // What the target weighs, unless it is elsewhere.
   __device__ __forceinline__ A target_weight(int64_t y) const {
     return is_class(y) ? class_weight(y) : A(0);
   }
@@ -169,7 +169,7 @@ class Objective {
   __device__ bool is_in_range(const RowState<A>& row) const {
     const bool linear =
         kIsGeneral<kTerms> ? kHasMass<kTerms> || coefficients_.spread != 0 : kHasLinear<kTerms>;
-    return cuda::is_in_range<S, kTerms>(row, linear, coefficients_.classes);
+    return cuda::is_in_range<S, kTerms>(row, linear, problem.classes);
   }
   // The loss.
   __device__ RowLoss<A> finish(const RowState<A>& row, bool wants_lse) const {
@@ -179,17 +179,24 @@ class Objective {
   __device__ RowStatistics<A> statistics(const RowState<A>& row) const {
     return statistics_of<S, kTerms>(coefficients_, row);
   }
+  // What is left of row i of a slice in the place of a finish.
+  __device__ void put_slice(const RowState<A>& row, int64_t i, const SliceSums& out) const {
+    cuda::put_slice<S, kTerms>(coefficients_, problem, row, counts(row.target), i, out);
+  }
   // What backward will need.
   __device__ SavedRow<A> saved(const RowState<A>& row) const {
     return saved_of<S, kTerms>(coefficients_, row);
   }
   __device__ Factors<S> factors(const Backward& back, int64_t row) const {
     const int64_t y = target(row);
-    const SavedRow<A> saved = SavedRow<A>::of(back.saved, row);
+    const double* const target_weights = problem.slice.target_weight;
+    const A w = target_weights ? static_cast<A>(target_weights[row]) : target_weight(y);
+    SavedRow<A> saved = SavedRow<A>::of(back.saved, row);
+    if (is_slice(problem)) saved.sum *= reference(saved.reference).exp(saved.reference);
     const bool has_gap = kIsGeneral<kTerms> && back.grad_entropy;
-    return factors_of<S, kTerms>(
-        coefficients_, saved, has_gap ? static_cast<const A*>(back.saved.gap)[row] : A(0), y,
-        target_weight(y), grads_of<S, kTerms>(coefficients_, problem, back, saved, row));
+    return factors_of<S, kTerms>(coefficients_, saved,
+                                 has_gap ? static_cast<const A*>(back.saved.gap)[row] : A(0), y, w,
+                                 grads_of<S, kTerms>(coefficients_, problem, back, saved, row));
   }
 
   // ---- What a class gets back: the k-th of a chunk, with x in memory.

@@ -30,9 +30,10 @@ struct Plan {
   int64_t blocks;
 };
 
-// Whether a problem takes the general loops, which have statistics and capped logits.
+// Whether a problem takes the general loops, which have statistics, capped logits and, forward,
+// what is left of a slice.
 static inline bool is_general(const Problem& problem, const Forward& out) {
-  return problem.cap > 0 || wants_statistics(out);
+  return problem.cap > 0 || wants_statistics(out) || is_slice(problem);
 }
 static inline bool is_general(const Problem& problem, const Backward& back) {
   return problem.cap > 0 || back.grad_entropy;

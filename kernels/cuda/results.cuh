@@ -62,7 +62,8 @@ template <class S, Terms kTerms>
 __device__ inline bool is_read(const Objective<S, kTerms>& objective, int64_t y,
                                const Forward& out) {
   return objective.counts(y) ||
-         (kIsGeneral<kTerms> && (out.statistics.prediction || out.statistics.confidence));
+         (kIsGeneral<kTerms> &&
+          (out.statistics.prediction || out.statistics.confidence || out.slice.wants_prediction));
 }
 
 // f(k) for each of kN rows.
@@ -102,6 +103,12 @@ __device__ inline void put_rows(const Objective<S, kTerms>& objective,
                                 BlockTotals<A>& totals) {
   const Problem& p = objective.problem;
   const Statistics& to = out.statistics;
+  if constexpr (kIsGeneral<kTerms>) {
+    if (out.slice.numbers) {
+      for_rows<kN>([&](int k) { objective.put_slice(rows[k], i + k, out.slice); });
+      return;
+    }
+  }
   RowLoss<A> found[kN];
   A weight[kN];
   for_rows<kN>([&](int k) {

@@ -8,8 +8,9 @@ namespace fused_ce::cuda {
 
 template <class A>
 struct RowStatistics {
+  A others;  // sum of e^(z_j - z_k) over the classes j but k, that with the largest logit
   A entropy;
-  A gap;  // sum of p_j (z_k - z_j), k the class with the largest logit
+  A gap;  // sum of p_j (z_k - z_j)
   A confidence;
   int64_t prediction;
 };
@@ -30,7 +31,7 @@ __device__ inline RowStatistics<A> statistics_of(const Coefficients<A>& k, const
   const A share = quotient(others, largest_exp);
   const A mean_gap = k.scale.s * (gap / largest_exp.high) / (1 + share);
   const int64_t first = largest.index == kNowhere ? 0 : largest.index;  // 0: all are -inf
-  return {log1p_of(share) + mean_gap, mean_gap, 1 / (1 + share),
+  return {share, log1p_of(share) + mean_gap, mean_gap, 1 / (1 + share),
           row.nan == kNowhere ? first : row.nan};
 }
 

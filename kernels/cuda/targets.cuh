@@ -6,8 +6,10 @@
 
 namespace fused_ce::cuda {
 
-// Whether a row's target is one class: else it is a NoClass.
+// Whether a row's target is one class at hand: else it is a NoClass.
 __device__ __forceinline__ bool is_class(int64_t y) { return y >= 0; }
+// Whether it is one class, here or elsewhere.
+__device__ __forceinline__ bool is_any_class(int64_t y) { return y >= kElsewhere; }
 
 // f(y) with the class indices as the type that they have.
 template <class F>
@@ -26,15 +28,17 @@ __device__ __forceinline__ auto with_index(const Problem& p, F f) {
   }
 }
 
-// The class of a row of class indices. One out of range trips an assertion, and is never used as an
-// index.
+// The class of a row of class indices, counted from the first at hand. One out of range trips an
+// assertion, and is never used as an index.
 __device__ inline int64_t read_target(const Problem& p, int64_t row) {
-  const int64_t y =
+  const int64_t index =
       with_index(p, [&]<class T>(const T* target) { return static_cast<int64_t>(target[row]); });
-  if (y == p.ignore_index) return kIgnored;
-  const bool in_range = y >= 0 && y < p.classes;
+  if (index == p.ignore_index) return kIgnored;
+  const bool in_range = index >= 0 && index < all_classes(p);
   assert(in_range && "fused_ce: Target is out of bounds: it must be in [0, C) or ignore_index");
-  return in_range ? y : int64_t{kOutOfRange};
+  if (!in_range) return kOutOfRange;
+  const int64_t y = index - p.slice.first;
+  return y >= 0 && y < p.classes ? y : int64_t{kElsewhere};
 }
 
 // What multiplies a row's loss.

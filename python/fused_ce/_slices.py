@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import operator
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +22,7 @@ class Slices(NamedTuple):
     classes: int
     group_size: int
     group_name: str
+    call_id: int  # the same on all processes whose calls are
 
 
 class _Own(NamedTuple):
@@ -26,6 +30,7 @@ class _Own(NamedTuple):
 
     classes: int
     first_class: int | None
+    all_classes: int | None
     call: str
 
 
@@ -34,7 +39,11 @@ _agreed: weakref.WeakKeyDictionary[ProcessGroup, dict[_Own, Slices]] = weakref.W
 
 
 def slices_of(
-    group: ProcessGroup | None, classes: int, first_class: int | None, call: str
+    group: ProcessGroup | None,
+    classes: int,
+    first_class: int | None,
+    all_classes: int | None,
+    call: str,
 ) -> Slices:
     """The slices of a group whose processes all make this call.
 
@@ -42,6 +51,7 @@ def slices_of(
         group: the processes, or None for all of them.
         classes: how many this process has.
         first_class: which of all classes is its first; None: they lie in the order of the ranks.
+        all_classes: how many all have; None: that is asked.
         call: what has to be the same on all.
 
     Raises:
@@ -49,12 +59,25 @@ def slices_of(
     """
     if torch.compiler.is_dynamo_compiling():
         name = None if group is None else group.group_name
-        return Slices(*_traced(name, operator.index(classes), first_class, call))
-    return _slices(group, _Own(classes, first_class, call))
+        own = (operator.index(classes), first_class, all_classes, call)
+        return Slices(*_traced(name, *own))
+    return _slices(group, _Own(classes, first_class, all_classes, call))
+
+
+@contextlib.contextmanager
+def explained(group: ProcessGroup | None, classes: int, call: str) -> Iterator[None]:
+    """Says who has what where an exchange finds that the processes have made different calls."""
+    try:
+        yield
+    except ValueError as error:
+        if "different calls" not in str(error):
+            raise
+        _agree(_group(group), _Own(classes, None, None, call))
+        raise
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _traced(name: str | None, classes: int, first_class: int | None, call: str) -> tuple[Any, ...]:
+def _traced(name: str | None, *own: Any) -> tuple[Any, ...]:
     """The same while dynamo traces the call, which every process's does."""
     from torch.distributed import distributed_c10d
     from torch.utils._python_dispatch import _disable_current_modes
@@ -62,10 +85,10 @@ def _traced(name: str | None, classes: int, first_class: int | None, call: str) 
     with _disable_current_modes():
         resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
         group = None if name is None else resolve(name)
-        return tuple(_slices(group, _Own(classes, first_class, call)))
+        return tuple(_slices(group, _Own(*own)))
 
 
-def _slices(group: ProcessGroup | None, own: _Own) -> Slices:
+def _group(group: ProcessGroup | None) -> ProcessGroup:
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_initialized():
@@ -73,10 +96,17 @@ def _slices(group: ProcessGroup | None, own: _Own) -> Slices:
             "fused_ce.distributed needs torch.distributed: call "
             "torch.distributed.init_process_group first"
         )
-    group = group or dist.distributed_c10d._get_default_group()
-    known = _agreed.setdefault(group, {})
+    if group is None:
+        return dist.distributed_c10d._get_default_group()
+    if not isinstance(group, dist.ProcessGroup):  # torch has a number for groups of others
+        raise ValueError("group: this process is not in it")
+    return group
+
+
+def _slices(group: ProcessGroup | None, own: _Own) -> Slices:
+    known = _agreed.setdefault(_group(group), {})
     if own not in known:
-        known[own] = _agree(group, own)
+        known[own] = _agree(_group(group), own)
     return known[own]
 
 
@@ -84,8 +114,6 @@ def _agree(group: ProcessGroup, own: _Own) -> Slices:
     import torch.distributed as dist
 
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    if rank < 0:
-        raise ValueError("group: this process is not in it")
     everyone: list[_Own | None] = [None] * size
     dist.all_gather_object(everyone, own, group=group)
     owns = [_Own(*other) for other in everyone if other is not None]
@@ -103,7 +131,14 @@ def _agree(group: ProcessGroup, own: _Own) -> Slices:
                 has = [f"{n} classes from {f} on" for n, f in zip(counts, firsts, strict=True)]
                 raise ValueError(_who_has_what("classes with gaps or in common", has))
             end += count
-    return Slices(starts[rank], sum(counts), size, group.group_name)
+    if own.all_classes not in (None, sum(counts)):
+        has = [
+            f"{n} classes, of {other.all_classes}" for n, other in zip(counts, owns, strict=True)
+        ]
+        raise ValueError(_who_has_what("not as many classes as they say", has))
+    # Of as many bits as a double holds, in which it goes over the wire.
+    call_id = int(hashlib.blake2b(own.call.encode(), digest_size=6).hexdigest(), 16)
+    return Slices(starts[rank], sum(counts), size, group.group_name, call_id)
 
 
 def _who_has_what(what: str, of_ranks: list[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction as _Reduction
 
-from fused_ce._slices import slices_of
+from fused_ce._slices import explained, slices_of
 from fused_ce.functional import call
 from fused_ce.stats import CrossEntropyStats, _as_tensor, _asked_for, _check_numbers
 
@@ -38,6 +38,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     group: ProcessGroup | None = None,
     first_class: int | None = None,
+    classes: int | None = None,
 ) -> Tensor:
     """:func:`fused_ce.cross_entropy` of logits whose classes are shared out to processes.
 
@@ -57,6 +58,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         group=group,
         first_class=first_class,
+        classes=classes,
     ).loss
 
 
@@ -80,15 +82,17 @@ def cross_entropy_stats(
     return_prediction: bool = False,
     group: ProcessGroup | None = None,
     first_class: int | None = None,
+    classes: int | None = None,
 ) -> CrossEntropyStats:
     r"""The loss head of logits whose classes are shared out to processes.
 
     The results are those of :func:`fused_ce.cross_entropy_stats` on the logits of all processes,
     joined along the classes; every process of the group gets the same bits of them. All call it
-    with arguments that differ in the slices of the classes alone. They exchange 24 bytes a row:
-    the largest logit, the sum of the others' exponentials relative to it, and the target's logit,
-    where it is theirs; 8 more each for the entropy, for the prediction, for class weights and for
-    smoothing.
+    with arguments that differ in the slices of the classes alone. They gather 24 bytes a row from
+    each: the largest logit, the sum of the others' exponentials relative to it, and the target's
+    logit, where it is theirs; 8 more each for the entropy, for the prediction, for class weights
+    and for smoothing. Where that comes to more than 8 MB, of float32 or half logits on three
+    processes or more, they reduce a maximum and a sum instead, which are fewer bytes.
 
     In backward, each process computes the gradient of its own logits from the loss's as if that
     were its own: what is done with the loss must be the same on all processes. Nothing is
@@ -118,13 +122,18 @@ def cross_entropy_stats(
         group: the processes; None is all of them.
         first_class: which of all classes is this process's first. None: the processes have theirs
             in the order of their ranks.
+        classes: C, how many all processes have. None: they ask one another, once for each new
+            shape. Say it where a group has two heads of which a process may have as many classes:
+            it would take the one for the other, and the others would not.
 
     Returns:
         A :class:`fused_ce.CrossEntropyStats`.
 
     Raises:
         ValueError: the processes' arguments do not fit together, on each of them, with what each
-            has. It is looked at once for each new shape. Or what one process's loss raises it for.
+            has. It is looked at once for each new shape, and on the CPU, where nobody has to wait
+            to see it, in every exchange; sizes that differ then may end in the backend's own error.
+            Or what one process's loss raises it for.
         IndexError, TypeError, RuntimeError, NotImplementedError: as
             :func:`fused_ce.cross_entropy_stats`; where one process alone has a reason to raise, the
             others end in their group's timeout.
@@ -134,52 +143,50 @@ def cross_entropy_stats(
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
     class_dim = 1 if input.dim() > 1 else 0
-    classes = input.shape[class_dim] if input.dim() > 0 else 0
+    own_classes = input.shape[class_dim] if input.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.shape == input.shape
-    slices = slices_of(
-        group,
-        classes,
-        first_class,
-        _same(
-            {"input": (input, class_dim), "target": (target, class_dim if probabilities else None)},
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            logit_scale=logit_scale,
-            softcap=softcap,
-            temperature=temperature,
-            z_loss_weight=z_loss_weight,
-            dtype=dtype,
-            outputs=(return_lse, return_entropy, return_prediction),
-        ),
-    )
-    with_z_loss = z_loss_weight != 0
-    results = call(
-        torch.ops.fused_ce.parallel_cross_entropy_stats,
-        ignore_index,
-        input,
-        target,
-        weight,
-        _Reduction.get_enum(reduction),
-        ignore_index,
-        label_smoothing,
-        row_weight=row_weight,
-        normalizer=_as_tensor(normalizer, input),
-        dtype=dtype,
+    described = _same(
+        {"input": (input, class_dim), "target": (target, class_dim if probabilities else None)},
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
         logit_scale=logit_scale,
         softcap=softcap,
         temperature=temperature,
         z_loss_weight=z_loss_weight,
-        return_z_loss=with_z_loss,
-        return_lse=return_lse,
-        return_entropy=return_entropy,
-        return_prediction=return_prediction,
-        first_class=slices.first_class,
-        classes=slices.classes,
-        group_size=slices.group_size,
-        group_name=slices.group_name,
+        dtype=dtype,
+        outputs=(return_lse, return_entropy, return_prediction),
     )
+    slices = slices_of(group, own_classes, first_class, classes, described)
+    with_z_loss = z_loss_weight != 0
+    with explained(group, own_classes, described):
+        results = call(
+            torch.ops.fused_ce.parallel_cross_entropy_stats,
+            ignore_index,
+            input,
+            target,
+            weight,
+            _Reduction.get_enum(reduction),
+            ignore_index,
+            label_smoothing,
+            row_weight=row_weight,
+            normalizer=_as_tensor(normalizer, input),
+            dtype=dtype,
+            logit_scale=logit_scale,
+            softcap=softcap,
+            temperature=temperature,
+            z_loss_weight=z_loss_weight,
+            return_z_loss=with_z_loss,
+            return_lse=return_lse,
+            return_entropy=return_entropy,
+            return_prediction=return_prediction,
+            first_class=slices.first_class,
+            classes=slices.classes,
+            group_size=slices.group_size,
+            group_name=slices.group_name,
+            call_id=slices.call_id,
+        )
     return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
 
 
@@ -196,6 +203,7 @@ def linear_cross_entropy(
     chunk_rows: int | None = None,
     group: ProcessGroup | None = None,
     first_class: int | None = None,
+    classes: int | None = None,
 ) -> Tensor:
     """:func:`fused_ce.linear_cross_entropy` of a layer whose classes are shared out to processes.
 
@@ -213,6 +221,7 @@ def linear_cross_entropy(
         chunk_rows=chunk_rows,
         group=group,
         first_class=first_class,
+        classes=classes,
     ).loss
 
 
@@ -239,6 +248,7 @@ def linear_cross_entropy_stats(
     chunk_rows: int | None = None,
     group: ProcessGroup | None = None,
     first_class: int | None = None,
+    classes: int | None = None,
 ) -> CrossEntropyStats:
     r"""The loss head of a linear layer whose classes are shared out to processes.
 
@@ -271,6 +281,9 @@ def linear_cross_entropy_stats(
         group: the processes; None is all of them.
         first_class: which of all classes is this process's first. None: the processes have theirs
             in the order of their ranks.
+        classes: C, how many all processes have. None: they ask one another, once for each new
+            shape. Say it where a group has two heads of which a process may have as many classes:
+            it would take the one for the other, and the others would not.
 
     Returns:
         A :class:`fused_ce.CrossEntropyStats`, with statistics of shape (\*).
@@ -282,60 +295,58 @@ def linear_cross_entropy_stats(
             :func:`fused_ce.linear_cross_entropy_stats`.
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
-    classes = linear_weight.shape[0] if linear_weight.dim() > 0 else 0
+    own_classes = linear_weight.shape[0] if linear_weight.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.is_floating_point()
-    slices = slices_of(
-        group,
-        classes,
-        first_class,
-        _same(
-            {
-                "input": (input, None),
-                "linear_weight": (linear_weight, 0),
-                "target": (target, -1 if probabilities else None),
-            },
-            linear_bias=linear_bias,
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            logit_scale=logit_scale,
-            softcap=softcap,
-            temperature=temperature,
-            z_loss_weight=z_loss_weight,
-            dtype=dtype,
-            outputs=(return_lse, return_entropy, return_prediction),
-        ),
-    )
-    with_z_loss = z_loss_weight != 0
-    results = call(
-        torch.ops.fused_ce.parallel_linear_cross_entropy_stats,
-        ignore_index,
-        input,
-        linear_weight,
-        target,
+    described = _same(
+        {
+            "input": (input, None),
+            "linear_weight": (linear_weight, 0),
+            "target": (target, -1 if probabilities else None),
+        },
         linear_bias=linear_bias,
         weight=weight,
-        reduction=_Reduction.get_enum(reduction),
         ignore_index=ignore_index,
+        reduction=reduction,
         label_smoothing=label_smoothing,
-        row_weight=row_weight,
-        normalizer=_as_tensor(normalizer, input),
-        dtype=dtype,
         logit_scale=logit_scale,
         softcap=softcap,
         temperature=temperature,
         z_loss_weight=z_loss_weight,
-        return_z_loss=with_z_loss,
-        return_lse=return_lse,
-        return_entropy=return_entropy,
-        return_prediction=return_prediction,
-        chunk_rows=chunk_rows,
-        first_class=slices.first_class,
-        classes=slices.classes,
-        group_size=slices.group_size,
-        group_name=slices.group_name,
+        dtype=dtype,
+        outputs=(return_lse, return_entropy, return_prediction),
     )
+    slices = slices_of(group, own_classes, first_class, classes, described)
+    with_z_loss = z_loss_weight != 0
+    with explained(group, own_classes, described):
+        results = call(
+            torch.ops.fused_ce.parallel_linear_cross_entropy_stats,
+            ignore_index,
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=_Reduction.get_enum(reduction),
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            row_weight=row_weight,
+            normalizer=_as_tensor(normalizer, input),
+            dtype=dtype,
+            logit_scale=logit_scale,
+            softcap=softcap,
+            temperature=temperature,
+            z_loss_weight=z_loss_weight,
+            return_z_loss=with_z_loss,
+            return_lse=return_lse,
+            return_entropy=return_entropy,
+            return_prediction=return_prediction,
+            chunk_rows=chunk_rows,
+            first_class=slices.first_class,
+            classes=slices.classes,
+            group_size=slices.group_size,
+            group_name=slices.group_name,
+            call_id=slices.call_id,
+        )
     return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
 
 

@@ -27,6 +27,15 @@ struct CpuFixture : ProblemFixture {
   void backward(const Backward& out, bool streamed = false) {
     kernels.backward(p, out, 0, kernels.backward_tasks(p, out), streamed);
   }
+  // Of another problem, a slice of this one.
+  std::vector<Partial> solve(const Problem& slice, const Forward& out) {
+    std::vector<Partial> partials(kernels.forward_tasks(slice));
+    kernels.forward(slice, out, 0, static_cast<int64_t>(partials.size()), partials.data());
+    return partials;
+  }
+  void solve(const Problem& slice, const Backward& out) {
+    kernels.backward(slice, out, 0, kernels.backward_tasks(slice, out), /*streamed=*/false);
+  }
   // `again`: results are those of a forward that is for them alone.
   void run_and_check(bool again = false) {
     std::vector<Partial> partials = forward();

@@ -30,6 +30,16 @@ struct CudaFixture : ProblemFixture {
     cuda::backward(p, out, nullptr);
     EXPECT_EQ(simt::error(), "");
   }
+  // Of another problem, a slice of this one.
+  void solve(const Problem& slice, const Forward& out) {
+    workspace.assign(cuda::workspace_bytes(slice), 0xAB);
+    cuda::forward(slice, out, {Reduction::kNone, nullptr, DType::kFloat, nullptr}, workspace.data(),
+                  nullptr);
+  }
+  void solve(const Problem& slice, const Backward& out) {
+    cuda::backward(slice, out, nullptr);
+    EXPECT_EQ(simt::error(), "");
+  }
   // `again`: results are those of a forward that is for them alone.
   void run_and_check(bool again = false) {
     Partial sum = forward();
@@ -66,20 +76,6 @@ class CudaKernel : public ::testing::TestWithParam<std::tuple<Schedule, DType>> 
 
 inline std::string cuda_kernel_name(const ::testing::TestParamInfo<CudaKernel::ParamType>& info) {
   return std::string(std::get<0>(info.param).name) + "_" + name_of(std::get<1>(info.param));
-}
-
-// As shape_of, with fewer rows: a thread switch costs what a hundred logits cost.
-inline Shape small_shape(Layout layout, int64_t classes) {
-  switch (layout) {
-    case Layout::kTransposed:
-      return {1, classes, 300};
-    case Layout::kPlanes:
-      return {2, classes, 36};  // a multiple of what a thread reads at once
-    case Layout::kStridedPlanes:
-      return {3, classes, 37};
-    default:
-      return {classes > 40 ? 3 : 150, classes, 1};
-  }
 }
 
 }  // namespace fused_ce::testing

@@ -51,4 +51,18 @@ inline Shape shape_of(Layout layout, int64_t classes) {
   }
 }
 
+// As shape_of, with fewer rows: a thread switch costs what a hundred logits cost.
+inline Shape small_shape(Layout layout, int64_t classes) {
+  switch (layout) {
+    case Layout::kTransposed:
+      return {1, classes, 300};
+    case Layout::kPlanes:
+      return {2, classes, 36};  // a multiple of what a thread reads at once
+    case Layout::kStridedPlanes:
+      return {3, classes, 37};
+    default:
+      return {classes > 40 ? 3 : 150, classes, 1};
+  }
+}
+
 }  // namespace fused_ce::testing

@@ -52,6 +52,7 @@ train: build $(STAMPS)/train ## The examples: digits, a language model and what 
 	$(PY) examples/language_model.py --linear
 	$(PY) examples/evaluation.py
 	$(PY) examples/policy_gradient.py
+	$(PY) examples/vocabulary_parallel.py
 	@$(build_cpp_example)
 	$(PY) examples/softmax_and_cross_entropy.py
 
@@ -59,11 +60,12 @@ train: build $(STAMPS)/train ## The examples: digits, a language model and what 
 test: cpptest pytest ## All tests
 
 .PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head, a linear layer (BENCH=--quick: six minutes; --small)
+bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head, a linear layer, shared-out classes (BENCH=--quick: seven minutes; --small)
 	$(PY) benchmarks/bench.py $(BENCH)
 	$(PY) benchmarks/chart.py
 	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
 	$(PY) benchmarks/linear.py $(filter --quick,$(BENCH))
+	$(PY) benchmarks/distributed.py $(filter --quick,$(BENCH))
 
 .PHONY: accuracy
 accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart

@@ -142,6 +142,7 @@ def cross_entropy_stats(
     <https://arxiv.org/abs/1909.08053>`__, which exchanges maxima first.
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
+    _check_tensors("cross_entropy_stats", input=input, target=target)
     class_dim = 1 if input.dim() > 1 else 0
     own_classes = input.shape[class_dim] if input.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.shape == input.shape
@@ -295,6 +296,9 @@ def linear_cross_entropy_stats(
             :func:`fused_ce.linear_cross_entropy_stats`.
     """
     _check_numbers(label_smoothing, logit_scale, softcap, temperature, z_loss_weight)
+    _check_tensors(
+        "linear_cross_entropy_stats", input=input, linear_weight=linear_weight, target=target
+    )
     own_classes = linear_weight.shape[0] if linear_weight.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.is_floating_point()
     described = _same(
@@ -348,6 +352,14 @@ def linear_cross_entropy_stats(
             call_id=slices.call_id,
         )
     return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
+
+
+def _check_tensors(function: str, **arguments: object) -> None:
+    """Of what is looked at before the operator does."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {found}")
 
 
 def _same(sizes: dict[str, tuple[Tensor, int | None]], **options: object) -> str:

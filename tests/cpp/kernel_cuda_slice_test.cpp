@@ -21,10 +21,17 @@ INSTANTIATE_TEST_SUITE_P(, CudaSliceKernel,
                                             ::testing::ValuesIn(kDTypes)),
                          cuda_kernel_name);
 
+// Under one schedule: each takes as long as all the others together. As HardSlices.
+class CudaHardSlices : public CudaSliceKernel {};
+INSTANTIATE_TEST_SUITE_P(, CudaHardSlices,
+                         ::testing::Combine(::testing::Values(kSchedules[2]),
+                                            ::testing::ValuesIn(kDTypes)),
+                         cuda_kernel_name);
+
 TEST_P(CudaSliceKernel, EqualsTheFormula) { check_slices(make()); }
-TEST_P(CudaSliceKernel, HardRows) { check_hard_rows(cut(make()), kWithNumbers); }
-TEST_P(CudaSliceKernel, HardRowsThatAreCapped) { check_hard_rows(cut(make()), kSlicedHead); }
-TEST_P(CudaSliceKernel, HardRowsOfProbabilities) {
+TEST_P(CudaHardSlices, HardRows) { check_hard_rows(cut(make()), kWithNumbers); }
+TEST_P(CudaHardSlices, HardRowsThatAreCapped) { check_hard_rows(cut(make()), kSlicedHead); }
+TEST_P(CudaHardSlices, HardRowsOfProbabilities) {
   check_hard_rows(cut(make()), kSlicedHeadOfProbabilities);
 }
 TEST_P(CudaSliceKernel, FarLogits) { check_far_logits(make()); }

@@ -776,6 +776,11 @@ def in_group(size: int, case: str) -> bool:
 RUNS = [run for run in itertools.product((2, 4), CASES) if in_group(*run)]
 
 
+def on_launchers(size: int, case: str) -> bool:
+    return size == 2 and case.startswith(("parity", "statistics", "layers")) and "uneven" in case
+
+
+@pytest.mark.simt(when=on_launchers)
 @pytest.mark.parametrize(("size", "case"), RUNS)
 def test_distributed(request: pytest.FixtureRequest, size: int, case: str) -> None:
     CASES.check(request, size, case)

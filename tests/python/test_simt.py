@@ -18,6 +18,7 @@ LIBRARY = Path(__file__).parents[2] / "build" / "cmake" / "tests" / "cuda" / "li
 # Where tests are marked simt.
 FILES = [
     "autograd",
+    "distributed",
     "edges",
     "errors",
     "linear",

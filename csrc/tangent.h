@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
 
 namespace fused_ce {
 
@@ -14,6 +15,12 @@ inline at::Tensor primal_of(const at::Tensor& tensor) {
 }
 inline void set_tangent(const at::Tensor& result, const at::Tensor& tangent) {
   result._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+}
+
+// Throws where a tensor that `function` has no tangent for comes with one.
+inline void check_no_tangent(const at::Tensor& tensor, const char* function) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!tangent_of(tensor).defined(), "fused_ce: ", function,
+                              " has no derivative in forward mode (torch.func.jvp, dual numbers)");
 }
 
 inline bool requires_grad(const at::Tensor& tensor) {

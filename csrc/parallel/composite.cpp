@@ -11,6 +11,7 @@
 #include "../linear/arguments.h"
 #include "../linear/composite.h"
 #include "../shapes.h"
+#include "../tangent.h"
 #include "linear.h"
 #include "parts.h"
 #include "rows.h"
@@ -59,7 +60,10 @@ Losses losses_of(const RowResults& rows, const Options& o, const Reduction& give
     }
     loss = all.select(0, 0), z_loss = all.select(0, 1);
   }
-  return {loss.to(dtype), wants_z ? z_loss.to(dtype) : at::Tensor()};
+  const auto own = [&](const at::Tensor& t) {  // no view of what both lie in
+    return t.to(dtype, /*non_blocking=*/false, /*copy=*/true);
+  };
+  return {own(loss), wants_z ? own(z_loss) : at::Tensor()};
 }
 
 // What a row's numbers are asked for: no reduction, and what the losses are made of.
@@ -74,9 +78,9 @@ ParallelOptions of_rows(const ParallelOptions& options) {
 
 void check_constant(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !tensor.defined() || !tensor.requires_grad(), "fused_ce: ", name,
+      !has_derivative(tensor), "fused_ce: ", name,
       " requires grad, and a loss whose classes are shared out to processes "
-      "has no derivative by it: detach it");
+      "is not differentiated by it: detach it");
 }
 
 // What was asked for, from what is known of the rows. `self`: has the type of the logits.

@@ -7,6 +7,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <vector>
 
@@ -95,6 +96,7 @@ Derivatives derivatives(const ops::Gradients& grads, const ParallelCall& call,
                         const WholeWeights& weights, const at::Tensor& saved, const at::Tensor& v) {
   // Third derivatives would need the sums' own.
   const at::AutoDispatchBelowADInplaceOrView guard;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Slice s(call, weights, saved);
   const at::Tensor u = s.without_ignored(v.to(s.z.scalar_type()) * s.slope);
   const bool entropy = call.options.wants(kEntropy);

@@ -2,6 +2,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/linear.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <array>
@@ -43,6 +44,8 @@ struct LinearDerivative {
   using Kept = parallel::Kept;
 
   static variable_list of(const variable_list& incoming, const Kept& kept, Needs needs) {
+    // The layer's type is what forward had.
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const ops::Gradients grads = gradients_of(incoming);
     if (at::GradMode::is_enabled()) return differentiable(grads, kept, needs);
     const ParallelLinearCall call = kept.call();
@@ -59,7 +62,13 @@ struct LinearDerivative {
  private:
   // The same by autograd's rules, from logits that are there at once.
   static variable_list differentiable(const ops::Gradients& grads, const Kept& kept, Needs needs) {
-    const ParallelLinearCall call = kept.call();
+    // By aliases: hooks of the tensors themselves are for what comes out of here.
+    Layer aliases;
+    for (size_t i = 0; i < kResults; ++i) {
+      const at::Tensor& tensor = *kept.layer.all()[i];
+      if (tensor.defined()) *aliases.all()[i] = tensor.view_as(tensor);
+    }
+    const ParallelLinearCall call{aliases, kept.target, kept.weight, kept.options};
     const auto& [input, weight, bias] = call.layer;
     const at::Tensor used =
         call.options.group_size > 1 ? UsedInParts::apply(input, call.options.group_name) : input;
@@ -100,6 +109,8 @@ RowResults rows_of(const ParallelLinearCall& call) {
                        options.chunk_rows > 0 ? std::optional(options.chunk_rows) : std::nullopt),
                    absent, here);
   }
+  for (const at::Tensor* tensor : layer.all())
+    check_no_tangent(*tensor, "the layer's loss of shared-out classes");
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const at::Tensor weight_sum = own_weight_sum(absent, here);

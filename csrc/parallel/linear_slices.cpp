@@ -46,6 +46,11 @@ at::Tensor check(const ParallelLinearCall& call, const at::Tensor& weight_sum) {
   return absent;
 }
 
+void check_needs(const ParallelLinearCall& call, Needs needs) {
+  TORCH_CHECK(call.layer.bias.defined() || !needs[2],
+              "fused_ce: there is no linear_bias, and so no gradient by it");
+}
+
 Chunks chunks_of(const ParallelLinearCall& call, bool ignored_too) {
   const LinearOptions options = linear_options(call.options);
   return linear::chunks_of({call.layer, call.target, call.weight, options}, ignored_too,
@@ -142,6 +147,7 @@ Layer device::slice_linear_backward(const ops::Gradients& given, const ParallelL
   const at::Tensor absent = check(call, weights.weight_sum);
   check_target_weight(call.at(absent), weights.target_weight);
   check_backward(given, call.at(absent).call(nullptr), saved, undefined());
+  check_needs(call, needs);
   const Chunks chunks = absent.size(1) == 0 ? Chunks{} : chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
   linear::Sums sums(call.layer, products, chunks, needs);
@@ -182,7 +188,9 @@ Layer meta::slice_linear_backward(const ops::Gradients& given, const ParallelLin
                                   const WholeWeights& weights, const at::Tensor& saved,
                                   Needs needs) {
   const at::Tensor absent = check(call, weights.weight_sum);
+  check_target_weight(call.at(absent), weights.target_weight);
   check_backward(given, call.at(absent).call(nullptr), saved, undefined());
+  check_needs(call, needs);
   const at::ScalarType type = call.layer.input.scalar_type();
   Layer result;
   for (size_t i = 0; i < Layer::kCount; ++i) {

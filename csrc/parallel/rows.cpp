@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <array>
 #include <utility>
@@ -17,6 +18,8 @@ namespace fused_ce::parallel {
 namespace {
 
 using torch::autograd::variable_list;
+
+constexpr char kFunction[] = "the loss of shared-out classes";
 
 // Beside `kGradients` incoming gradients: none, or the loss's, lse's and the entropy's.
 template <size_t kGradients>
@@ -72,6 +75,9 @@ struct SecondDerivative {
 
 at::Tensor backward(const ops::Gradients& grads, const ParallelCall& call,
                     const WholeWeights& weights, const at::Tensor& saved) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  for (const at::Tensor* tensor : {&grads.loss, &grads.lse, &grads.entropy, &call.self})
+    check_no_tangent(*tensor, kFunction);
   at::Tensor gradient;
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -120,6 +126,7 @@ RowResults rows_of(const ParallelCall& call) {
   if (has_all_classes(call.options, call.self.sym_size(class_dim(call.self))))
     return as_rows(fused_ce::ops::cross_entropy_stats(call.call(nullptr), at::kDouble), call.self,
                    call);
+  check_no_tangent(call.self, kFunction);
   RowResults rows;
   const c10::SymDimVector shape = row_shape(call.self);
   {

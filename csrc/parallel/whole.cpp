@@ -207,7 +207,9 @@ Whole reduced(const Numbers& own, const at::Tensor& weight_sum, const ParallelCa
 bool reduces(const Numbers& own, const ParallelCall& call) {
   constexpr int64_t kMostGathered = 8 << 20;  // bytes
   const int64_t processes = call.options.group_size;
-  if (processes <= 2 || accumulate_type(call.self) == at::kDouble) return false;
+  if (processes <= 2 || accumulate_type(call.self) == at::kDouble ||
+      call.options.classes > std::numeric_limits<int32_t>::max())
+    return false;
   int64_t numbers = 0;
   for (const at::Tensor& number : own) numbers += number.defined();
   const int64_t bytes = processes * numbers * static_cast<int64_t>(sizeof(double));

@@ -86,9 +86,11 @@ def call(operator: Any, *arguments: Any, **named: Any) -> Any:
         values |= dict.fromkeys(("return_lse", "return_entropy", "return_prediction"), True)
         values["reduction"] = 0
 
-    def localize(name: str, whole: torch.Size, placements: list[Placement]) -> None:
+    def localize(
+        name: str, whole: torch.Size, placements: list[Placement], in_parts: bool = False
+    ) -> None:
         if isinstance(values.get(name), Tensor):
-            values[name] = _local(values[name], whole, layout, placements)
+            values[name] = _local(values[name], whole, layout, placements, in_parts)
 
     target = values["target"]
     if isinstance(target, Tensor) and target.shape == shape:
@@ -102,7 +104,7 @@ def call(operator: Any, *arguments: Any, **named: Any) -> Any:
         localize("self", values["self"].shape, layout.rows)
         for name in ("linear_weight", "linear_bias"):
             if values.get(name) is not None:
-                localize(name, values[name].shape, layout.of_classes())
+                localize(name, values[name].shape, layout.of_classes(), in_parts=True)
     else:
         localize("self", shape, layout.logits)
 
@@ -209,12 +211,16 @@ def _linear_layout(values: dict[str, Any]) -> tuple[_Layout, torch.Size]:
 
 
 def _local(
-    tensor: Tensor, whole: torch.Size, layout: _Layout, placements: list[Placement]
+    tensor: Tensor,
+    whole: torch.Size,
+    layout: _Layout,
+    placements: list[Placement],
+    in_parts: bool,
 ) -> Tensor:
     """The part of this process.
 
-    Its gradient is a part likewise, or, of what has no rows and is used for some, one of several
-    whose sum it is.
+    Its gradient is a part likewise; or `in_parts`, of what has no rows and is used for some, one of
+    several whose sum it is.
     """
     from torch.distributed.tensor import DTensor, Partial
 
@@ -224,9 +230,8 @@ def _local(
         everywhere = [_replicate()] * layout.mesh.ndim
         tensor = DTensor.from_local(tensor, layout.mesh, everywhere, run_check=False)
     grads = list(placements)
-    for axis in layout.row_axes():
-        if not placements[axis].is_shard():
-            grads[axis] = Partial()
+    for axis in layout.row_axes() if in_parts else []:
+        grads[axis] = Partial()
     local: Tensor = tensor.redistribute(layout.mesh, placements).to_local(grad_placements=grads)
     return local
 

@@ -57,7 +57,7 @@ def slices_of(
     Raises:
         ValueError: on every process, with what each has, where they do not fit together.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         name = None if group is None else group.group_name
         own = (operator.index(classes), first_class, all_classes, call)
         return Slices(*_traced(name, *own))
@@ -78,7 +78,7 @@ def explained(group: ProcessGroup | None, classes: int, call: str) -> Iterator[N
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _traced(name: str | None, *own: Any) -> tuple[Any, ...]:
-    """The same while dynamo traces the call, which every process's does."""
+    """The same while the call is traced, which every process's is."""
     from torch.distributed import distributed_c10d
     from torch.utils._python_dispatch import _disable_current_modes
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction as _Reduction
 
+from fused_ce import _dtensor
 from fused_ce._slices import explained, slices_of
 from fused_ce.functional import call
 from fused_ce.stats import CrossEntropyStats, _as_tensor, _asked_for, _check_numbers
@@ -360,6 +361,11 @@ def _check_tensors(function: str, **arguments: object) -> None:
         if not isinstance(value, Tensor):
             found = type(value).__name__
             raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {found}")
+    if _dtensor.is_any(arguments.values()):
+        raise TypeError(
+            f"{function}(): DTensors know who has what: give them to fused_ce.{function}, or their "
+            "local parts to this one"
+        )
 
 
 def _same(sizes: dict[str, tuple[Tensor, int | None]], **options: object) -> str:
@@ -367,7 +373,7 @@ def _same(sizes: dict[str, tuple[Tensor, int | None]], **options: object) -> str
     classes, and options; of other tensors, that they are there. While dynamo traces, when sizes may
     be anything, only that it does.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         return "a traced call"
     described = [f"{name} {_described(*tensor)}" for name, tensor in sizes.items()]
     for name, value in options.items():

@@ -13,8 +13,9 @@ import fused_ce.distributed
 import linear
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
-from conftest import DTYPES, LAYOUTS, index_target, make_logits
+from conftest import DTYPES, LAYOUTS, SIMT, index_target, make_logits
 from distributed import Cases, Counts, Rank
 from loss_head import EVERYTHING, OPTIONS, differentiable, head, problem, row_shape
 from torch import Tensor
@@ -138,7 +139,8 @@ def check_statistics(
 
     And losses against one process's: both compute in the same type and are rounded once, so that
     they are neighbours in it; float64 computes in its own type, in which there is nothing to hide
-    the roundings of sums in another order, about one for each step of the formula.
+    the roundings of sums in another order, about one for each step of the formula. (The CUDA
+    kernels finish one process's rows in float32 and are up to 2.9 ulp off, ours in float64.)
     """
     one, many = x.clone().requires_grad_(), x.clone().requires_grad_()
     alone = fused_ce.cross_entropy_stats(one, **tensors, **options, **EVERYTHING)
@@ -146,7 +148,7 @@ def check_statistics(
     check_same_on_all(me, ours)
     kinds = [[None if r is None else (r.shape, r.dtype) for r in stats] for stats in (ours, alone)]
     assert kinds[0] == kinds[1]
-    limit = 1 if ours.loss.dtype != torch.float64 else 4
+    limit = 1 if ours.loss.dtype != torch.float64 and not SIMT else 4
     assert ulps_between(ours.loss, alone.loss) <= limit
     assert torch.equal(ours.prediction, alone.prediction)
 
@@ -751,6 +753,60 @@ def reduced(me: Rank, option: str, dtype: torch.dtype) -> None:
         grads.append(torch.autograd.grad(total, x, retain_graph=True)[0][few][7:])
     torch.testing.assert_close(grads[0], grads[1])
     assert len(set(map(tuple, me.everyones(bits(r for r in stats if r is not None))))) == 1
+
+
+@CASES.add()
+def hooks_of_layers(me: Rank) -> None:
+    """A tensor's hook sees its gradient once, also where that is differentiated in turn."""
+    counts = counts_of(me, "uneven")
+    h, w = (torch.randn(n, 6).requires_grad_() for n in (9, counts[me.rank]))
+    target = torch.randint(20, (9,))
+    seen: list[str] = []
+    w.register_hook(lambda grad: seen.append("weight") or grad * 2)
+    grads = []
+    for create_graph in (False, True):
+        loss = fused_ce.distributed.linear_cross_entropy(h, w, target, group=me.group)
+        grads.append(torch.autograd.grad(loss, (h, w), create_graph=create_graph))
+    assert seen == ["weight"] * 2
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@CASES.add()
+def autocast_of_layers(me: Rank) -> None:
+    """What is differentiated is the layer that forward had, whatever its type was."""
+    counts = counts_of(me, "uneven")
+    h, w = (torch.randn(n, 6).requires_grad_() for n in (9, counts[me.rank]))
+    target = torch.randint(20, (9,))
+    grads = []
+    for outside, create_graph in itertools.product((True, False), repeat=2):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not outside):
+            loss = fused_ce.distributed.linear_cross_entropy(h, w, target, group=me.group)
+            grads.append(torch.autograd.grad(loss, (h, w), create_graph=create_graph))
+    # Outside, in float32; under autocast, of bfloat16's logits, whose gradients are rounded once or
+    # as autograd's own rules go.
+    rounded = {"rtol": 2**-7, "atol": 2**-9}
+    for pair, close in ((grads[:2], {}), (grads[2:], rounded)):
+        for x, y in zip(*pair, strict=True):
+            torch.testing.assert_close(x, y, **close)
+
+
+@CASES.add(of=["logits", "layer"])
+def forward_mode(me: Rank, of: str) -> None:
+    """Refused, and not without a tangent."""
+    counts = counts_of(me, "uneven")
+    x, h = torch.randn(9, counts[me.rank]), torch.randn(9, 6)
+    target = torch.randint(20, (9,))
+    f: Any
+    given: Any
+    with fwAD.dual_level():
+        if of == "logits":
+            f, given = fused_ce.distributed.cross_entropy, (fwAD.make_dual(x, x), target)
+        else:
+            w = torch.randn(counts[me.rank], 6)
+            f, given = fused_ce.distributed.linear_cross_entropy, (fwAD.make_dual(h, h), w, target)
+        with pytest.raises(NotImplementedError, match="forward mode"):
+            f(*given, group=me.group)
 
 
 @CASES.add()

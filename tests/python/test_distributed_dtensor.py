@@ -129,6 +129,31 @@ def layers(me: Rank, of_input: str, of_weight: str) -> None:
         close(whole(a.grad), b.grad)
 
 
+@CASES.add(places=["*", "r", "c"], given=["plain", "dtensor"])
+def normalizers(me: Rank, places: str, given: str) -> None:
+    """Of one number the gradient is whole on every process, wherever the rows are."""
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    mesh = mesh_of(me, 1)
+    x, y, _ = problem((7, 10))
+    alone, number = torch.tensor(3.5).requires_grad_(), torch.tensor(3.5)
+    fused_ce.cross_entropy_stats(x, y, normalizer=alone).loss.backward()
+    by: Any = number if given == "plain" else distribute_tensor(number, mesh, [Replicate()])
+    by = by.requires_grad_()
+    shared = distribute_tensor(x, mesh, placements(places))
+    fused_ce.cross_entropy_stats(shared, y, normalizer=by).loss.backward()
+    close(by.grad if given == "plain" else whole(by.grad), alone.grad)
+
+
+@CASES.add()
+def losses_of_slices_take_no_dtensors(me: Rank) -> None:
+    from torch.distributed.tensor import distribute_tensor
+
+    shared = distribute_tensor(torch.randn(4, 6), mesh_of(me, 1), placements("c"))
+    with pytest.raises(TypeError, match=r"give them to fused_ce\.cross_entropy"):
+        fused_ce.distributed.cross_entropy(shared, torch.zeros(4, dtype=torch.long))
+
+
 @CASES.add()
 def tensor_parallel_model(me: Rank) -> None:
     """One written for torch's loss_parallel, with ours in its place."""

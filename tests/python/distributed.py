@@ -185,7 +185,7 @@ def _verdicts(module: str, size: int, cases: tuple[str, ...]) -> dict[str, str]:
 
 
 def run_processes(
-    size: int, *arguments: str, timeout: float = 240, together: bool = False
+    size: int, *arguments: str, timeout: float = 600, together: bool = False
 ) -> list[str]:
     """The output of each of the processes, which get their rank and their number, too.
 

@@ -7,7 +7,7 @@ import hashlib
 import operator
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -25,7 +25,7 @@ class Slices(NamedTuple):
     call_id: int  # the same on all processes whose calls are
 
 
-class _Own(NamedTuple):
+class Own(NamedTuple):
     """What a process says of itself."""
 
     classes: int
@@ -35,7 +35,7 @@ class _Own(NamedTuple):
 
 
 # By group, what was agreed on: a group's name may come again.
-_agreed: weakref.WeakKeyDictionary[ProcessGroup, dict[_Own, Slices]] = weakref.WeakKeyDictionary()
+_agreed: weakref.WeakKeyDictionary[ProcessGroup, dict[Own, Slices]] = weakref.WeakKeyDictionary()
 
 
 def slices_of(
@@ -58,10 +58,12 @@ def slices_of(
         ValueError: on every process, with what each has, where they do not fit together.
     """
     if torch.compiler.is_compiling():
+        from fused_ce._traced_slices import traced_slices  # dynamo, which takes a second to import
+
         name = None if group is None else group.group_name
         own = (operator.index(classes), first_class, all_classes, call)
-        return Slices(*_traced(name, *own))
-    return _slices(group, _Own(classes, first_class, all_classes, call))
+        return Slices(*traced_slices(name, *own))
+    return agreed_slices(group, Own(classes, first_class, all_classes, call))
 
 
 @contextlib.contextmanager
@@ -72,20 +74,8 @@ def explained(group: ProcessGroup | None, classes: int, call: str) -> Iterator[N
     except ValueError as error:
         if "different calls" not in str(error):
             raise
-        _agree(_group(group), _Own(classes, None, None, call))
+        _agree(_group(group), Own(classes, None, None, call))
         raise
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _traced(name: str | None, *own: Any) -> tuple[Any, ...]:
-    """The same while the call is traced, which every process's is."""
-    from torch.distributed import distributed_c10d
-    from torch.utils._python_dispatch import _disable_current_modes
-
-    with _disable_current_modes():
-        resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
-        group = None if name is None else resolve(name)
-        return tuple(_slices(group, _Own(*own)))
 
 
 def _group(group: ProcessGroup | None) -> ProcessGroup:
@@ -103,20 +93,21 @@ def _group(group: ProcessGroup | None) -> ProcessGroup:
     return group
 
 
-def _slices(group: ProcessGroup | None, own: _Own) -> Slices:
+def agreed_slices(group: ProcessGroup | None, own: Own) -> Slices:
+    """What is known of this call, or else is asked."""
     known = _agreed.setdefault(_group(group), {})
     if own not in known:
         known[own] = _agree(_group(group), own)
     return known[own]
 
 
-def _agree(group: ProcessGroup, own: _Own) -> Slices:
+def _agree(group: ProcessGroup, own: Own) -> Slices:
     import torch.distributed as dist
 
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    everyone: list[_Own | None] = [None] * size
+    everyone: list[Own | None] = [None] * size
     dist.all_gather_object(everyone, own, group=group)
-    owns = [_Own(*other) for other in everyone if other is not None]
+    owns = [Own(*other) for other in everyone if other is not None]
     counts = [other.classes for other in owns]
     firsts = [other.first_class for other in owns]
     if len({other.call for other in owns}) > 1:

@@ -213,6 +213,23 @@ def compiled(me: Rank, backend: str) -> None:
                 close(a, b)
 
 
+class Loss(nn.Module):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return fused_ce.distributed.cross_entropy(x, target)
+
+
+@CASES.add(strict=[True, False])
+def exported(me: Rank, strict: bool) -> None:
+    """With any number of rows, none of which a process has asked the others about."""
+    counts = (8, 12) if me.size == 2 else (3, 4, 0, 13)
+    own = slice(sum(counts[: me.rank]), sum(counts[: me.rank + 1]))
+    x, y = torch.randn(6, 20), torch.randint(20, (6,))
+    rows = torch.export.Dim("rows", min=2, max=100)
+    given = (x[:, own].contiguous(), y)
+    program = torch.export.export(Loss(), given, strict=strict, dynamic_shapes=({0: rows},) * 2)
+    close(program.module()(x[:4, own].contiguous(), y[:4]), F.cross_entropy(x[:4], y[:4]))
+
+
 @CASES.add()
 def compiled_dtensor(me: Rank) -> None:
     from torch.distributed.tensor import distribute_tensor

@@ -43,3 +43,9 @@ def test_the_package_refuses_another_copys_operators(copy: Path) -> None:
     assert (
         last.startswith("ImportError") and f"are those of {copy}, which was loaded before" in last
     )
+
+
+def test_the_package_does_not_load_the_compiler() -> None:
+    """Which takes as long to import as torch."""
+    result = run("import sys, fused_ce\nassert 'torch._dynamo' not in sys.modules")
+    assert result.returncode == 0, result.stderr

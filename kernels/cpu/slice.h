@@ -54,7 +54,9 @@ FUSED_CE_OUT_OF_LINE void put_slice(const Problem& p, const Formula<A>& formula,
     number[Number::kGap] = has_sums ? rows.gap[i] : 0;
     number[Number::kTargetLogit] = here ? static_cast<double>(rows.pivot_logit[i]) : 0;
     number[Number::kTargetWeight] = here ? rows.target_weight[i] : 0;
-    number[Number::kLinear] = has_sums ? linear_below(rows, i, formula) : 0;
+    // What probabilities weigh there is infinite, or no number, as of one process.
+    const double nothing = kHasMass<kTerms> ? rows.mass[i] * __builtin_inf() : 0;
+    number[Number::kLinear] = has_sums ? linear_below(rows, i, formula) : nothing;
     number[Number::kMass] = kHasMass<kTerms> ? rows.mass[i] : 0;
     number[Number::kPrediction] = static_cast<double>(p.slice.first + prediction);
   }

@@ -30,7 +30,9 @@ __device__ inline void put_slice(const Coefficients<A>& k, const Problem& p, con
   number[Number::kGap] = has_sums ? statistics.gap : A(0);
   number[Number::kTargetLogit] = kHasMass<kTerms> ? A(0) : row.pivot_logit;
   number[Number::kTargetWeight] = row.target_weight;
-  number[Number::kLinear] = has_sums ? linear_below<kTerms>(k, row) : A(0);
+  // What probabilities weigh there is infinite, or no number, as of one process.
+  const A nothing = kHasMass<kTerms> && is_read ? row.mass * infinity<A>() : A(0);
+  number[Number::kLinear] = has_sums ? linear_below<kTerms>(k, row) : nothing;
   number[Number::kMass] = row.mass;
   number[Number::kPrediction] = static_cast<double>(p.slice.first + statistics.prediction);
 }

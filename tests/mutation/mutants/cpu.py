@@ -110,8 +110,8 @@ CPU = [
     Mutant(
         "ignored rows counted",
         "cpu/targets.h",
-        "V used = in_range & asked, out_of_range",
-        "V used = in_range, out_of_range",
+        "V used = (c >= 0) & (c < p.classes) & asked;",
+        "V used = (c >= 0) & (c < p.classes);",
     ),
     Mutant(
         "range check off by one",
@@ -122,8 +122,8 @@ CPU = [
     Mutant(
         "smoothing spread over C - 1",
         "cpu/finish.h",
-        "static_cast<double>(p.classes) : 0)",
-        "static_cast<double>(p.classes - 1) : 0)",
+        "static_cast<double>(all_classes(p)) : 0)",
+        "static_cast<double>(all_classes(p) - 1) : 0)",
     ),
     Mutant(
         "overflow not noticed (long rows)",

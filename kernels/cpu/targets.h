@@ -33,7 +33,7 @@ FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n
   using V = Vec<int64_t>;
   constexpr int kW = kLanes<int64_t>;
   for (int i = (n + kW - 1) / kW * kW; i < padded; ++i) rows.leave_out(i, kIgnored);
-  const int64_t first_class = p.slice.first, end = all_classes(p) - first_class;
+  const int64_t first_class = p.slice.first, end = all_classes(p);
   const bool all_in_range = with_index(p, [&]<class T>(const T* target) {
     const T* y = target + first;
     V bad{};
@@ -41,13 +41,14 @@ FUSED_CE_OUT_OF_LINE int64_t read_targets(const Problem& p, int64_t first, int n
       T some[kW] = {};
       const bool all = i + kW <= n;
       if (!all) __builtin_memcpy(some, y + i, static_cast<size_t>(n - i) * sizeof(T));
-      const V index = widen_integers<T>(load_narrow(all ? y + i : some)), c = index - first_class;
+      const V index = widen_integers<T>(load_narrow(all ? y + i : some));
       const V asked =
           all ? index != p.ignore_index
               : (index != p.ignore_index) & (iota<int64_t>() < static_cast<int64_t>(n - i));
-      const V used = (c >= 0) & (c < p.classes) & asked;
-      const V elsewhere = (index >= 0) & (c < end) & asked & ~used;
-      const V out_of_range = asked & ~used & ~elsewhere;
+      const V in_range = (index >= 0) & (index < end), out_of_range = asked & ~in_range;
+      const V c = (in_range ? index : V{}) - first_class;
+      const V used = in_range & asked & (c >= 0) & (c < p.classes),
+              elsewhere = asked & in_range & ~used;
       bad |= out_of_range;
       const V no_class =
           elsewhere ? V{} + int64_t{kElsewhere}

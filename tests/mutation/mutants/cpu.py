@@ -110,8 +110,8 @@ CPU = [
     Mutant(
         "ignored rows counted",
         "cpu/targets.h",
-        "V used = (c >= 0) & (c < p.classes) & asked;",
-        "V used = (c >= 0) & (c < p.classes);",
+        "V used = in_range & asked & (c >= 0)",
+        "V used = in_range & (c >= 0)",
     ),
     Mutant(
         "range check off by one",

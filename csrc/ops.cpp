@@ -1,18 +1,10 @@
 #include "ops.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-
+#include "operator.h"
 #include "unboxed.h"
 
 namespace fused_ce::ops {
 namespace {
-
-// Looked up once each: a lookup by name costs more than a small loss. The handles outlive every
-// call, for the registrations live in this library.
-template <class Function>
-auto find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
-}
 
 // op.call(arguments..., options...)
 template <class Op, class... Arguments>
@@ -33,15 +25,16 @@ auto call_backward(const Op& op, const Gradients& grads, const Call& call, const
 }  // namespace
 
 at::Tensor cross_entropy(const Call& call) {
-  static const auto op = find<decltype(Unboxed::cross_entropy<nullptr>)>("fused_ce::cross_entropy");
+  static const auto op =
+      find_operator<decltype(Unboxed::cross_entropy<nullptr>)>("fused_ce::cross_entropy");
   const auto& [reduction, ignore_index, label_smoothing] = call.options.loss_fields();
   return op.call(call.self, call.target, optional_if_defined(call.weight), reduction, ignore_index,
                  label_smoothing);
 }
 
 ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
-  static const auto op =
-      find<decltype(Unboxed::cross_entropy_stats<nullptr>)>("fused_ce::cross_entropy_stats");
+  static const auto op = find_operator<decltype(Unboxed::cross_entropy_stats<nullptr>)>(
+      "fused_ce::cross_entropy_stats");
   ForwardResult r;
   // The tensors and the dtype stand between the options.
   std::tie(r.loss, r.z_loss, r.lse, r.entropy, r.prediction, r.confidence) = std::apply(
@@ -55,7 +48,7 @@ ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType
 }
 
 ForwardResult predict(const at::Tensor& self, const Options& options) {
-  static const auto op = find<decltype(Unboxed::predict<nullptr>)>("fused_ce::predict");
+  static const auto op = find_operator<decltype(Unboxed::predict<nullptr>)>("fused_ce::predict");
   ForwardResult r;
   std::tie(r.prediction, r.confidence, r.lse, r.entropy) =
       op.call(self, options.logit_scale, options.softcap, options.temperature);
@@ -63,7 +56,7 @@ ForwardResult predict(const at::Tensor& self, const Options& options) {
 }
 
 ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, bool save) {
-  static const auto op = find<decltype(Unboxed::forward<nullptr>)>("fused_ce::_forward");
+  static const auto op = find_operator<decltype(Unboxed::forward<nullptr>)>("fused_ce::_forward");
   ForwardResult r;
   std::tie(r.loss, r.z_loss, r.lse, r.entropy, r.prediction, r.confidence, r.saved,
            r.total_weight) =
@@ -76,14 +69,14 @@ ForwardResult forward(const Call& call, std::optional<at::ScalarType> dtype, boo
 at::Tensor backward(const Gradients& grads, const Call& call, const at::Tensor& saved,
                     const at::Tensor& total_weight) {
   static const auto op =
-      find<decltype(Unboxed::backward<BackwardFunction, nullptr>)>("fused_ce::_backward");
+      find_operator<decltype(Unboxed::backward<BackwardFunction, nullptr>)>("fused_ce::_backward");
   return call_backward(op, grads, call, saved, total_weight);
 }
 
 void backward_(const Gradients& grads, const Call& call, const at::Tensor& saved,
                const at::Tensor& total_weight) {
   static const auto op =
-      find<decltype(Unboxed::backward<InPlaceFunction, nullptr>)>("fused_ce::_backward_");
+      find_operator<decltype(Unboxed::backward<InPlaceFunction, nullptr>)>("fused_ce::_backward_");
   call_backward(op, grads, call, saved, total_weight);
 }
 

@@ -63,18 +63,11 @@ ops::ForwardResult dispatched(const LinearCall& call, std::optional<at::ScalarTy
     if (call.row_weight.defined()) check_shape(call.row_weight, "row_weight", batch, input);
   }
 
-  const c10::SymInt rows = product(batch);
-  const auto flat = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.reshape_symint({rows}) : tensor;
-  };
-  const Layer layer{input.reshape_symint({rows, input.sym_sizes().back()}), weight, bias};
-  const at::Tensor target =
-      probabilities ? call.target.reshape_symint({rows, weight.sym_size(0)}) : flat(call.target);
-  const at::Tensor row_weight = flat(call.row_weight);
+  const Rows rows = rows_of(call.layer, call.target, probabilities, call.row_weight);
   // Which gradients are needed is asked where the tensors of each level are seen: autograd.cpp.
-  ops::ForwardResult result =
-      ops::forward({layer, target, call.weight, call.options, row_weight, call.normalizer}, dtype,
-                   /*save=*/false, /*needs=*/{});
+  ops::ForwardResult result = ops::forward(
+      {rows.layer, rows.target, call.weight, call.options, rows.row_weight, call.normalizer}, dtype,
+      /*save=*/false, /*needs=*/{});
   unflatten(result, call.options, batch);
   return result;
 }
@@ -86,6 +79,19 @@ void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef
   TORCH_CHECK(must_equal(tensor.sym_sizes(), shape), "Expected ", name, " size ", as_tuple(shape),
               ", got ", as_tuple(tensor.sym_sizes()), " (input has shape ",
               as_tuple(input.sym_sizes()), ")");
+}
+
+Rows rows_of(const Layer& layer, const at::Tensor& target, bool probabilities,
+             const at::Tensor& row_weight) {
+  const auto& [input, weight, bias] = layer;
+  const c10::SymIntArrayRef sizes = input.sym_sizes();
+  const c10::SymInt rows = product(sizes.slice(0, sizes.size() - 1));
+  const auto flat = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.reshape_symint({rows}) : tensor;
+  };
+  return {{input.reshape_symint({rows, sizes.back()}), weight, bias},
+          probabilities ? target.reshape_symint({rows, weight.sym_size(0)}) : flat(target),
+          flat(row_weight)};
 }
 
 void unflatten(ops::ForwardResult& result, const Options& options, c10::SymIntArrayRef batch) {

@@ -20,6 +20,14 @@ ops::ForwardResult autocast_linear_cross_entropy_stats(const LinearCall& call,
 // The layer in that type.
 Layer autocast_layer(const Layer& layer);
 
+// A batch of any number of dimensions as rows. Tensors that are not there stay so.
+struct Rows {
+  Layer layer;
+  at::Tensor target, row_weight;
+};
+Rows rows_of(const Layer& layer, const at::Tensor& target, bool probabilities,
+             const at::Tensor& row_weight);
+
 // Of a batch of more dimensions than the losses know: `tensor` must have exactly this shape; and
 // results of its rows get that.
 void check_shape(const at::Tensor& tensor, const char* name, c10::SymIntArrayRef shape,

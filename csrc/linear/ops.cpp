@@ -1,24 +1,14 @@
 #include "ops.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-
+#include "../operator.h"
 #include "unboxed.h"
 
 namespace fused_ce::linear::ops {
-namespace {
-
-// As in ../ops.cpp.
-template <class Function>
-auto find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
-}
-
-}  // namespace
 
 ForwardResult linear_cross_entropy_stats(const LinearCall& call,
                                          std::optional<at::ScalarType> dtype,
                                          std::optional<c10::SymInt> chunk_rows) {
-  static const auto op = find<decltype(Unboxed::linear_cross_entropy_stats<nullptr>)>(
+  static const auto op = find_operator<decltype(Unboxed::linear_cross_entropy_stats<nullptr>)>(
       "fused_ce::linear_cross_entropy_stats");
   ForwardResult r;
   std::tie(r.loss, r.z_loss, r.lse, r.entropy, r.prediction, r.confidence) = std::apply(
@@ -36,7 +26,8 @@ ForwardResult linear_cross_entropy_stats(const LinearCall& call,
 
 LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype, bool save,
                      Needs needs) {
-  static const auto op = find<decltype(Unboxed::forward<nullptr>)>("fused_ce::_linear_forward");
+  static const auto op =
+      find_operator<decltype(Unboxed::forward<nullptr>)>("fused_ce::_linear_forward");
   LinearResult r;
   std::tie(r.loss, r.z_loss, r.lse, r.entropy, r.prediction, r.confidence, r.saved, r.total_weight,
            r.gradients.input, r.gradients.weight, r.gradients.bias) =
@@ -54,7 +45,8 @@ LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> dtype
 
 Layer backward(const Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
-  static const auto op = find<decltype(Unboxed::backward<nullptr>)>("fused_ce::_linear_backward");
+  static const auto op =
+      find_operator<decltype(Unboxed::backward<nullptr>)>("fused_ce::_linear_backward");
   Layer result;
   std::tie(result.input, result.weight, result.bias) = std::apply(
       [&](const auto&... fields) {

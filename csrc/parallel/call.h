@@ -50,7 +50,6 @@ struct ParallelCall {
   const at::Tensor& weight;  // of these classes
   const ParallelOptions& options;
 
-  ParallelCall at(const at::Tensor& logits) const { return {logits, target, weight, options}; }
   Call call(const ClassSlice* slice) const {
     return {self, target, weight, options, undefined(), undefined(), slice};
   }

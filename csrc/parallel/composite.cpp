@@ -133,8 +133,6 @@ ops::ForwardResult linear_cross_entropy_stats(const ParallelLinearCall& call,
                               "fused_ce: linear_weight must be (classes of this process, K), got ",
                               layer.weight.sym_sizes());
   const c10::SymIntArrayRef batch = layer.input.sym_sizes().slice(0, layer.input.dim() - 1);
-  c10::SymInt rows = 1;
-  for (const c10::SymInt& size : batch) rows *= size;
   c10::SymDimVector logits(batch.begin(), batch.end());
   logits.push_back(layer.weight.sym_size(0));
   const bool probabilities =
@@ -143,16 +141,10 @@ ops::ForwardResult linear_cross_entropy_stats(const ParallelLinearCall& call,
                                  probabilities ? c10::SymIntArrayRef(logits) : batch, layer.input);
   if (reduction.row_weight.defined())
     linear::composite::check_shape(reduction.row_weight, "row_weight", batch, layer.input);
-  const auto flat = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.reshape_symint({rows}) : tensor;
-  };
-  const linear::Layer matrix{layer.input.reshape_symint({rows, layer.input.sym_sizes().back()}),
-                             layer.weight, layer.bias};
-  const at::Tensor target = probabilities
-                                ? call.target.reshape_symint({rows, layer.weight.sym_size(0)})
-                                : flat(call.target);
-  const at::Tensor row_weight = flat(reduction.row_weight);
-  const at::Tensor absent = linear::absent_logits(matrix.input, {rows, layer.weight.sym_size(0)});
+  const auto [matrix, target, row_weight] =
+      linear::composite::rows_of(layer, call.target, probabilities, reduction.row_weight);
+  const at::Tensor absent =
+      linear::absent_logits(matrix.input, {matrix.input.sym_size(0), matrix.weight.sym_size(0)});
   const at::ScalarType type = check_forward(
       {absent, target, call.weight, call.options, row_weight, reduction.normalizer}, dtype);
   check_constant(call.weight, "weight");

@@ -1,7 +1,6 @@
 #include "linear_slices.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/ceil.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/exp2.h>
@@ -18,6 +17,7 @@
 #include "../linear/arguments.h"
 #include "../linear/device.h"
 #include "../linear/sums.h"
+#include "../operator.h"
 #include "unboxed.h"
 
 namespace fused_ce::parallel {
@@ -30,11 +30,6 @@ using linear::LinearCall;
 using linear::LinearOptions;
 using linear::Needs;
 using linear::Products;
-
-template <class Function>
-auto find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
-}
 
 // A tensor of the logits' shape. Throws where the arguments do not fit.
 at::Tensor check(const ParallelLinearCall& call, const at::Tensor& weight_sum) {
@@ -95,7 +90,7 @@ LinearOptions linear_options(const ParallelOptions& options) {
 
 at::Tensor slice_linear_sums(const ParallelLinearCall& call, const at::Tensor& weight_sum) {
   static const auto op =
-      find<decltype(Unboxed::slice_linear_sums<nullptr>)>("fused_ce::_slice_linear_sums");
+      find_operator<decltype(Unboxed::slice_linear_sums<nullptr>)>("fused_ce::_slice_linear_sums");
   return std::apply(
       [&](const auto&... fields) {
         return op.call(call.layer.input, call.layer.weight, optional_if_defined(call.layer.bias),
@@ -107,8 +102,8 @@ at::Tensor slice_linear_sums(const ParallelLinearCall& call, const at::Tensor& w
 
 Layer slice_linear_backward(const ops::Gradients& grads, const ParallelLinearCall& call,
                             const WholeWeights& weights, const at::Tensor& saved, Needs needs) {
-  static const auto op =
-      find<decltype(Unboxed::slice_linear_backward<nullptr>)>("fused_ce::_slice_linear_backward");
+  static const auto op = find_operator<decltype(Unboxed::slice_linear_backward<nullptr>)>(
+      "fused_ce::_slice_linear_backward");
   Layer result;
   std::tie(result.input, result.weight, result.bias) = std::apply(
       [&](const auto&... fields) {

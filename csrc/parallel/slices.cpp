@@ -1,6 +1,5 @@
 #include "slices.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -13,17 +12,13 @@
 #include "../arguments.h"
 #include "../device.h"
 #include "../meta.h"
+#include "../operator.h"
 #include "../out_of_range.h"
 #include "../shapes.h"
 #include "unboxed.h"
 
 namespace fused_ce::parallel {
 namespace {
-
-template <class Function>
-auto find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
-}
 
 void check_doubles(const at::Tensor& tensor, const char* name, const at::Tensor& self,
                    c10::SymIntArrayRef shape) {
@@ -100,7 +95,8 @@ void check_target_weight(const ParallelCall& call, const at::Tensor& target_weig
 }
 
 at::Tensor slice_sums(const ParallelCall& call, const at::Tensor& weight_sum) {
-  static const auto op = find<decltype(Unboxed::slice_sums<nullptr>)>("fused_ce::_slice_sums");
+  static const auto op =
+      find_operator<decltype(Unboxed::slice_sums<nullptr>)>("fused_ce::_slice_sums");
   return std::apply(
       [&](const auto&... fields) {
         return op.call(call.self, call.target, optional_if_defined(call.weight),
@@ -112,7 +108,7 @@ at::Tensor slice_sums(const ParallelCall& call, const at::Tensor& weight_sum) {
 at::Tensor slice_backward(const ops::Gradients& grads, const ParallelCall& call,
                           const WholeWeights& weights, const at::Tensor& saved) {
   static const auto op =
-      find<decltype(Unboxed::slice_backward<nullptr>)>("fused_ce::_slice_backward");
+      find_operator<decltype(Unboxed::slice_backward<nullptr>)>("fused_ce::_slice_backward");
   return std::apply(
       [&](const auto&... fields) {
         return op.call(optional_if_defined(grads.loss), optional_if_defined(grads.lse),

@@ -31,36 +31,22 @@ using Number = SliceSums::Number;
 constexpr char kDifferentCalls[] = "fused_ce: the processes of the group have made different calls";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// What a call needs of SliceSums. The logits and the weights of targets are of class indices.
-struct Wanted {
-  bool gap, target_logit, target_weight, linear, mass, prediction;
-  bool weight_sum;  // of the classes' weights: a number a process
-
-  explicit Wanted(const ParallelCall& call) {
-    const Options& o = call.options;
-    target_logit = !is_probabilities(call.self, call.target);
-    weight_sum = target_logit && o.label_smoothing > 0;
-    gap = o.wants(kEntropy);
-    target_weight = target_logit && call.weight.defined();
-    linear = !target_logit || weight_sum;
-    mass = !target_logit;
-    prediction = o.wants(kPrediction);
-  }
-};
-
 // Some numbers of each row, (..., rows): those of one process, or of all of them.
 using Numbers = std::array<at::Tensor, Number::kNumbers>;
 
-Numbers wanted_numbers(const at::Tensor& sums, const Wanted& wanted) {
+// What a call needs of SliceSums.
+Numbers wanted_numbers(const at::Tensor& sums, const ParallelCall& call) {
+  const Options& o = call.options;
+  const bool indices = !is_probabilities(call.self, call.target);
   Numbers own;
   const auto take = [&](Number number, bool is_wanted) {
     if (is_wanted) own[number] = sums.select(1, number);
   };
   take(Number::kLargest, true), take(Number::kOthers, true);
-  take(Number::kGap, wanted.gap), take(Number::kPrediction, wanted.prediction);
-  take(Number::kTargetLogit, wanted.target_logit);
-  take(Number::kTargetWeight, wanted.target_weight);
-  take(Number::kLinear, wanted.linear), take(Number::kMass, wanted.mass);
+  take(Number::kGap, o.wants(kEntropy)), take(Number::kPrediction, o.wants(kPrediction));
+  take(Number::kTargetLogit, indices);
+  take(Number::kTargetWeight, indices && call.weight.defined());
+  take(Number::kLinear, !indices || o.label_smoothing > 0), take(Number::kMass, !indices);
   return own;
 }
 
@@ -272,7 +258,7 @@ RowResults finish(const Whole& whole, const ParallelCall& call) {
 
 RowResults exchange(const at::Tensor& sums, const at::Tensor& weight_sum,
                     const ParallelCall& call) {
-  const Numbers own = wanted_numbers(sums, Wanted(call));
+  const Numbers own = wanted_numbers(sums, call);
   return finish(
       reduces(own, call) ? reduced(own, weight_sum, call) : gathered(own, weight_sum, call), call);
 }

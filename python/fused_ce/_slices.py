@@ -95,9 +95,10 @@ def _group(group: ProcessGroup | None) -> ProcessGroup:
 
 def agreed_slices(group: ProcessGroup | None, own: Own) -> Slices:
     """What is known of this call, or else is asked."""
-    known = _agreed.setdefault(_group(group), {})
+    group = _group(group)
+    known = _agreed.setdefault(group, {})
     if own not in known:
-        known[own] = _agree(_group(group), own)
+        known[own] = _agree(group, own)
     return known[own]
 
 

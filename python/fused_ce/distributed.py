@@ -7,7 +7,7 @@ forward, and for a linear layer one in backward, of the gradient of its input.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -147,8 +147,11 @@ def cross_entropy_stats(
     class_dim = 1 if input.dim() > 1 else 0
     own_classes = input.shape[class_dim] if input.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.shape == input.shape
-    described = _same(
+    slices = _Slicing(group, own_classes, first_class, classes)
+    return _stats(
+        torch.ops.fused_ce.parallel_cross_entropy_stats,
         {"input": (input, class_dim), "target": (target, class_dim if probabilities else None)},
+        slices,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -157,39 +160,13 @@ def cross_entropy_stats(
         softcap=softcap,
         temperature=temperature,
         z_loss_weight=z_loss_weight,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
-        outputs=(return_lse, return_entropy, return_prediction),
+        return_lse=return_lse,
+        return_entropy=return_entropy,
+        return_prediction=return_prediction,
     )
-    slices = slices_of(group, own_classes, first_class, classes, described)
-    with_z_loss = z_loss_weight != 0
-    with explained(group, own_classes, described):
-        results = call(
-            torch.ops.fused_ce.parallel_cross_entropy_stats,
-            ignore_index,
-            input,
-            target,
-            weight,
-            _Reduction.get_enum(reduction),
-            ignore_index,
-            label_smoothing,
-            row_weight=row_weight,
-            normalizer=_as_tensor(normalizer, input),
-            dtype=dtype,
-            logit_scale=logit_scale,
-            softcap=softcap,
-            temperature=temperature,
-            z_loss_weight=z_loss_weight,
-            return_z_loss=with_z_loss,
-            return_lse=return_lse,
-            return_entropy=return_entropy,
-            return_prediction=return_prediction,
-            first_class=slices.first_class,
-            classes=slices.classes,
-            group_size=slices.group_size,
-            group_name=slices.group_name,
-            call_id=slices.call_id,
-        )
-    return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
 
 
 def linear_cross_entropy(
@@ -302,12 +279,15 @@ def linear_cross_entropy_stats(
     )
     own_classes = linear_weight.shape[0] if linear_weight.dim() > 0 else 0
     probabilities = target.dim() == input.dim() and target.is_floating_point()
-    described = _same(
+    slices = _Slicing(group, own_classes, first_class, classes)
+    return _stats(
+        torch.ops.fused_ce.parallel_linear_cross_entropy_stats,
         {
             "input": (input, None),
             "linear_weight": (linear_weight, 0),
             "target": (target, -1 if probabilities else None),
         },
+        slices,
         linear_bias=linear_bias,
         weight=weight,
         ignore_index=ignore_index,
@@ -317,42 +297,49 @@ def linear_cross_entropy_stats(
         softcap=softcap,
         temperature=temperature,
         z_loss_weight=z_loss_weight,
+        row_weight=row_weight,
+        normalizer=normalizer,
         dtype=dtype,
-        outputs=(return_lse, return_entropy, return_prediction),
+        return_lse=return_lse,
+        return_entropy=return_entropy,
+        return_prediction=return_prediction,
+        chunk_rows=chunk_rows,
     )
+
+
+class _Slicing(NamedTuple):
+    """What a process says of its classes."""
+
+    group: ProcessGroup | None
+    own_classes: int
+    first_class: int | None
+    classes: int | None
+
+
+_OUTPUTS = ("return_lse", "return_entropy", "return_prediction")
+# What the processes may differ in, or what nobody compares.
+_NOT_COMPARED = ("row_weight", "normalizer", "chunk_rows")
+
+
+def _stats(
+    operator: Any,
+    tensors: dict[str, tuple[Tensor, int | None]],
+    slicing: _Slicing,
+    **options: Any,
+) -> CrossEntropyStats:
+    """The operator of `tensors`, each with the dimension that has the classes, and of options."""
+    group, own_classes, first_class, classes = slicing
+    outputs = tuple(options[name] for name in _OUTPUTS)
+    compared = {k: v for k, v in options.items() if k not in (*_NOT_COMPARED, *_OUTPUTS)}
+    described = _same(tensors, {**compared, "outputs": outputs})
     slices = slices_of(group, own_classes, first_class, classes, described)
-    with_z_loss = z_loss_weight != 0
+    given = [tensor for tensor, _ in tensors.values()]
+    options["reduction"] = _Reduction.get_enum(options["reduction"])
+    options["normalizer"] = _as_tensor(options["normalizer"], given[0])
+    options["return_z_loss"] = options["z_loss_weight"] != 0
     with explained(group, own_classes, described):
-        results = call(
-            torch.ops.fused_ce.parallel_linear_cross_entropy_stats,
-            ignore_index,
-            input,
-            linear_weight,
-            target,
-            linear_bias=linear_bias,
-            weight=weight,
-            reduction=_Reduction.get_enum(reduction),
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            row_weight=row_weight,
-            normalizer=_as_tensor(normalizer, input),
-            dtype=dtype,
-            logit_scale=logit_scale,
-            softcap=softcap,
-            temperature=temperature,
-            z_loss_weight=z_loss_weight,
-            return_z_loss=with_z_loss,
-            return_lse=return_lse,
-            return_entropy=return_entropy,
-            return_prediction=return_prediction,
-            chunk_rows=chunk_rows,
-            first_class=slices.first_class,
-            classes=slices.classes,
-            group_size=slices.group_size,
-            group_name=slices.group_name,
-            call_id=slices.call_id,
-        )
-    return _asked_for(results, with_z_loss, return_lse, return_entropy, return_prediction)
+        results = call(operator, options["ignore_index"], *given, **options, **slices._asdict())
+    return _asked_for(results, options["return_z_loss"], *outputs)
 
 
 def _check_tensors(function: str, **arguments: object) -> None:
@@ -368,14 +355,14 @@ def _check_tensors(function: str, **arguments: object) -> None:
         )
 
 
-def _same(sizes: dict[str, tuple[Tensor, int | None]], **options: object) -> str:
+def _same(tensors: dict[str, tuple[Tensor, int | None]], options: dict[str, Any]) -> str:
     """What has to be the same on all processes: dtypes and shapes, less the dimension that has the
     classes, and options; of other tensors, that they are there. While dynamo traces, when sizes may
     be anything, only that it does.
     """
     if torch.compiler.is_compiling():
         return "a traced call"
-    described = [f"{name} {_described(*tensor)}" for name, tensor in sizes.items()]
+    described = [f"{name} {_described(*tensor)}" for name, tensor in tensors.items()]
     for name, value in options.items():
         described.append(f"{name}={'given' if isinstance(value, Tensor) else value}")
     return ", ".join(described)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Everything a developer runs, on a fresh machine: `make train`, `make test`.
 #
 #   PYTHON=python3.12          the interpreter that .venv is made with
@@ -44,7 +45,7 @@ TORCH_FREE = -DFUSED_CE_KERNELS_ONLY=ON -DFUSED_CE_BUILD_TESTS=ON $(CMAKE_ARGS)
 .PHONY: help
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@sed -n '3,7s/^# / /p' Makefile
+	@sed -n '4,8s/^# / /p' Makefile
 
 .PHONY: train
 train: build $(STAMPS)/train ## The examples: digits, a language model and what is asked of it, C++, the tutorial

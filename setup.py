@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A thin shim: setuptools makes the wheel, CMake builds everything in it (see CMakeLists.txt).
 
 Environment: MAX_JOBS bounds the compilers at once; CMAKE_ARGS goes to CMake, after our own

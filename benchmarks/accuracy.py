@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Errors of cross entropy on the CPU in ulp, fused_ce beside torch, against a wider type.
 
 Worst of many rows, at every instruction set of this machine: of a row's loss, of the gradient at

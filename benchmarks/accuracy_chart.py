@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draw a result file of accuracy.py: how far off the worst row of each instruction set was."""
 
 from __future__ import annotations

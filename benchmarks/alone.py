@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One candidate in a loop of its own, as a training loop has it: forward and backward, in ms.
 
     python benchmarks/alone.py 2048x32000 --peers fused_ce eager compile

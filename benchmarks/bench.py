@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Time cross entropy, on the CPU or a GPU: fused_ce beside its peers, interleaved in one process.
 
 Timed are calls of modules, made once, as a training loop has them; of small ones, where the cost of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How far off capped logits are, and the loss of them, in ulp."""
 
 from __future__ import annotations

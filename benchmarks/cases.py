@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is measured: shapes, dtypes, targets and threads, listed or drawn at random."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draw a result file of bench.py: how many times as long each peer takes, and the memory."""
 
 from __future__ import annotations

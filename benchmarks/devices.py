@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How time and memory are measured: on the CPU, and on a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Losses whose classes are shared out to processes: time, traffic and memory.
 
 fused_ce.distributed beside torch's loss_parallel, the three collectives of Megatron, and a gather

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a loss whose classes are shared out costs on a network: bytes and time, on paper.
 
 A step of a collective takes `latency` and what it sends takes its bytes over `bandwidth`, the

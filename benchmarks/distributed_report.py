@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a result file of distributed.py says: tables, and a chart of time beside ours."""
 
 from __future__ import annotations

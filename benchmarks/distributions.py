@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Logits and targets whose losses are hard to get right, drawn at random."""
 
 from __future__ import annotations

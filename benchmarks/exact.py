@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Cross entropy in a type wider than the kernels', and the distance of a result from it in ulp."""
 
 from __future__ import annotations

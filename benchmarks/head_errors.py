@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How far off the statistics of a loss head are, and their gradients, in ulp."""
 
 from __future__ import annotations

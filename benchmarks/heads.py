@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A loss head in one call of fused_ce, and as a composition of torch's operators."""
 
 from __future__ import annotations

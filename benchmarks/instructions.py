@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Count the instructions of a small call, fused_ce beside torch, with valgrind.
 
 Counted are calls of modules on 32 x 10 logits and one thread, Python and all. torch's own Timer

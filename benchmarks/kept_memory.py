@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the memory that is kept for the next gradient is worth: forward, backward and the freeing of
 the gradient, on one thread. The variants take turns; the median, minimum and page faults of each.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A linear layer with cross entropy, of fused_ce and in other ways: what linear.py measures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Time and memory of a linear layer with cross entropy, forward and backward with all gradients.
 
 fused_ce's, whose logits exist a chunk of rows at a time, beside plain torch, torch compiled, its

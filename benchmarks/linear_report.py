@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a result file of linear.py says: tables, targets, and a chart of time beside memory."""
 
 from __future__ import annotations

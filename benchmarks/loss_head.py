@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Time what a loss head gives beside the loss, over fused_ce's own loss alone, and beside torch.
 
 Each feature as fused_ce computes it, and as a user would write it with torch's operators, eager and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where accuracy.py finds fused_ce further off than it means to be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What fused_ce is timed beside, each made once for a case, as nn.CrossEntropyLoss is, then called.
 
 The libraries named here are for CUDA and language models: (N, C) logits, class indices, and some of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What accuracy.py writes down of the worst rows."""
 
 from __future__ import annotations

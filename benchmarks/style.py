@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The look of the charts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Calls timed in turns, and what a result file says of the times and of the machine."""
 
 from __future__ import annotations

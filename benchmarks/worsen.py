@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The worst rows that a search finds: it keeps the worst, and changes a logit in copies of them.
 
     FUSED_CE_CPU_CAPABILITY=avx2 python benchmarks/worsen.py --classes 5 64

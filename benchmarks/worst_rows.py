@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The worst rows of one loss and dtype, as JSON: how far off they are, and the draws they are from.
 
 FUSED_CE_CPU_CAPABILITY=avx2 python benchmarks/worst_rows.py fused_ce float32

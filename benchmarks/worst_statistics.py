@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The worst rows of a loss head, as worst_rows.py has those of the loss.
 
 FUSED_CE_CPU_CAPABILITY=avx2 python benchmarks/worst_statistics.py fused_ce float32

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Whether CUDA kernels are built, with which nvcc, for which GPUs. Two steps: before find_package(Torch),
 # and after.
 #

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "allocate.h"
 
 #include <ATen/EmptyTensor.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Memory for results. On the CPU without the dispatcher, a third cheaper: below it there is nobody
 // left to ask.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The C++ API. What autocast, tracing, modes or transforms must see goes through the dispatcher, as
 // from Python.
 #include <torch/enum.h>

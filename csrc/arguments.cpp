@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "arguments.h"
 
 #include <c10/core/ScalarType.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the arguments must be, and what follows from them: the one place for every path.
 #pragma once
 

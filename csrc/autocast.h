@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Autocast: the loss is float, as torch's is, but half logits are not copied to float for it: the
 // kernels accumulate in float anyway.
 #pragma once

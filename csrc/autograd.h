@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private operators where derivatives are taken: they record what happens in the graph, and
 // carry forward-mode tangents. The logits and the incoming gradients have derivatives by the
 // kernels; where class probabilities, weights or a normalizer want one as well, a composition

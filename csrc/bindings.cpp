@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The Python module `_C`: calls of the operators that cost less than torch.ops', which takes as
 // long as a small loss to match arguments with a schema; build information, and kept memory.
 #include <ATen/PythonTorchFunctionTLS.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What was built, and what runs: asked for by bug reports, by the benchmarks and by the tests.
 #include <torch/version.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A sum that keeps what its additions round away (Knuth's TwoSum, The Art of Computer Programming
 // 2, 4.2.2), as the kernels' (kernels/cpu/double_sum.h) do: a million equal numbers would otherwise
 // drift by a million half-ulps.

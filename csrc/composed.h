@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The loss and its gradient as compositions of ATen operations, which can be differentiated by what
 // the kernels take for constants: class probabilities, weights, and what a mean divides by.
 #pragma once

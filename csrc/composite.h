@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The public operators in terms of the private ones.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private operators on the CPU: shares the kernels' tasks out to torch's threads.
 #include "../kernels/cpu/cpu.h"
 

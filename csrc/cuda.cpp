@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private operators on CUDA: allocate, launch on the current stream, return. Nothing waits for
 // the GPU: reduced losses stay there, and a class index out of range is a device-side assertion.
 #include "../kernels/cuda/cuda.h"

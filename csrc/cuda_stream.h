@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where kernels are launched: the tensor's device, torch's current stream there, and what came of
 // it. The one switch between CUDA and the SIMT shim that runs the launchers on the CPU
 // (tests/simt).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Derivatives of the second order, which the kernels do not compute, in operations that can be
 // differentiated and transformed again. With D_j the gradient by the logits z of what has incoming
 // gradients (kernels/README.md), that by the numbers x they stand for is D_j dz_j/dx_j.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Tensors as the kernels' plain structs, for every device.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What computes the private operators on each type of device.
 #pragma once
 

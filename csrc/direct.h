@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The way past the dispatcher for what most calls are: dense tensors of one device that nothing
 // traces, transforms or watches. Every trip saved is a part of a small loss.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The floating point mode that the calling thread computes in: what happens to denormal numbers
 // (torch.set_flush_denormal), and the rounding. Every thread has its own.
 #pragma once

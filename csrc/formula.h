@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The terms of the loss and of its gradient (kernels/README.md has the formulas) in ATen operations
 // that can be differentiated and transformed again. All in the accumulate type.
 #pragma once

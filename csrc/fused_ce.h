@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The C++ API of fused_ce: cross entropy with logits, fused, for LibTorch programs.
 //
 //   find_package(FusedCE REQUIRED)

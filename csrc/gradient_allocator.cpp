@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "gradient_allocator.h"
 
 #include <c10/core/CPUAllocator.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Huge pages for large results.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "kept_memory.h"
 
 #include "fused_ce.h"

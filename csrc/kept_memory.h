@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Memory for large gradients, which outlives a gradient: the next one finds its pages there. The
 // kernel takes longer to make pages than we take to write to them.
 //

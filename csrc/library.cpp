@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operators' schemas, and the table of what answers for which dispatch key.
 #include <torch/library.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A second copy of this library in a process, as an installed package beside a build tree makes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Shapes, dtypes and layouts of the private operators' results: for meta and fake tensors.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A node of a graph, written as torch generates its own, where torch::autograd::Function would cost
 // as much as a small loss, and could not be seen by torch.func's transforms.
 #pragma once

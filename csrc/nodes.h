@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The two nodes of a graph: what backward runs, and what differentiates that once more.
 #pragma once
 

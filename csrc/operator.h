@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // An operator of this library, to be called through the dispatcher.
 #pragma once
 

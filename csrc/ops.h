@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operators: their functions' types, and how to call them through the dispatcher.
 #pragma once
 

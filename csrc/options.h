@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A call of the operator: its tensors, and what it asks for beside them.
 //
 // An option more is a field of Options and a word of its schema here, the last of each; a check in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is said of a class index that is none, on every path that finds one on the CPU.
 #pragma once
 

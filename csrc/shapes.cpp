@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "shapes.h"
 
 #include <c10/core/SymBool.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The shapes and the layouts of what the operators return, decided once for all devices and for
 // tensors that are only traced.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What derivatives a tensor asks for, and its tangent; none of a tensor that is not there.
 #pragma once
 

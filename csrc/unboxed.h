@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Between the dispatcher's lists of arguments and our structs: the one place where an operator's
 // options are a list.
 #pragma once

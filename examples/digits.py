@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Train one network on real handwritten digits twice: with torch's loss, then with ours.
 
 Both copies start with the same weights and see the same batches in the same order, so the two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Evaluate a language model: all that is asked of the logits, in one read of them a batch.
 
 The model and the text are those of `language_model.py`. Beside the loss, `cross_entropy_stats` has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A word-level language model on the documentation that every CPython ships.
 
 The text is `pydoc_data.topics`: what `help("assignment")` and its sisters print. An LSTM reads it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A policy gradient on a language model: the loss head of reinforcement learning.
 
 The model of `language_model.py`, after an epoch of its text, writes groups of completions, is

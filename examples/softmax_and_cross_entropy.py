@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """From softmax to cross entropy, step by step, in numbers that fused_ce computes.
 
 Every number is checked to the digits shown: one wrong digit ends the program with an error.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Share a vocabulary out to processes: each has some of the words, none the logits of all.
 
     torchrun --nproc-per-node 2 examples/vocabulary_parallel.py

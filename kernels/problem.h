@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The description of one cross entropy problem: plain data that every device's kernels read. All
 // pointers point to memory of that device, so that nothing has to be waited for. (Functions are
 // static: a shared one might be linked as an instruction set compiled it that a machine lacks.)

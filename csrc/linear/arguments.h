@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the arguments of the linear operators must be; of the loss's own, ../arguments.h says it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private linear operators where derivatives are taken, as ../autograd.h.
 #pragma once
 

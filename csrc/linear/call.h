@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A call of the linear operators: a layer whose outputs are the logits, and what the loss asks for.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The rows of a batch in chunks, whose logits there are at a time: all rows as they lie, or where
 // the CPU can see that some are ignored, those that count.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "composed.h"
 
 #include <ATen/TensorOperators.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The linear operators as compositions, for derivatives by what the kernels take for constants. By
 // weights of rows and what a mean divides by: of the losses of the rows. By class probabilities and
 // weights: of a layer and the loss's own operators, with the logits there at once.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The public linear operators: shapes as users have them, and what is computed as a composition.
 #pragma once
 

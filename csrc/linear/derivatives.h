@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The derivatives that follow from those of the loss, as compositions of differentiable operations,
 // a chunk of logits at a time. Any order of derivatives can be taken of them again.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private linear operators on any device: chunks of logits between torch's products and the
 // kernels.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The linear operators in ../library.cpp's table.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private linear operators where nothing is computed: shapes and dtypes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The two nodes of a graph, as ../nodes.h has those of the loss.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private linear operators, as ../ops.h has those of the loss.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The three matrix products of a layer and its gradients, for some rows of the input at a time.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Between the rows of a batch, which the chunks know, and the losses, which are sums or means over
 // all of them.
 #pragma once

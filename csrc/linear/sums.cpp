@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "sums.h"
 
 #include <ATen/ops/empty.h>

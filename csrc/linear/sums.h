@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sums that a layer's gradients are, over chunks of rows whose logits there are at a time.
 #pragma once
 

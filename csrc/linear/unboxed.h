@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Between the dispatcher's lists of arguments and our structs, as ../unboxed.h.
 #pragma once
 

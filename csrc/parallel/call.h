@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A call of the operators for logits whose classes are shared out to processes: each has a slice of
 // them, all have the targets.
 #pragma once

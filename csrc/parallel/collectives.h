@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The collectives that a loss needs: torch.distributed's functional ones, which a trace records as
 // any operator, on whatever backend the group has.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The public operators, made of rows: checks, row weights, reductions, types.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The derivatives of a gradient: by the gradients that came in, and by the logits.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which process has a row's largest logit, and where it lies, as one integer that a maximum over
 // the processes finds: of several that are largest the first one leads, of NaN any does.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The operators of shared-out classes in the library: see ../library.cpp.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // rows.h of a layer whose outputs are the logits.
 #pragma once
 

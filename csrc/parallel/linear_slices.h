@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What slices.h has, of a layer whose outputs are the logits: a chunk of rows at a time, so that no
 // tensor of as many numbers as logits is made.
 #pragma once

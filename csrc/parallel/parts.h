@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What processes have a part of each, and what all of them have and use for their part: each is the
 // other's derivative, to any order.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The losses and statistics of rows whose classes are shared out, one number a row, and their
 // derivatives: what has to know of other processes. Everything else is made of these.
 #pragma once

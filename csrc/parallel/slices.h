@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the kernels do of a slice of the classes: the two private operators, which each device
 // implements, and no process waits for another in.
 #pragma once

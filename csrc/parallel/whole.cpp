@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "whole.h"
 
 #include <ATen/TensorOperators.h>

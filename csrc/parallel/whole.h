@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the slices of all processes come to together: numbers of the whole rows, and what a loss and
 // its backward need of them. In double, so that nothing is lost to the exchange.
 #pragma once

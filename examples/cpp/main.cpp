@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 /* A LibTorch program, without Python: learns which of three spiral arms a point belongs to.
 
    prefix=$(python -c "import fused_ce, torch; \

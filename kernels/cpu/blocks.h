@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A row of many classes, read block by block: the lanes of a vector are neighbouring classes. Rows
 // whose classes are not neighbours in memory are gathered into a buffer in the cache.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The cap of logits, z = cap tanh(scale x / cap) (Gemma 2, arXiv:2408.00118), and its slope.
 //
 // Of a cap that is a number of the type, z is within 4 ulp, or without a fused multiply-add 4.5;

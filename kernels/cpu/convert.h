@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Storage types: how float, double, bfloat16 and float16 values enter and leave vectors of their
 // accumulate type.
 #pragma once

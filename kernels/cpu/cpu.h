@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CPU kernels: what a caller (the operator, a test, a C++ program) sees of them.
 #pragma once
 

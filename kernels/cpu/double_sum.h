@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sums in double. Of float terms a double has digits to spare; of doubles, every addition's
 // rounding error is kept in a second sum (Knuth, TAOCP 2, 4.2.2: TwoSum; Ogita, Rump & Oishi, SIAM
 // J. Sci. Comput. 26, 2005). A million equal terms would otherwise drift by a million half-ulps.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // exp of float by a table that a register holds: a chain of dependent instructions half as long as
 // a polynomial's alone (Tang, ACM TOMS 15, 1989). What that gains is for loops whose rows have more
 // sums than one: they are held up by what waits in the processor's schedulers, and each sum waits

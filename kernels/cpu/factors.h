@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // From a row's saved numbers to the factors of its gradient: the way back from finish.h, which has
 // the formulas.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sums of rows of few classes: the lanes of a vector are rows, which are transposed in
 // registers on the way from memory. Vectors along the classes would be partly empty, and their
 // lanes would have to be added up for every row; here a lane is a row's sum.

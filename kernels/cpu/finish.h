@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The finish of rows: from a row's state to its loss. Rows are finished many at a time, in double,
 // one row a lane: one logarithm a row would otherwise cost more than the exponentials of a short
 // row.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The gradient of rows of few classes: the lanes of a vector are neighbours in memory, whatever
 // rows they belong to, so that no lane is empty and nothing is transposed. As many rows as a vector
 // has lanes are as many vectors as there are classes: their factors are held in a vector, of which

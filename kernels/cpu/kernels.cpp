@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compiled once for each instruction set: runs a problem's tasks with the loop that its plan names.
 #include "cpu.h"
 #include "plan.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // exp and log, vectorised. Coefficients: minimax (Remez) fits in 200-bit arithmetic, rounded to the
 // working type. Stated bounds, swept by tests/cpp/kernel_math_test.cpp: exp 1 ulp (float) and 1.1
 // ulp (double) below the last power of two before overflow, log and log1p 1 ulp (double). The short

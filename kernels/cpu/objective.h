@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is computed of a row, the one thing that every loop holds: what a logit is, what a class
 // adds to the row's sums, how the row ends, and what a class gets back. Loops know where logits lie
 // and in which order to take them, and nothing else. The mirror of cuda/objective.cuh.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Two vectors whose instructions alternate. An exponential is a chain of a dozen instructions that
 // wait for one another, and the processor's schedulers are full of waiting instructions after a few
 // such chains. In two chains that go in step, each instruction waits half as long.

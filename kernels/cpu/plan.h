@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which loop a problem takes, and how its rows are cut into tasks. It follows from the problem
 // alone, never from the number of threads, so that sums are added up in the same order. The mirror
 // of cuda/plan.h.

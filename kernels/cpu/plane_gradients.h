@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The gradient of planes: one read of the logits and one write.
 #pragma once
 

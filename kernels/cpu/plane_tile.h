@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A tile of planes: logits whose neighbours in memory are rows ((N,C,d1..) and transposed
 // matrices), read in place. The lanes of a vector are rows.
 #pragma once

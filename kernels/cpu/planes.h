@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sums of planes: the loop runs over the classes, a vector of rows at a time.
 #pragma once
 

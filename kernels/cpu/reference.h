@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a row's exponentials are taken relative to.
 //
 // Any finite number would do mathematically. Numerically, e^(x - m) with a rounded difference x - m

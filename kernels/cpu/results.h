@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What forward leaves behind for rows: losses, their sums, and the numbers for backward.
 #pragma once
 

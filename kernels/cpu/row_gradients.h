@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The gradients of rows of many classes: one read of the logits and one write.
 #pragma once
 

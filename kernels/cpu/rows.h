@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sums of rows of many classes: long rows one by one, short rows in batches. The logits are
 // read once, and beside probabilities before, for the largest and its class.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Memory for a loop and its buffers. They take up to 300 KB, of which a small problem touches a
 // few: too much for the stack of a thread that somebody else made, which may have 64 KB in all.
 #pragma once

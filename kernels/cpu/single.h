@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows of one class: p is exactly 1, and loss and gradient are exactly 0, or no number where a
 // logit, a probability or a weight is infinite or none. There is no exponential to compute, and
 // nothing that backward would need of forward.

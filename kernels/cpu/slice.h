@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a slice of the classes leaves of rows in the place of a loss, to be put together with what
 // the other slices come to (see SliceSums).
 #pragma once

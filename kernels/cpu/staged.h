@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Problems whose logits are made before a loop reads them: capped ones, and those of a half type
 // that only the loops of float know. A tile of rows at a time goes into memory that the caches
 // hold, as a problem of its own of the accumulate type; in backward its gradients take the place of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The states of rows: what a loop makes of a row's classes, what is left for backward, and what a
 // loss is finished from. A row is a lane.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The finish of rows of which statistics are asked for. With k the class of the largest logit,
 // whose own exponential stays out of the sums,
 //   S = sum_{j != k} e^(z_j - z_k),  L = sum_{j != k} e^(z_j - z_k) (z_k - z_j),

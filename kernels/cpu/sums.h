@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What classes add up to: the plain sums of a few, and a row's. They are the same whether the lanes
 // of a vector are classes of one row (rows.h) or rows of one class (few.h, planes.h).
 #pragma once

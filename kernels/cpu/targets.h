@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Reading what rows are held against, and what backward is given of them: class indices, the
 // numbers that forward left, the gradients of losses.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Squares of logits in registers: rows become lanes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One vector of the instruction set this unit is compiled for, on the compiler's vector extensions,
 // so that the same text serves SSE2, AVX2, AVX-512, NEON and any other target of GCC or Clang.
 //

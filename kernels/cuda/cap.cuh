@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The soft cap of logits: z = cap * tanh(v), v = s x / cap. The mirror of cpu/cap.h.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What of the problem rows end with: worked out on the host, since most GPUs are slow at double,
 // and would do it for each row.
 #pragma once

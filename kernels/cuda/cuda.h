@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CUDA kernels: what a caller (the operator, a test, a C++ program) sees of them. The mirror of
 // cpu/cpu.h.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The gradient: from a row's saved numbers to its factors, and from those to what a class gets.
 // With the gradients g of the loss, r of lse (that of a z-loss among it) and h of the entropy,
 // whose mean gap below the largest logit z_k is G,

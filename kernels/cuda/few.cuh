@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows of few classes: a thread a row. A tile of rows goes through shared memory, so that global
 // memory is read and written in long runs though each thread walks a row of its own.
 #pragma once

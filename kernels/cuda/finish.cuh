@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The finish of a row: from its state to its loss and what backward needs. The mirror of
 // cpu/finish.h, which has the formulas; here a thread has one row, and computes in the accumulate
 // type: double would take most GPUs longer than reading the row.

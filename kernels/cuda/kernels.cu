@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Compiled once for each storage type: launches the kernels of a plan. FUSED_CE_STORAGE is the
 // type's name in types.cuh, FUSED_CE_STORAGE_NAME the namespace that keeps one type's code apart
 // from another's.

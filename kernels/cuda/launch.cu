@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The entry points: plan, launch the kernels of the logits' type, reduce.
 #include "launch.h"
 

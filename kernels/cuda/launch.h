@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What kernels.cu defines once for each storage type, and launch.cu calls.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where a problem's rows and values lie in memory.
 #pragma once
 

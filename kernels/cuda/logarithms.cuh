@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The logarithms that a row's loss is made of.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // exp, and sums that keep what they round away. The exponential of float is made of IEEE operations
 // alone, so that a CPU computes the same bits: its bound, 1.5 ulp below the last power of two
 // before overflow, is swept without a GPU (tests/cpp/kernel_cuda_math_test.cpp).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Arrays whose type is known only at run time: losses, their gradients, class probabilities.
 #pragma once
 

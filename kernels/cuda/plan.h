@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which loop a problem takes, and in how many blocks of how many threads. Plain C++; the answer
 // follows from the problem alone, never from the GPU, so that every GPU adds up in the same order.
 #pragma once

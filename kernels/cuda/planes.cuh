@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Planes: logits whose neighbours in memory are rows ((N,C,d1..) and transposed matrices), read in
 // place. A thread has kN neighbouring rows, and walks through the classes; a warp reads a run of
 // each plane.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The one switch between nvcc and the SIMT shim (tests/simt/simt.h), which runs this folder's
 // sources on the CPU. Nothing else here knows which of them compiles it.
 #pragma once

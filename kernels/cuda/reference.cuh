@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a row's exponentials are taken relative to. The mirror of cpu/reference.h, which says why it
 // is an integer power of two.
 #pragma once

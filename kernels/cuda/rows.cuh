@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows whose classes are neighbours: a team of threads a row, each with 128 bits of it at a time.
 // One read of the logits forward; one read and one write backward. A row need not be held anywhere
 // between: its reference is known before its first logit is read (see guess).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Rows so long, and so few, that a block a row would leave most of the GPU idle: each row is cut
 // into slices of classes, one block each, whose sums meet in a second kernel. All blocks of a row
 // guess the same reference, so its slices add up as if one block had done it; in a fixed order.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The state of a row: what a loop makes of the row's classes, and what its loss is finished from.
 #pragma once
 

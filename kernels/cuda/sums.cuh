@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The sums over a row's classes, from one class up. The mirror of cpu/sums.h.
 //
 // One class's exponential stays out of them, so that a confident row cancels nowhere: the target's,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The threads that share a row: a part of a warp, a warp, or a block.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reduced loss: the blocks' partial sums, added up in a fixed order by one block.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The four storage types: what is computed in, and how values are read and written, one by one and
 // 128 bits at a time.
 #pragma once

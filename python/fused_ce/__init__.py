@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """fused_ce: cross entropy with logits for PyTorch, fused, as a drop-in.
 
 ``import fused_ce`` loads ``libfused_ce.so``, which registers ``torch.ops.fused_ce.cross_entropy``,
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PACKAGE = Path(__file__).resolve().parent
 _REBUILD = "rebuild it for this one: pip install --no-build-isolation --force-reinstall --no-deps ."

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The losses of DTensors, whose classes or rows are shared out over a mesh of processes.
 
 The operators see each process's own part. What is shared out by classes takes an exchange

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How many operations ``torch.utils.flop_counter`` counts: those of the matrix products.
 
 All rows are counted, also those that are left out because they are ignored.

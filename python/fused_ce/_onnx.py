@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """ONNX does not have these operators: torch.onnx.export gets torch's compositions in their place.
 
 Its two exporters are met at different places. ``dynamo=True`` takes a graph of torch.export apart,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which of the classes a process has, and whether the processes of a group agree on a call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What :mod:`fused_ce._slices` finds, as a constant of a call that is traced."""
 
 from typing import Any

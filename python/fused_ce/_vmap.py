@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.vmap: the rows of all mapped samples are computed by one call of the operators.
 
 These are the rules of the private operators, which are all that a transformed loss consists of.

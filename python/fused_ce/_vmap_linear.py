@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.vmap of the linear operators, as ``_vmap`` has those of the loss.
 
 Samples of one layer are one batch for it. Layers of each sample's own, and the gradient by a layer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Losses whose classes are shared out to processes: vocabulary-parallel heads.
 
 Each process has the logits, or the rows of a linear layer's weight, of some of the classes, and all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A linear layer and the loss of its outputs, which never exist as a whole."""
 
 from typing import Any

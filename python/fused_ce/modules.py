@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The losses as modules."""
 
 import math

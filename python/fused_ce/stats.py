@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The loss head: the loss, and what else there is in the logits, in the same read of them."""
 
 import numbers

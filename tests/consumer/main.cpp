@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A LibTorch program that knows fused_ce only as an installed package.
 #include <fused_ce.h>
 #include <torch/torch.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Installs fused_ce into a temporary prefix, copies this project out of the tree, builds it against that
 # prefix and runs it. Run by ctest: cmake -DBUILD= -DTORCH_DIR= -DCXX= -P this.
 cmake_minimum_required(VERSION 3.22)

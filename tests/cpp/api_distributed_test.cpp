@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The C++ API of losses whose classes are shared out: two processes' groups, which here are two
 // threads of one process, against one that has all classes.
 #include <fused_ce.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The linear layer's loss of the C++ API against the layer and the loss.
 #include <fused_ce.h>
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The loss head of the C++ API against the same in torch's operations.
 #include <fused_ce.h>
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The C++ API against torch::nn::functional::cross_entropy and torch::nn::CrossEntropyLoss.
 #include <ATen/Parallel.h>
 #include <fused_ce.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Values of one of the four types, and what that type can hold.
 #pragma once
 

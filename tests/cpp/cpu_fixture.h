@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A problem that the CPU kernels solve at one instruction set.
 #pragma once
 

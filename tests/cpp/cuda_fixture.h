@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A problem that the CUDA kernels solve on the CPU, and the schedules that they do it under.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The last digits: rows of which the plain formula, or a factor on the way, would lose some or all.
 // What holds of every device is said once, for a `make(layout, options, classes, scale)` that makes
 // a problem of the device's own size.

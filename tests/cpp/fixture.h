@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Problems of every layout and option with random contents, and the bounds that a device's answer
 // has to keep.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One cross entropy problem's answer by the formula in long double, and how far from it a device's
 // may be, as tests/README.md derives it.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a loss head computes beside the loss, and what else goes into it: the statistics of a row,
 // their gradients, scale and cap, weights of rows, targets of any width. What holds of every device
 // is said once, for a `make(layout, options, classes, scale)` that makes a problem of the device's

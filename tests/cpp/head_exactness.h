@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The last digits of a loss head, for a `make` as in exactness.h: statistics of rows of which
 // torch's composition has no right digit, logits that are scaled and capped.
 #pragma once

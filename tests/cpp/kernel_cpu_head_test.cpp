@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The loss head of the CPU kernels, at each instruction set that this machine has.
 #include "cpu_fixture.h"
 #include "head.h"

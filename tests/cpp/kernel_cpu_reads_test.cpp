@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How often the CPU kernels read the logits, at each instruction set that this machine has.
 #include <cstring>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Slices of the classes by the CPU kernels, at each instruction set.
 #include "cpu_fixture.h"
 #include "slices.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CPU kernels with raw pointers, at each instruction set that this machine has, against
 // float64.
 #include <gtest/gtest.h>

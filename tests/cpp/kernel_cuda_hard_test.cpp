@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CUDA kernels on rows that are hard to get right: logits far apart, infinite or undefined, and
 // targets out of range.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The loss head of the CUDA kernels, executed on the CPU.
 #include "cuda_fixture.h"
 #include "head.h"

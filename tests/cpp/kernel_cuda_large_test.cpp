@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CUDA kernels on more memory and more rows than a block, or 31 bits, can count.
 #include <gtest/gtest.h>
 #include <sys/mman.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The bounds that kernels/cuda/math.cuh states. Its exponential of float is made of IEEE operations
 // alone: what is measured here holds on a GPU. That of double calls the platform's exp2, so that
 // here the reduction is tested and on a GPU NVIDIA's bound for exp2 (1 ulp) comes on top.

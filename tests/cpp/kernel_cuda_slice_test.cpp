@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Slices of the classes by the CUDA kernels, executed on the CPU.
 #include "cuda_fixture.h"
 #include "slices.h"

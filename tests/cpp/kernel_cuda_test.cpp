@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CUDA kernels, their unchanged source, executed on the CPU by the SIMT shim: against float64,
 // under several schedules.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The bounds that kernels/cpu/math.h states: every float for exp, and a dense sample for doubles.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How much of its caller's stack a CPU kernel takes: a program's own threads may have 64 KB of it.
 #include <gtest/gtest.h>
 #include <pthread.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How a problem's logits lie in memory, and shapes that show it.
 #pragma once
 

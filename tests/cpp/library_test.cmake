@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # What the linker made of libfused_ce.so. Run by ctest: cmake -DLIBRARY= -DREADELF= -DNM= -P this.
 cmake_minimum_required(VERSION 3.22)
 

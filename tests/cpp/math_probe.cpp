@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "math_probe.h"
 
 #include "kernels/cpu/exp_table.h"

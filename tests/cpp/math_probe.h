@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The kernels' own exp and log of one instruction set, made callable: compiled once for each, and
 // free of any header that the linker could share between them.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A number, and how far from it a device's may be.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a loss is asked for beside its logits.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How often pages of memory are read, from the first access to the last of a window of pages:
 // reading the memory once, in order, reads each page once; reading it again, again. Every page is
 // locked until it is read, and again once kWindow others have been.

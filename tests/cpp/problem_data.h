@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One cross entropy problem on raw pointers, and what it points into.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Losses whose classes are cut into slices, as processes share them: what the slices leave is put
 // together here, and has to be the whole row's.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A row's logits, and what softmax makes of them, in long double: with x87 that has 11 bits more
 // than the double kernels that it judges. The largest class stays out of the sums: no term is
 // negative, and nothing cancels however far that class leads.

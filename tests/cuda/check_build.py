@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """`make cuda-build`: whether a build with CUDA is complete, as far as can be told without a GPU.
 
 Imports the package, looks for every operator's kernels, and runs a selection of the tests, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """`make gpu`: all that needs a GPU, within ten minutes and without a network.
 
 Builds for this machine's GPU alone, runs the tests on it, times the kernels, and runs them under

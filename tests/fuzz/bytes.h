@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Choices out of a fuzzer's bytes. Where they run out, every choice is the first.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CPU kernels at each instruction set of this machine: near the formula, inside of their
 // buffers, and the same bits whatever the order of the tasks.
 #include "kernels/cpu/cpu.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The CUDA kernels, executed on the CPU: near the formula, inside of their buffers, and the same
 // bits whichever threads and blocks come first.
 #include "kernels/cuda/cuda.h"

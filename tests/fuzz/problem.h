@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A fuzzer's bytes as a cross entropy problem: every layout, option and value that the kernels
 // promise to take, and class indices that they promise to refuse.
 #pragma once

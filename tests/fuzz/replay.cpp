@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A fuzzer without libFuzzer, for any compiler: `replay FILE_OR_FOLDER ...` runs what a fuzzer has
 // found, `replay NUMBER` as many inputs of random bytes.
 #include <cstdlib>

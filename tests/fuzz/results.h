@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a device answers to a fuzzed problem, and whether that is right.
 #pragma once
 

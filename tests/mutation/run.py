@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Plant bugs in the kernels, one at a time, and see that the GoogleTests catch each.
 
     .venv/bin/python tests/mutation/run.py [--device cpu] [NAME ...]

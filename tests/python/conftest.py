@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the tests share: where they run, layouts of logits, and targets for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What tests of losses with shared-out classes have in common: processes, and slices of tensors.
 
 Starting a process costs more than hundreds of losses. So the processes of a group are started once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The loss and its gradient by the formula in float64, and how near to it a result has to be."""
 
 from __future__ import annotations

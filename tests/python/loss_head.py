@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The loss head as a composition of torch's operations, and what its tests share."""
 
 from __future__ import annotations

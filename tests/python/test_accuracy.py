@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Losses and gradients to within 2.5 units in the last place of the correctly rounded ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Many callers at once: Python threads, data loader workers, forked processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Uses that nobody designs for: each gives what torch gives, or raises what torch raises."""
 
 from __future__ import annotations

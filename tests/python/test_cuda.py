@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """On a GPU: the operator's tests once more with all tensors there, and what only a GPU shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The same bits in every run, under torch.use_deterministic_algorithms, for every option."""
 
 from __future__ import annotations

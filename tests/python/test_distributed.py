@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Losses whose classes are shared out to processes, against those of one process and float64."""
 
 from __future__ import annotations

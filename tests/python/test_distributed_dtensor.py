@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Losses of DTensors, in models that are parallel over a mesh, and under torch.compile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What happens where processes do not fit together, come late or end: an error on each, no wait."""
 
 from __future__ import annotations

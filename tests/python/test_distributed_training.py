@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Training with a head whose classes are shared out to processes, beside one process's training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Inputs at the ends of the range, where torch's answer is the contract."""
 
 from __future__ import annotations

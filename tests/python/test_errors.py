@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Bad calls: torch's exception type, and a message that says what came and what is wanted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What runs: the operators under every transform, and nothing saved that nobody will read."""
 
 from __future__ import annotations

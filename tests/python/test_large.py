@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """More than 2^31 logits. Takes 13 GB: `make largetest`."""
 
 from __future__ import annotations

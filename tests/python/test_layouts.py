@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Results of a trace lie in memory as the real ones do: compiled code relies on the strides."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The loss of a linear layer: values, gradients, statistics, and what is left out or taken."""
 
 from __future__ import annotations

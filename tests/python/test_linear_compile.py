@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The linear layer's loss under torch.compile, export, AOTInductor, tracing, and opcheck."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch's own tests of linear_cross_entropy with ours in its place, and its wrong answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Bad calls of the linear layer's loss: torch's kind of exception, and the argument's name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The logits of a linear layer never exist: peaks of memory, in processes of their own."""
 
 from __future__ import annotations

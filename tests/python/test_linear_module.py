@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The module of the linear layer's loss beside torch's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The linear layer's loss in models that several processes train together."""
 
 from __future__ import annotations

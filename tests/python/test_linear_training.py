@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The linear layer's loss as models are trained with it: graphs, precision, heads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The linear layer's loss under torch.func and vmap."""
 
 from __future__ import annotations

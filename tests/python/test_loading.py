@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A library that is loaded more than once, as an installed package beside a build tree makes it."""
 
 from __future__ import annotations

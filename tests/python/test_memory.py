@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The memory of large gradients, which is kept for the next one."""
 
 from __future__ import annotations

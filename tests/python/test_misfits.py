@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Calls whose arguments do not fit: refused, or answered with the right shape; never trusted.
 
 The private operators too: in a graph that was changed by hand, or with memory that was freed,

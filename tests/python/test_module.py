@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """fused_ce.CrossEntropyLoss in the place of torch.nn.CrossEntropyLoss."""
 
 from __future__ import annotations

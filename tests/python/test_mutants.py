@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The mutation campaign (tests/mutation/run.py) takes too long for every run. Here: its bugs can be
 planted at all: the text that each replaces stands in the kernels exactly once.
 """

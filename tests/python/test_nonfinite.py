@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Infinities and NaN among logits, targets and weights, each combination in a row of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Known numbers: what a newcomer would check by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.onnx.export, by both of its exporters, run by onnxruntime."""
 
 from __future__ import annotations

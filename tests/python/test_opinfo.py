@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """PyTorch's own samples and error inputs for cross_entropy, with our operator in its place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Loss and gradient of every option, layout and dtype against the formula in float64."""
 
 from __future__ import annotations

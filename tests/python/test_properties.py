@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Shapes, strides, offsets and options that nobody thought of, by hypothesis."""
 
 from __future__ import annotations

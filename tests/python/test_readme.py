@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Python blocks of the README and of the documents run as printed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a call costs: memory, threads; and that neither threads nor instruction set matter."""
 
 from __future__ import annotations

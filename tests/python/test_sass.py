@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What nvcc made of the CUDA kernels, without a GPU: see tests/cuda/sass.
 
 A selection of types and architectures, which takes minutes to compile the first time; build/sass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The tests once more on the CUDA launchers, which a machine without a GPU runs as fibers.
 
 The shim (tests/simt) compiles the CUDA kernels' unchanged source for the CPU; the test-only library

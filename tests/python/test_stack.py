@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Threads with a small stack: torch's own cross entropy runs in 64 KB."""
 
 from __future__ import annotations

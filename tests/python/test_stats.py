@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the loss head gives and takes: results, shapes, dtypes, targets, and the module."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Derivatives of the loss head, of every order and in every combination."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The gradient in the logits' memory: right, or refused."""
 
 from __future__ import annotations

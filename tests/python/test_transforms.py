@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.func, torch.compile, export, tracing, autocast, and opcheck."""
 
 from __future__ import annotations

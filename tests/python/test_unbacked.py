@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Sizes that are known only when the compiled program runs: masks, nonzero, `.item()`."""
 
 from __future__ import annotations

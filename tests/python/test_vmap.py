@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.vmap: each sample has a loss of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What warps and blocks do together gives the same, right answer under every schedule.
 #include "simt_test.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // __nv_bfloat16 and __half as storage, and the conversions of cuda_bf16.h and cuda_fp16.h: to
 // nearest, ties to even, every NaN to 0x7FFF.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Launches: which threads run, in which order, and what is refused.
 #include <stdlib.h>
 #include <set>

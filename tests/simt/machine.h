@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The machine that kernels run on: what a test asks of it, and what the intrinsics of simt.h are
 // built from.
 #pragma once

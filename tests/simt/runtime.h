@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The few names of cuda_runtime.h that launching code needs.
 #pragma once
 

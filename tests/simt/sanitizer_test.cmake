@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Do the sanitizers see what kernels do wrong? Builds sanitizer_toys.cpp with one and runs it:
 #   cmake -DCXX=g++ -DSANITIZER=thread|address -DSOURCE=<this folder> -DBUILD=<folder> -P sanitizer_test.cmake
 file(MAKE_DIRECTORY ${BUILD})

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Kernels that are wrong on purpose, one for each thing that a sanitizer has to see, and right ones
 // that it must not complain about. sanitizer_test.cmake builds this, and runs it with their names.
 #include <stdio.h>

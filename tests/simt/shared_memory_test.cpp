@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Shared memory: the same to all threads of a block, and poisoned before each.
 #include <thread>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // CUDA C++ without CUDA: runs the kernels' unchanged source on the CPU, one fiber for each thread,
 // one block at a time, so that a machine without a GPU can tell whether they are right.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the shim's own tests share: every test begins with the same machine, and runs under several
 // schedules and fillings of uninitialised memory.
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # The machine that runs kernels: what is compiled along with them.
 set(SIMT_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/machine/barrier.cpp

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // CUDA's vector types: the same names, members and alignment, which UBSan and the compiler's own
 // aligned loads hold every access to. Kernels read any array through them, which nvcc lets them do:
 // so may_alias.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Vector types, half types and device functions.
 #include <math.h>
 #include <limits>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Wrong kernels are found out.
 #include <functional>
 #include <string>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is in a wheel, and what its libraries want of the machine that loads them.
 
     .venv/bin/python tests/wheel/check.py dist/fused_ce-*.whl

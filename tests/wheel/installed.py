@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Whether an installed fused_ce computes, where there is torch and nothing else that it could use.
 
     build/sdist-venv/bin/python -I tests/wheel/installed.py

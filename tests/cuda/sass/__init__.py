@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What nvcc made of the CUDA kernels: registers, spills, and the machine code of their hot loops.
 
 No GPU is needed: nvcc compiles kernels/cuda for each architecture, ptxas tells what it used, and

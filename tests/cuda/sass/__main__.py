@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """PYTHONPATH=tests/cuda python -m sass: survey the kernels, and print the report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The facts of each kernel on each architecture."""
 
 from __future__ import annotations

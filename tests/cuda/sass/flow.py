@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The basic blocks of a kernel, and where control goes from each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where a kernel spends its time: the shortest way round a loop of exponentials."""
 
 from __future__ import annotations

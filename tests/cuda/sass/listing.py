@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What nvdisasm prints, as instructions."""
 
 from __future__ import annotations

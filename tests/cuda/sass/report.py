@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The facts as tables: plain text, and markdown."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What bounds a loop: its instructions, or its memory. An estimate, from data sheets."""
 
 from __future__ import annotations

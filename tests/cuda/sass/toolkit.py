@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """nvcc and nvdisasm: the kernels' source in, ptxas's log and the machine code out."""
 
 from __future__ import annotations

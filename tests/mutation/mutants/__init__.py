@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The bugs that run.py plants."""
 
 from mutants.cpu import CPU

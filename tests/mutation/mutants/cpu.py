@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The bugs of the CPU kernels."""
 
 from __future__ import annotations

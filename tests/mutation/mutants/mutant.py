@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A bug: in `file`, under kernels/, the text `before` becomes `after`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A block: its threads run until all have exited.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What ends a launch: the first failure of its threads.
 #pragma once
 

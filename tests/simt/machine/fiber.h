@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Fibers: stacks to switch between, and the calls that keep the sanitizers informed of it.
 #pragma once
 

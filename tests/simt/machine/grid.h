@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A grid: its blocks run one after another.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Launches: what CUDA would refuse, what tests ask for, and what they are told.
 #include <stdarg.h>
 #include <stdio.h>

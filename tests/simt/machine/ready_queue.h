@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The threads of a block that can run, in the order in which they became ready.
 #pragma once
 

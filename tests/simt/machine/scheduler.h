@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The threads of the block that runs, and which of them runs next. What is declared here belongs to
 // the one launch that runs (launch.cpp lets no second one begin).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Static shared memory: where it is, so that it can be poisoned.
 #pragma once
 

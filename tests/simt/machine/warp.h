@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Warp intrinsics: lanes that meet, and exchange what they post.
 #pragma once
 

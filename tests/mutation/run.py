@@ -3,7 +3,8 @@
 
     .venv/bin/python tests/mutation/run.py [--device cpu] [NAME ...]
 
-Works on a copy of the sources; takes about a minute a bug. Exits with 1 if one survives.
+Works on a copy of the sources; takes about a minute a bug. What became of each is put into
+results.md at once, with the commit; rows of other bugs stay. Exits with 1 if one survives.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import table
 import torch.utils
 from mutants import CPU, CUDA
 
@@ -30,7 +32,8 @@ def run(command: list[str], **kwargs: object) -> subprocess.CompletedProcess[str
 def verdict(build: Path, target: str) -> str:
     built = run(["cmake", "--build", str(build), "--target", target])
     if built.returncode:
-        return "does not compile:\n" + built.stdout[-2000:]
+        print(built.stdout[-2000:], file=sys.stderr)
+        return "does not compile"
     try:
         tests = run([str(next(build.rglob(target))), "--gtest_fail_fast"], timeout=600)
     except subprocess.TimeoutExpired:
@@ -56,6 +59,8 @@ def main() -> int:
         if device in arguments.device
         and (not arguments.names or any(name in mutant.name for name in arguments.names))
     ]
+    commit = run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]).stdout
+    results = table.read()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         source, build = Path(folder, "source"), Path(folder, "build")
@@ -80,7 +85,9 @@ def main() -> int:
                 result = verdict(build, target)
                 file.write_text(text)
             failures += not result.startswith("caught")
-            print(f"| {mutant.name} | {mutant.file} | {result} |", flush=True)
+            print(f"{mutant.file}: {mutant.name}: {result}", flush=True)
+            results[table.key(mutant)] = table.Result(result, commit.strip())
+            table.write(results)
     return min(failures, 1)
 
 

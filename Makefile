@@ -42,13 +42,23 @@ TORCH_FREE = -DFUSED_CE_KERNELS_ONLY=ON -DFUSED_CE_BUILD_TESTS=ON $(CMAKE_ARGS)
 
 # ---- What to call ----------------------------------------------------------------------------------
 
+# A target's `##` describes it in this list; `###` puts it below, among those that few need.
 .PHONY: help
 help: ## This list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@sed -n '4,8s/^# / /p' Makefile
+	@for mark in '##' '###'; do \
+	    sed -nE "s/^([a-z-]+):[^#]*$$mark ([^#]*)/  make \1\t\2/p" Makefile | expand -t 24; \
+	    test $$mark = '###' || printf '\nFor maintainers:\n'; \
+	done
+	@printf '\nVariables:\n' && sed -n 's/^#   /  /p' Makefile
+
+.PHONY: build
+build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editable
+
+.PHONY: test
+test: cpptest pytest ## All tests: GoogleTest and pytest
 
 .PHONY: train
-train: build $(STAMPS)/train ## The examples: digits, a language model and what is asked of it, C++, the tutorial
+train: build $(STAMPS)/train ## The examples, end to end: digits, a language model, C++, a tutorial
 	$(PY) examples/digits.py
 	$(PY) examples/language_model.py --linear
 	$(PY) examples/evaluation.py
@@ -56,29 +66,6 @@ train: build $(STAMPS)/train ## The examples: digits, a language model and what 
 	$(PY) examples/vocabulary_parallel.py
 	@$(build_cpp_example)
 	$(PY) examples/softmax_and_cross_entropy.py
-
-.PHONY: test
-test: cpptest pytest ## All tests
-
-.PHONY: bench
-bench: build $(STAMPS)/train ## Speed and memory beside torch, the chart, the loss head, a linear layer, shared-out classes (BENCH=--quick: seven minutes; --small)
-	$(PY) benchmarks/bench.py $(BENCH)
-	$(PY) benchmarks/chart.py
-	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
-	$(PY) benchmarks/linear.py $(filter --quick,$(BENCH))
-	$(PY) benchmarks/distributed.py $(filter --quick,$(BENCH))
-
-.PHONY: accuracy
-accuracy: build $(STAMPS)/train ## Errors in ulp beside torch, and their chart
-	$(PY) benchmarks/accuracy.py
-
-# Not in `make test`: minutes, and 13 GB of memory.
-.PHONY: largetest
-largetest: build $(STAMPS)/test ## Tests of more than 2^31 logits
-	$(PY) -m pytest -m large
-
-.PHONY: build
-build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editable
 
 .PHONY: lint
 lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
@@ -88,24 +75,48 @@ lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
 	    tests/wheel
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
+.PHONY: bench
+bench: build $(STAMPS)/train ## Speed and memory beside torch, with charts (BENCH=--quick: seven minutes)
+	$(PY) benchmarks/bench.py $(BENCH)
+	$(PY) benchmarks/chart.py
+	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
+	$(PY) benchmarks/linear.py $(filter --quick,$(BENCH))
+	$(PY) benchmarks/distributed.py $(filter --quick,$(BENCH))
+
+.PHONY: clean
+clean: ## Remove what was built; .venv stays
+	rm -rf build dist python/fused_ce/_C*.so python/fused_ce/lib python/fused_ce/include
+	rm -rf python/*.egg-info $(STAMPS)/fused_ce
+
+# ---- What few need ----------------------------------------------------------------------------------
+
+.PHONY: accuracy
+accuracy: build $(STAMPS)/train ### Errors in ulp beside torch, and their chart
+	$(PY) benchmarks/accuracy.py
+
+# Not in `make test`: minutes, and 13 GB of memory.
+.PHONY: largetest
+largetest: build $(STAMPS)/test ### Tests of more than 2^31 logits
+	$(PY) -m pytest -m large
+
 .PHONY: tidy
-tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ## clang-tidy (optional, slow)
+tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ### clang-tidy (optional, slow)
 	$(VENV)/bin/clang-tidy -p $(BUILD) --quiet $(wildcard csrc/*.cpp)
 
 .PHONY: wheel
-wheel: $(STAMPS)/torch ## A wheel in dist/
+wheel: $(STAMPS)/torch ### A wheel in dist/
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
 
 .PHONY: wheel-check
-wheel-check: wheel ## What is in that wheel, and what its libraries need
+wheel-check: wheel ### What is in that wheel, and what its libraries need
 	for wheel in dist/*.whl; do $(PY) tests/wheel/check.py $$wheel || exit 1; done
 
 # As a user's machine has it: unpacked outside of this tree, and beside torch the tools of the build alone.
 SDIST_VENV := build/sdist-venv
 SDIST_PIP := PATH="$(abspath $(SDIST_VENV))/bin:$$PATH" $(SDIST_VENV)/bin/python -m pip --quiet
 .PHONY: sdist-check
-sdist-check: $(STAMPS)/sdist ## The source distribution: complete, and installed where there is nothing else
+sdist-check: $(STAMPS)/sdist ### The source distribution: complete, and installed where there is nothing else
 	$(VENV)/bin/check-manifest --no-build-isolation
 	rm -rf dist/*.tar.gz $(SDIST_VENV)
 	$(PY) -m build --quiet --sdist --no-isolation
@@ -118,7 +129,7 @@ sdist-check: $(STAMPS)/sdist ## The source distribution: complete, and installed
 # architectures (TORCH_CUDA_ARCH_LIST=9.0 for one). No GPU is needed, nvcc is: PATH or CUDA_HOME.
 CUDA_VENV := build/cuda-venv
 .PHONY: cuda-build
-cuda-build: ## Build with nvcc, against torch with CUDA; check, and run the CPU tests there
+cuda-build: ### Build with nvcc, against torch with CUDA; check, and run the CPU tests there
 	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
 	$(CUDA_VENV)/bin/python -m pip --quiet install $(CUDA_TORCH) cmake ninja 'setuptools>=77' \
 	    expecttest hypothesis numpy pytest
@@ -129,21 +140,21 @@ cuda-build: ## Build with nvcc, against torch with CUDA; check, and run the CPU 
 # nvcc's toolkit may have no disassembler: PyPI has. SASS=--quick takes minutes, everything half an hour.
 NVDISASM_VENV := build/nvdisasm-venv
 .PHONY: cuda-report
-cuda-report: ## What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
+cuda-report: ### What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
 	@command -v nvdisasm > /dev/null || test -x $(NVDISASM_VENV)/bin/pip || $(PYTHON) -m venv $(NVDISASM_VENV)
 	@command -v nvdisasm > /dev/null || \
 	    $(NVDISASM_VENV)/bin/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
 	PYTHONPATH=tests/cuda $(PYTHON) -m sass --jobs $(MAX_JOBS) $(SASS)
 
 .PHONY: gpu
-gpu: ## On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer
+gpu: ### On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer
 	$(PYTHON) tests/cuda/gpu.py
 
 # The torch-free tests. ThreadSanitizer: those that have threads, of the CPU or of CUDA (a randomized
 # address space may lie where it wants its own memory). SANITIZE_TESTS: another regular expression.
 NO_ASLR = $(shell setarch -R true 2> /dev/null && echo setarch -R)
 .PHONY: sanitize sanitize-address sanitize-thread
-sanitize: sanitize-address sanitize-thread ## Kernel tests under AddressSanitizer, UBSan and ThreadSanitizer
+sanitize: sanitize-address sanitize-thread ### Kernel tests under AddressSanitizer, UBSan and ThreadSanitizer
 sanitize-address: SANITIZE_TESTS ?= Kernel|[Ss]imt|fuzz
 sanitize-thread: SANITIZE_TESTS ?= Threads|CudaKernel.*/fifo_(float|half)|[Ss]imt|fuzz.cuda
 sanitize-address sanitize-thread: sanitize-%: gtest
@@ -157,7 +168,7 @@ sanitize-address sanitize-thread: sanitize-%: gtest
 # found something, CMAKE_ARGS=-DCMAKE_BUILD_TYPE=RelWithDebInfo tells the lines. A selection, for time.
 VALGRIND_TESTS ?= Kernel.References*:Kernel.FindsAFar*:Kernel.Gradient*:Kernel.RowsWithout*:-*double*:*avx512*
 .PHONY: valgrind
-valgrind: gtest ## Kernel tests under valgrind
+valgrind: gtest ### Kernel tests under valgrind
 	@command -v valgrind > /dev/null || { $(call say,no valgrind: sudo apt-get install valgrind); }
 	cmake -S . -B build/valgrind $(TORCH_FREE)
 	cmake --build build/valgrind --parallel $(MAX_JOBS) --target kernel_tests
@@ -170,7 +181,7 @@ valgrind: gtest ## Kernel tests under valgrind
 # with it, whose exceptions it watches. The interpreter and torch leak what they keep to the end.
 SANITIZE_PYTESTS ?= edges errors misfits
 .PHONY: sanitize-python
-sanitize-python: build $(STAMPS)/test ## The operator's tests, the library under AddressSanitizer and UBSan
+sanitize-python: build $(STAMPS)/test ### The operator's tests, the library under AddressSanitizer and UBSan
 	CMAKE_ARGS='$(CMAKE_ARGS) -DFUSED_CE_SANITIZE=address' FUSED_CE_BUILD_DIR=build/cmake-address \
 	    $(PY) setup.py --quiet build --build-lib build/address-package
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
@@ -183,7 +194,7 @@ sanitize-python: build $(STAMPS)/test ## The operator's tests, the library under
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
-fuzz: gtest ## Fuzz the CPU and the CUDA kernels, FUZZ_SECONDS=60 each (clang)
+fuzz: gtest ### Fuzz the CPU and the CUDA kernels, FUZZ_SECONDS=60 each (clang)
 	cmake -S . -B build/fuzz $(TORCH_FREE) -DFUSED_CE_SANITIZE=address -DFUSED_CE_BUILD_FUZZERS=ON \
 	    -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
 	cmake --build build/fuzz --parallel $(MAX_JOBS) --target fuzz_cpu fuzz_cuda
@@ -193,22 +204,17 @@ fuzz: gtest ## Fuzz the CPU and the CUDA kernels, FUZZ_SECONDS=60 each (clang)
 	        -len_control=0 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done
 
-.PHONY: clean
-clean: ## Remove what was built; .venv stays
-	rm -rf build dist python/fused_ce/_C*.so python/fused_ce/lib python/fused_ce/include
-	rm -rf python/*.egg-info $(STAMPS)/fused_ce
-
 # ---- The parts of `make test` ----------------------------------------------------------------------
 
 .PHONY: cpptest
-cpptest: build gtest ## GoogleTest, through ctest
+cpptest: build gtest ### GoogleTest, through ctest
 	cmake -S . -B $(BUILD) -DFUSED_CE_BUILD_TESTS=ON > $(BUILD)/configure.log || \
 	    { cat $(BUILD)/configure.log; exit 1; }
 	cmake --build $(BUILD) --parallel $(MAX_JOBS)
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --parallel $(MAX_JOBS)
 
 .PHONY: pytest
-pytest: build $(STAMPS)/test ## pytest
+pytest: build $(STAMPS)/test ### pytest
 	$(PY) -m pytest
 
 # GoogleTest comes from the system, where the compiler finds it (GTest_ROOT names another place).

@@ -81,6 +81,7 @@ bench: build $(STAMPS)/train ## Speed and memory beside torch, with charts (BENC
 	$(PY) benchmarks/chart.py
 	$(PY) benchmarks/loss_head.py $(filter --quick,$(BENCH))
 	$(PY) benchmarks/linear.py $(filter --quick,$(BENCH))
+	$(if $(BENCH),,$(PY) benchmarks/readme_chart.py)
 	$(PY) benchmarks/distributed.py $(filter --quick,$(BENCH))
 
 .PHONY: clean

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 
 OURS = "#d55e00"
 COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]  # torch's first
+GREY = "#555555"
+
+# Of pictures 720 pixels wide, which a phone shows at half their size.
+FOR_PHONES: dict[Any, Any] = {"font.size": 16, "axes.titlesize": 16}
 
 mpl.use("Agg")  # no display is needed
 mpl.rcParams.update(

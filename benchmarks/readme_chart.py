@@ -54,6 +54,7 @@ def size(measured: Record, file: str) -> str:
 
 
 def main() -> None:
+    plt.rcParams.update(FOR_PHONES)
     results = {f: json.loads((RESULTS / f"{f}.json").read_text()) for f in ("cpu", "linear")}
     figure, axes = plt.subplots(figsize=(7.2, 7.8))
     for y, (what, file, *case) in enumerate(CASES):
@@ -90,5 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with plt.rc_context(FOR_PHONES):
-        main()
+    main()

@@ -4,25 +4,30 @@
 Environment: MAX_JOBS bounds the compilers at once; CMAKE_ARGS goes to CMake, after our own
 arguments; FUSED_CE_BUILD_DIR moves the build tree, which is kept between builds. CUDA_HOME names
 the toolkit, TORCH_CUDA_ARCH_LIST the GPUs; FORCE_CUDA=0 builds without CUDA, and FORCE_CUDA=1 fails
-where there is none.
+where there is none. FUSED_CE_RELEASE_WHEEL=1 names torch and CUDA in the wheel's version.
 """
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.append(str(ROOT))
+
+from build_tools.lacks import find_tool, lacks, reason, setuptools_lack  # noqa: E402
+from build_tools.metadata import metadata  # noqa: E402
 
 
-def find_tool(name: str) -> str | None:
-    """A tool of the system, or one beside this interpreter (a venv need not be active)."""
-    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+def fail(line: str) -> NoReturn:
+    """The last line of the build's output: what is missing, and what to type."""
+    raise SystemExit(f"fused_ce {line}")
 
 
 def cuda_compiler() -> list[str]:
@@ -38,17 +43,11 @@ def cuda_compiler() -> list[str]:
 
 class CMakeBuild(build_ext):
     def run(self) -> None:
-        try:
-            import torch.utils
-        except ImportError as error:
-            raise SystemExit(
-                "fused_ce is compiled against the torch that will load it: install torch first, "
-                "then run pip with --no-build-isolation"
-            ) from error
-        cmake = find_tool("cmake")
-        if cmake is None:
-            raise SystemExit("fused_ce needs CMake: apt-get install cmake, or pip install cmake")
+        if line := next(lacks(), None):
+            fail(line)
+        import torch.utils
 
+        cmake = str(find_tool("cmake"))
         default_build = f"build/cmake-{sys.implementation.cache_tag}"
         build = ROOT / os.environ.get("FUSED_CE_BUILD_DIR", default_build)
         configure = [cmake, "-S", str(ROOT), "-B", str(build)]
@@ -68,12 +67,14 @@ class CMakeBuild(build_ext):
         ]
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
 
-        subprocess.run(configure, check=True)
+        result = subprocess.run(configure, stderr=subprocess.PIPE, text=True)
+        sys.stderr.write(result.stderr)
+        if result.returncode:
+            fail(reason(result.stderr))
         # Only what goes into the wheel, also in a tree that has the tests configured.
-        subprocess.run(
-            [cmake, "--build", str(build), "--parallel", jobs, "--target", "fused_ce", "_C"],
-            check=True,
-        )
+        targets = ["--target", "fused_ce", "_C"]
+        if subprocess.run([cmake, "--build", str(build), "--parallel", jobs, *targets]).returncode:
+            fail("did not compile: the compiler says why above; of too little memory: MAX_JOBS=1")
         for component in ("cpp", "python"):
             install = [cmake, "--install", str(build), "--component", component, "--strip"]
             subprocess.run([*install, "--prefix", str(self.package_dir())], check=True)
@@ -83,5 +84,11 @@ class CMakeBuild(build_ext):
         return (ROOT / "python" if self.inplace else Path(self.build_lib).resolve()) / "fused_ce"
 
 
-# The extension has no sources: it tells setuptools that the wheel is not pure Python.
-setup(ext_modules=[Extension("fused_ce._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+if line := setuptools_lack(setuptools.__version__):
+    fail(line)
+setup(
+    # It has no sources: it tells setuptools that the wheel is not pure Python.
+    ext_modules=[Extension("fused_ce._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    **metadata(),
+)

@@ -97,8 +97,8 @@ def speed(axes: Any, at: list[float], records: list[Record], phase: str, names: 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     low, high = axes.get_xlim()
     axes.set_xlim(0.7 * min(low, 1), 1.4 * high)  # room for the numbers
-    axes.set_title(f"{phase}, time")
-    axes.set_xlabel("median time over that of fused_ce (log scale)")
+    axes.set_title(f"{phase}\ntime")
+    axes.set_xlabel("median over ours (log scale)")
 
 
 def memory(axes: Any, at: list[float], records: list[Record], phase: str, names: list[str]) -> None:
@@ -110,15 +110,15 @@ def memory(axes: Any, at: list[float], records: list[Record], phase: str, names:
         sizes = [size for _, size in places]
         colour = OURS if name == "fused_ce" else COLOURS[i % len(COLOURS)]
         drawn = bars(axes, [y for y, _ in places], sizes, i, len(names) + 1, color=colour)
-        axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2, fontsize=7)
+        axes.bar_label(drawn, [f"{s:.1f}" for s in sizes], padding=2, fontsize=8)
         most = max([most, *sizes])
     axes.set_xlim(0, 1.2 * most)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for y, r in zip(at, records, strict=True):
         if not r[key]:
-            axes.text(0.05, y, "under 32 MB", va="center", color="#aaaaaa", fontsize=7)
-    axes.set_title(f"{phase}, memory")
-    axes.set_xlabel("peak growth / size of the logits")
+            axes.text(0.05, y, "under 32 MB", va="center", color="#888888", fontsize=8)
+    axes.set_title(f"{phase}\nmemory")
+    axes.set_xlabel("peak / size of logits")
 
 
 def block(
@@ -169,8 +169,8 @@ def comparison(result: dict[str, Any], names: list[str]) -> Any:
     blocks = [some for some in blocks if some]
     places = [lines(some, threads) for some in blocks]
     tall = 0.15 * (len(names) + 1)  # inches for a line
-    heights = [1.2 + tall * (at[-1] + 1) for at, _ in places]
-    figure = plt.figure(figsize=(15, 0.6 + sum(heights)), layout="constrained")
+    heights = [1.35 + tall * (at[-1] + 1) for at, _ in places]
+    figure = plt.figure(figsize=(10.5, 0.6 + sum(heights)), layout="constrained")
     parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, some, (at, headings) in zip(parts, blocks, places, strict=True):
         block(part, some, at, headings, names)

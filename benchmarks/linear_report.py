@@ -156,7 +156,7 @@ def ratios(axes: Any, places: dict[Case, float], records: list[Record], names: l
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     threads = records[0]["threads"]
     axes.set_title(f"time, {threads} thread{'s' if threads > 1 else ''}")
-    axes.set_xlabel("median over the three products (log scale)")
+    axes.set_xlabel("median over the three\nproducts (log scale)")
     mark_missing(axes, places, records)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), 1.5 * high)  # room for the numbers
@@ -172,7 +172,7 @@ def sizes(axes: Any, places: dict[Case, float], memory: list[Record], names: lis
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("peak memory")
-    axes.set_xlabel("MB beyond weights, inputs and gradients (log scale)")
+    axes.set_xlabel("MB beyond weights, inputs and\ngradients (log scale)")
     mark_missing(axes, places, memory)
     axes.set_xlim(1, 1.5 * axes.get_xlim()[1])
 
@@ -180,13 +180,13 @@ def sizes(axes: Any, places: dict[Case, float], memory: list[Record], names: lis
 def mark_missing(axes: Any, places: dict[Case, float], records: list[Record]) -> None:
     for case in places.keys() - set(map(case_of, records)):
         axes.text(
-            0.02,
+            0.05,
             places[case],
             "not measured",
             transform=axes.get_yaxis_transform(),
             va="center",
-            color="#999999",
-            fontsize=7,
+            color="#888888",
+            fontsize=8,
         )
 
 
@@ -199,7 +199,7 @@ def draw(result: Record, out: Path) -> None:
     panels = len(threads) + bool(memory)
     inches = 0.15 * len(names) * len(cases)
     figure, axes = plt.subplots(
-        1, panels, figsize=(4.8 * panels, 1.9 + inches), sharey=True, squeeze=False
+        1, panels, figsize=(3.4 * panels, 1.9 + inches), sharey=True, squeeze=False
     )
     for count, each in zip(threads, axes[0], strict=False):
         ratios(each, places, [r for r in records if r["threads"] == count], names)

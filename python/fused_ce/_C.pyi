@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from torch import Tensor
 
+from fused_ce._build_info import BuildInfo
+
 _Optional = Tensor | None
 _Stats = tuple[Tensor, _Optional, _Optional, _Optional, _Optional, _Optional]
 
-def build_info() -> dict[str, object]: ...
+def build_info() -> BuildInfo: ...
 def cross_entropy(
     input: object,
     target: object,

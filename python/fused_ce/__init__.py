@@ -55,6 +55,8 @@ _check_torch()
 import fused_ce._flops  # noqa: E402  (registers its formulas)
 import fused_ce._vmap_linear  # noqa: E402, F401  (registers its rules, and _vmap's)
 from fused_ce import distributed  # noqa: E402
+from fused_ce._build_info import BuildInfo  # noqa: E402
+from fused_ce.causal_lm import causal_lm_loss, linear_causal_lm_loss  # noqa: E402
 from fused_ce.functional import cross_entropy  # noqa: E402
 from fused_ce.linear import linear_cross_entropy, linear_cross_entropy_stats  # noqa: E402
 from fused_ce.modules import (  # noqa: E402
@@ -62,6 +64,7 @@ from fused_ce.modules import (  # noqa: E402
     CrossEntropyStatsLoss,
     LinearCrossEntropyLoss,
 )
+from fused_ce.patch import patch_torch, replace_modules  # noqa: E402
 from fused_ce.stats import (  # noqa: E402
     CrossEntropyStats,
     Prediction,
@@ -73,26 +76,8 @@ cmake_prefix_path: str = str(_PACKAGE)
 """For C++: ``cmake -DCMAKE_PREFIX_PATH="<this>;<torch.utils.cmake_prefix_path>"``."""
 
 
-def build_info() -> dict[str, object]:
-    """What the library was built from, and what it runs on.
-
-    Returns:
-        A new dictionary with the keys
-
-        - ``version``: of fused_ce; ``torch``: the torch it was compiled against; ``compiler``;
-        - ``cpu_capability``: the instruction set in use, ``"default"``, ``"avx2"``, ``"avx512"`` or
-          ``"avx512_bf16"`` (the environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read
-          once);
-        - ``cpu_capabilities``: the list of those that this build has and this machine runs;
-        - ``bfloat16_products``: what :func:`linear_cross_entropy` multiplies bfloat16 in on the
-          CPU: ``"bfloat16"`` where the processor has instructions for it, ``"float32"`` elsewhere,
-          a block of the layer's weight at a time;
-        - ``openmp``: whether calls use torch's threads;
-        - ``cuda``: whether CUDA kernels were built; ``cuda_version``: of the toolkit that compiled
-          them, or ``""``; ``cuda_architectures``: a list of what they were compiled for, as in
-          ``torch.cuda.get_arch_list()``: ``sm_90`` is machine code, ``compute_120`` is PTX, which
-          newer GPUs translate.
-    """
+def build_info() -> BuildInfo:
+    """What the library was built from, and what it runs on: a new dictionary."""
     return _C.build_info()
 
 
@@ -114,6 +99,7 @@ def kept_bytes() -> int:
 
 
 __all__ = [
+    "BuildInfo",
     "CrossEntropyLoss",
     "CrossEntropyStats",
     "CrossEntropyStatsLoss",
@@ -121,13 +107,17 @@ __all__ = [
     "Prediction",
     "__version__",
     "build_info",
+    "causal_lm_loss",
     "cmake_prefix_path",
     "cross_entropy",
     "cross_entropy_stats",
     "distributed",
     "empty_cache",
     "kept_bytes",
+    "linear_causal_lm_loss",
     "linear_cross_entropy",
     "linear_cross_entropy_stats",
+    "patch_torch",
     "predict",
+    "replace_modules",
 ]

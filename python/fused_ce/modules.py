@@ -202,6 +202,7 @@ class LinearCrossEntropyLoss(torch.nn.Module):
     """
 
     weight: Tensor | None
+    chunk_rows: int | None = None  # of torch's that became ours (replace_modules)
 
     def __init__(
         self,

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``python -m fused_ce``: what is installed, whether it computes, and what it gains here."""
+
+import statistics
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch.utils.benchmark import Timer
+
+import fused_ce
+
+# Roundings of a float32 loss of some hundred classes, in float32's own steps: far more than there
+# are, far less than any mistake makes. Half types: half a step of theirs.
+_TOLERANCE = {
+    torch.float64: 1e-14,
+    torch.float32: 1e-6,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-11,
+}
+
+
+def devices() -> list[str]:
+    """Those that the library has kernels for, and this machine has."""
+    has_cuda = fused_ce.build_info()["cuda"] and torch.cuda.is_available()
+    return ["cpu", "cuda"] if has_cuda else ["cpu"]
+
+
+def wrong(device: str, dtype: torch.dtype) -> float:
+    """How far loss and gradient are from torch's in float64, relative to what they may be."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(64, 500, generator=generator)).to(device, dtype).requires_grad_()
+    target = torch.randint(500, (64,), generator=generator).to(device)
+    exact = logits.detach().double().requires_grad_()
+    loss = fused_ce.cross_entropy(logits, target, label_smoothing=0.1)
+    reference = F.cross_entropy(exact, target, label_smoothing=0.1)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    (reference_gradient,) = torch.autograd.grad(reference, exact)
+    errors = (
+        (loss.detach().double() - reference.detach()).abs() / reference.detach(),
+        (gradient.double() - reference_gradient).abs().max() / reference_gradient.abs().max(),
+    )
+    return max(map(float, errors)) / _TOLERANCE[dtype]
+
+
+def times(device: str, rows: int, classes: int, threads: int) -> tuple[float, float]:
+    """Milliseconds of torch's loss and of ours, forward and backward, taken in turns."""
+    logits = torch.randn(rows, classes, device=device, requires_grad=True)
+    target = torch.randint(classes, (rows,), device=device)
+    timers = [
+        Timer(
+            "torch.autograd.grad(cross_entropy(logits, target), logits)",
+            globals={"cross_entropy": loss, "logits": logits, "target": target, "torch": torch},
+            num_threads=threads,
+        )
+        for loss in (F.cross_entropy, fused_ce.cross_entropy)
+    ]
+    rounds = [[timer.blocked_autorange(min_run_time=0.1).median for timer in timers] for _ in "123"]
+    torchs, ours = (1e3 * statistics.median(column) for column in zip(*rounds, strict=True))
+    return torchs, ours
+
+
+def main() -> int:
+    for key, value in fused_ce.build_info().items():
+        print(f"{key:18} {' '.join(value) if isinstance(value, list) else value}")
+    print(f"{'threads':18} {torch.get_num_threads()}")
+    failed = False
+    for device in devices():
+        for dtype in _TOLERANCE:
+            error = wrong(device, dtype)
+            failed |= not error <= 1
+            name = f"{device} {str(dtype).removeprefix('torch.')}"
+            print(f"{name:18} {'ok' if error <= 1 else f'WRONG: {error:.3g} times the tolerance'}")
+        for rows, classes, threads in ((64, 10, 1), (512, 32000, torch.get_num_threads())):
+            torchs, ours = times(device, rows, classes, threads)
+            name = f"{device} {rows} x {classes}"
+            print(f"{name:18} torch {torchs:.3g} ms, fused_ce {ours:.3g} ms: {torchs / ours:.2f} x")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

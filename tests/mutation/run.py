@@ -46,7 +46,7 @@ def verdict(build: Path, target: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["cpu", "cuda"], nargs="+", default=["cpu", "cuda"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="only this device's mutants")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name has it")
     arguments = parser.parse_args()
     chosen = [
@@ -56,7 +56,7 @@ def main() -> int:
             ("cuda", CUDA, "cuda_kernel_tests"),
         )
         for mutant in mutants
-        if device in arguments.device
+        if arguments.device in (None, device)
         and (not arguments.names or any(name in mutant.name for name in arguments.names))
     ]
     commit = run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]).stdout

@@ -33,6 +33,9 @@ LIBRARY_SOURCES := CMakeLists.txt setup.py pyproject.toml python/fused_ce/__init
 CXX_SOURCES = $(shell find csrc kernels tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' \
     -o -name '*.cuh')
 
+# Files that name their licence (make lint).
+LICENSED := $(patsubst %,'*%',.cpp .h .cu .cuh .py .pyi .cmake .cmake.in .yml CMakeLists.txt) Makefile .ci/run
+
 # The kernels and their tests alone; with CMAKE_ARGS, as the package is built.
 TORCH_FREE = -DFUSED_CE_KERNELS_ONLY=ON -DFUSED_CE_BUILD_TESTS=ON $(CMAKE_ARGS)
 
@@ -68,12 +71,15 @@ train: build $(STAMPS)/train ## The examples, end to end: digits, a language mod
 	$(PY) examples/softmax_and_cross_entropy.py
 
 .PHONY: lint
-lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format
+lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format, actionlint, SPDX headers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda \
-	    tests/wheel
+	    tests/wheel build_tools
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(VENV)/bin/actionlint
+	@git grep -L 'SPDX-License-Identifier: BSD-3-Clause' -- $(LICENSED); test $$? -eq 1 || \
+	    { $(call say,the files above do not name the licence); }
 
 .PHONY: bench
 bench: build $(STAMPS)/train ## Speed and memory beside torch, with charts (BENCH=--quick: seven minutes)
@@ -106,12 +112,22 @@ tidy: $(STAMPS)/tidy $(STAMPS)/fused_ce ### clang-tidy (optional, slow)
 
 .PHONY: wheel
 wheel: $(STAMPS)/torch ### A wheel in dist/
+	rm -rf dist/*.whl
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
 
 .PHONY: wheel-check
-wheel-check: wheel ### What is in that wheel, and what its libraries need
-	for wheel in dist/*.whl; do $(PY) tests/wheel/check.py $$wheel || exit 1; done
+wheel-check: wheel ### What is in that wheel, what its libraries need, and whether it computes
+	$(call check_wheel,dist)
+
+# In a manylinux container: the name tells the torch it is for, and the oldest glibc.
+.PHONY: release-wheel
+release-wheel: $(STAMPS)/release ### A wheel for a release in dist/release/, checked
+	FUSED_CE_RELEASE_WHEEL=1 $(MAKE) wheel
+	rm -rf dist/release
+	$(VENV)/bin/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcudart*' \
+	    --wheel-dir dist/release dist/*.whl
+	$(call check_wheel,dist/release)
 
 # As a user's machine has it: unpacked outside of this tree, and beside torch the tools of the build alone.
 SDIST_VENV := build/sdist-venv
@@ -121,6 +137,7 @@ sdist-check: $(STAMPS)/sdist ### The source distribution: complete, and installe
 	$(VENV)/bin/check-manifest --no-build-isolation
 	rm -rf dist/*.tar.gz $(SDIST_VENV)
 	$(PY) -m build --quiet --sdist --no-isolation
+	$(VENV)/bin/twine check --strict dist/*.tar.gz
 	$(PYTHON) -m venv $(SDIST_VENV)
 	$(SDIST_PIP) install '$(or $(TORCH),$(DEFAULT_TORCH))' cmake ninja 'setuptools>=77'
 	$(SDIST_PIP) install --no-build-isolation dist/*.tar.gz
@@ -273,9 +290,21 @@ $(STAMPS)/fused_ce: $(STAMPS)/torch $(LIBRARY_SOURCES)
 	@touch $@
 
 # Dependency groups of pyproject.toml.
-$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist: $(STAMPS)/torch pyproject.toml
+$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist $(STAMPS)/release: $(STAMPS)/torch pyproject.toml
 	$(PIP) install --group $(@F)
 	@touch $@
+
+# $(call check_wheel,FOLDER): its content, and that it computes where there is torch of .venv, and nothing else
+# of it.
+WHEEL_VENV := build/wheel-venv
+SITE_PACKAGES = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+define check_wheel
+$(PY) tests/wheel/check.py $(1)/*.whl
+$(PY) -m venv --clear $(WHEEL_VENV)
+echo "$(call SITE_PACKAGES,$(VENV))" > "$(call SITE_PACKAGES,$(WHEEL_VENV))/torch.pth"
+$(WHEEL_VENV)/bin/python -m pip --quiet install --no-deps $(1)/*.whl
+$(WHEEL_VENV)/bin/python -I tests/wheel/installed.py
+endef
 
 # A user's build: out of the tree, with nothing but the installed package and torch.
 define build_cpp_example

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is in a wheel, and what its libraries want of the machine that loads them.
 
-    .venv/bin/python tests/wheel/check.py dist/fused_ce-*.whl
+    .venv/bin/python tests/wheel/check.py dist/*.whl
 
 Needs binutils, and the torch that the wheel was built for.
 """
@@ -18,19 +18,20 @@ from pathlib import Path
 
 import torch
 
+PACKAGE = Path(__file__).resolve().parents[2] / "python" / "fused_ce"
 CONTENT = [
-    r"fused_ce/(__init__|_onnx|_vmap|functional|modules)\.py",
-    r"fused_ce/(_C\.pyi|py\.typed)",
+    *(re.escape(f"fused_ce/{path.name}") for path in PACKAGE.glob("*.py*")),
+    r"fused_ce/py\.typed",
     r"fused_ce/_C\.[\w-]+\.so",
     r"fused_ce/lib/libfused_ce\.so",
     r"fused_ce/include/fused_ce\.h",
     r"fused_ce/lib/cmake/FusedCE/FusedCE(Config|ConfigVersion|Targets|Targets-release)\.cmake",
-    r"fused_ce-[\w.]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)",
+    r"fused_ce-[\w.+]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)",
 ]
 # torch's own, those of the C++ compiler, and each other.
 LIBRARIES = re.compile(
     r"lib(torch(_cpu|_cuda|_python)?|c10(_cuda)?|fused_ce|stdc\+\+|gcc_s|m|c|pthread)\.so(\.\d+)?"
-    r"|ld-linux-x86-64\.so\.2|libcudart\.so\.\d+"
+    r"|ld-linux-(x86-64\.so\.2|aarch64\.so\.1)|libcudart\.so\.\d+"
 )
 FOREIGN_PATH = re.compile(rb"/(?:home|root|tmp|work|build)/[\w./+-]+")
 

@@ -12,6 +12,13 @@
 
 namespace fused_ce::testing {
 
+// gcc 12 knows it by one name on x86, and by another on ARM.
+#if defined(__aarch64__)
+using Float16 = __fp16;
+#else
+using Float16 = _Float16;
+#endif
+
 inline constexpr DType kDTypes[] = {DType::kFloat, DType::kDouble, DType::kBFloat16, DType::kHalf};
 
 inline std::string name_of(DType type) {
@@ -69,7 +76,7 @@ class Array {
       case DType::kFloat:
         return read<float>(i);
       case DType::kHalf:
-        return static_cast<double>(read<_Float16>(i));
+        return static_cast<double>(read<Float16>(i));
       default: {
         const uint32_t bits = uint32_t{read<uint16_t>(i)} << 16;
         float value;
@@ -86,7 +93,7 @@ class Array {
       case DType::kFloat:
         return write(i, static_cast<float>(value));
       case DType::kHalf:
-        return write(i, static_cast<_Float16>(value));
+        return write(i, static_cast<Float16>(value));
       default: {
         // Inputs only have to be some bfloat16 near the value.
         const float rounded = static_cast<float>(value);

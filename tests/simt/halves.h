@@ -7,6 +7,13 @@
 
 #include <bit>
 
+// gcc 12 knows it by one name on x86, and by another on ARM.
+#if defined(__aarch64__)
+using SimtHalf = __fp16;
+#else
+using SimtHalf = _Float16;
+#endif
+
 struct __nv_bfloat16 {
   unsigned short bits;
 };
@@ -31,9 +38,9 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   return {static_cast<unsigned short>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
 }
 
-inline float __half2float(__half h) { return static_cast<float>(std::bit_cast<_Float16>(h.bits)); }
+inline float __half2float(__half h) { return static_cast<float>(std::bit_cast<SimtHalf>(h.bits)); }
 
 inline __half __float2half_rn(float x) {
   if (x != x) return {0x7FFF};
-  return {std::bit_cast<unsigned short>(static_cast<_Float16>(x))};
+  return {std::bit_cast<unsigned short>(static_cast<SimtHalf>(x))};
 }

@@ -71,7 +71,7 @@ train: build $(STAMPS)/train ## The examples, end to end: digits, a language mod
 	$(PY) examples/softmax_and_cross_entropy.py
 
 .PHONY: lint
-lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format, actionlint, SPDX headers
+lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format; workflows, licence headers, MANIFEST.in
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda \
@@ -80,6 +80,7 @@ lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format, actio
 	$(VENV)/bin/actionlint
 	@git grep -L 'SPDX-License-Identifier: BSD-3-Clause' -- $(LICENSED); test $$? -eq 1 || \
 	    { $(call say,the files above do not name the licence); }
+	$(VENV)/bin/check-manifest --no-build-isolation
 
 .PHONY: bench
 bench: build $(STAMPS)/train ## Speed and memory beside torch, with charts (BENCH=--quick: seven minutes)
@@ -133,8 +134,7 @@ release-wheel: $(STAMPS)/release ### A wheel for a release in dist/release/, che
 SDIST_VENV := build/sdist-venv
 SDIST_PIP := PATH="$(abspath $(SDIST_VENV))/bin:$$PATH" $(SDIST_VENV)/bin/python -m pip --quiet
 .PHONY: sdist-check
-sdist-check: $(STAMPS)/sdist ### The source distribution: complete, and installed where there is nothing else
-	$(VENV)/bin/check-manifest --no-build-isolation
+sdist-check: $(STAMPS)/sdist ### The source distribution, installed where there is nothing else
 	rm -rf dist/*.tar.gz $(SDIST_VENV)
 	$(PY) -m build --quiet --sdist --no-isolation
 	$(VENV)/bin/twine check --strict dist/*.tar.gz

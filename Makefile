@@ -82,6 +82,10 @@ lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format; workf
 	    { $(call say,the files above do not name the licence); }
 	$(VENV)/bin/check-manifest --no-build-isolation
 
+.PHONY: docs
+docs: build doxygen $(STAMPS)/docs ## The documents and the API reference as a site, build/docs/index.html
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+
 .PHONY: bench
 bench: build $(STAMPS)/train ## Speed and memory beside torch, with charts (BENCH=--quick: seven minutes)
 	$(PY) benchmarks/bench.py $(BENCH)
@@ -248,6 +252,16 @@ ifndef GTest_ROOT
 	has_gtest || { $(call say,the C++ tests need GoogleTest: sudo apt-get install libgtest-dev); }
 endif
 
+# Reads the C++ API for the documents.
+.PHONY: doxygen
+doxygen:
+	@if ! command -v doxygen > /dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo 'Doxygen is missing: apt-get install doxygen'; \
+	    apt-get update -qq && \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq doxygen > /dev/null || true; \
+	fi; \
+	command -v doxygen > /dev/null || { $(call say,the documents need Doxygen: sudo apt-get install doxygen); }
+
 # ---- What the targets stand on ---------------------------------------------------------------------
 
 # $(call say,MESSAGE): a reason in one line, and failure.
@@ -290,7 +304,8 @@ $(STAMPS)/fused_ce: $(STAMPS)/torch $(LIBRARY_SOURCES)
 	@touch $@
 
 # Dependency groups of pyproject.toml.
-$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist $(STAMPS)/release: $(STAMPS)/torch pyproject.toml
+$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist $(STAMPS)/release \
+$(STAMPS)/docs: $(STAMPS)/torch pyproject.toml
 	$(PIP) install --group $(@F)
 	@touch $@
 

@@ -15,7 +15,7 @@ class BuildInfo(TypedDict):
     """The torch it was compiled against."""
     compiler: str
     cpu_capability: str
-    """The instruction set in use: ``"default"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``. The
+    """The instruction set in use, ``"default"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``. The
     environment variable ``FUSED_CE_CPU_CAPABILITY`` lowers it, read once."""
     cpu_capabilities: list[str]
     """Those that this build has and this machine runs."""

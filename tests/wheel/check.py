@@ -53,8 +53,9 @@ def faults_of_library(path: Path) -> list[str]:
     sections = output("readelf", "--sections", "--wide", str(path))
     if re.search(r"\.symtab|\.debug_", sections):
         found.append("is not stripped")
-    torch_libraries = str(Path(torch.__file__).parent / "lib")
-    missing = output("ldd", "-r", str(path), LD_LIBRARY_PATH=torch_libraries)
+    packages = Path(torch.__file__).parents[1]  # CUDA's libraries are packages of their own
+    folders = [packages / "torch" / "lib", *packages.glob("nvidia/*/lib")]
+    missing = output("ldd", "-r", str(path), LD_LIBRARY_PATH=":".join(map(str, folders)))
     for symbol in re.findall(r"undefined symbol: (\w+)", missing):
         if not symbol.startswith(("Py", "_Py")):  # of the interpreter that loads the module
             found.append(f"wants {symbol}")

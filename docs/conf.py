@@ -47,8 +47,8 @@ exclude_patterns: list[str] = []
 
 myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
-# As GitHub, which reads the same pages: a table's cells are what the text says, and no quotes bent.
-smartquotes = False
+# Dashes only: quotes stay as they are on GitHub, which shows the same pages.
+smartquotes_action = "D"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -74,8 +74,13 @@ nitpick_ignore_regex = [
 
 
 def link_to_repository(app: Sphinx, name: str, source: list[str]) -> None:
-    """What is no page of the site is a link to the repository, where it is a neighbour."""
-    source[0] = re.sub(r"(?<!!)(\[[^\]]*\])\(\.\./", rf"\1({URLS['Source']}/blob/main/", source[0])
+    """Neighbours of this folder: functions are in the reference, all else is in the repository."""
+    text = re.sub(
+        r"\[`(?:fused_ce\.)?([\w.]+)`\]\(\.\./python/fused_ce/\w+\.py\)",
+        r"[`\1`](#fused_ce.\1)",
+        source[0],
+    )
+    source[0] = re.sub(r"(?<!!)(\[[^\]]*\])\(\.\./", rf"\1({URLS['Source']}/blob/main/", text)
 
 
 def read_header(app: Sphinx) -> None:

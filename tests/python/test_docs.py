@@ -140,6 +140,25 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
     assert public <= {*names}, public - {*names}
 
 
+# Functions, classes, and what makes a module's class.
+DECLARED = re.compile(
+    r"^(?:FUSED_CE_API [\w:]+ (\w+)\(|(?:struct|class) (?:FUSED_CE_API )?(\w+)"
+    r"|TORCH_MODULE\((\w+))",
+    re.MULTILINE,
+)
+
+
+def test_every_declaration_is_in_the_reference() -> None:
+    header = (ROOT / "csrc" / "fused_ce.h").read_text()
+    before, rest = header.split("namespace distributed {")
+    inside, after = rest.split("}  // namespace distributed")
+    declared = ["".join(names) for names in DECLARED.findall(before + after)]
+    declared += ["distributed::" + "".join(names) for names in DECLARED.findall(inside)]
+    page = (DOCS / "reference_cpp.rst").read_text()
+    shown = re.findall(r"^\.\. doxygen\w+:: fused_ce::([\w:]+)", page, re.MULTILINE)
+    assert sorted(shown) == sorted(declared)
+
+
 def test_every_operator_is_in_the_reference() -> None:
     page = (DOCS / "reference_operators.md").read_text()
     shown = re.findall(r"```text\n(.*?)```", page, re.DOTALL)

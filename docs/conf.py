@@ -43,7 +43,7 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
-exclude_patterns: list[str] = []
+exclude_patterns = ["README.md"]  # the beginning of index.md
 
 myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
@@ -73,6 +73,13 @@ nitpick_ignore_regex = [
 ]
 
 
+def begin_with_readme(app: Sphinx, name: str, source: list[str]) -> None:
+    if name == "index":
+        readme = ROOT / "docs" / "README.md"
+        app.env.note_dependency(readme)
+        source[0] = readme.read_text() + source[0]
+
+
 def link_to_repository(app: Sphinx, name: str, source: list[str]) -> None:
     """Neighbours of this folder: functions are in the reference, all else is in the repository."""
     text = re.sub(
@@ -91,4 +98,5 @@ def read_header(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", read_header)
+    app.connect("source-read", begin_with_readme)
     app.connect("source-read", link_to_repository)

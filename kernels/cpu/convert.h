@@ -36,6 +36,8 @@ inline Vec<float> load(const BFloat16* p) {
 #elif defined(__AVX2__)
   const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return bits_as<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+#elif defined(__aarch64__)
+  return bits_as<Vec<float>>(vshll_n_u16(vld1_u16(&p->bits), 16));
 #else
   HalfBits h;
   __builtin_memcpy(&h, p, sizeof(h));
@@ -85,6 +87,13 @@ inline Vec<float> load(const Half* p) {
 }
 inline void store(Half* p, Vec<float> v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__aarch64__)
+inline Vec<float> load(const Half* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+}
+inline void store(Half* p, Vec<float> v) {
+  vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(v)));
 }
 #else
 inline Vec<float> load(const Half* p) {

@@ -72,7 +72,7 @@ FUSED_CE_INLINE Vec<double> rounded_above_shift(const double* x, int i, double s
 }
 FUSED_CE_INLINE Vec<double> rounded_above_shift(const float* x, int i, float scale,
                                                 const Offset<double>& ref) {
-#if defined(__FMA__)
+#if defined(FUSED_CE_FMA)
   const Vec<double> d = above_shift(x, i, scale, ref);
 #else
   const Vec<double> d = lanes_times(x, i, scale) - ref.shift;

@@ -175,7 +175,7 @@ FUSED_CE_INLINE V exp_scaled(V d, const Power<T>& power, F factor = {}, M out = 
   const V rounded = d * kLog2E + power.round;
   const V n = rounded - power.round;
 #endif
-#if defined(__FMA__)
+#if defined(FUSED_CE_FMA)
   V r, q;
   if constexpr (kShort) {
     r = d - n * T(0.6931471805599453094);

@@ -12,6 +12,13 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// Whether there is a fused multiply-add.
+#if defined(__FMA__) || defined(__aarch64__)
+#define FUSED_CE_FMA
 #endif
 
 // What runs once a vector: gcc leaves an exp out of line where it is used often, and then keeps
@@ -112,6 +119,13 @@ inline Vec<float> times_minus(Vec<float> a, Vec<float> b, Vec<float> c) {
 inline Vec<double> times_minus(Vec<double> a, Vec<double> b, Vec<double> c) {
   return _mm256_fmsub_pd(a, b, c);
 }
+#elif defined(__aarch64__)
+inline Vec<float> times_minus(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return vfmaq_f32(-c, a, b);
+}
+inline Vec<double> times_minus(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return vfmaq_f64(-c, a, b);
+}
 #else
 template <class V>
 inline V times_minus(V a, V b, V c) {
@@ -175,6 +189,8 @@ inline Vec<int64_t> widen_integers(typename NarrowOf<T>::type v) {
     return bits_as<Vec<int64_t>>(_mm256_cvtepi16_epi64(_mm_cvtsi64_si128(bits_as<long long>(v))));
   if constexpr (sizeof(T) == 4)
     return bits_as<Vec<int64_t>>(_mm256_cvtepi32_epi64(bits_as<__m128i>(v)));
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return bits_as<Vec<int64_t>>(vmovl_s32(bits_as<int32x2_t>(v)));
 #endif
   return __builtin_convertvector(v, Vec<int64_t>);
 }
@@ -306,6 +322,8 @@ inline Vec<double> widen_half(HalfOfFloats v) {
   return _mm512_cvtps_pd(v);
 #elif defined(__AVX2__)
   return _mm256_cvtps_pd(v);
+#elif defined(__aarch64__)
+  return vcvt_f64_f32(v);
 #else
   return __builtin_convertvector(v, Vec<double>);
 #endif

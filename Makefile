@@ -67,6 +67,7 @@ train: build $(STAMPS)/train ## The examples, end to end: digits, a language mod
 	$(PY) examples/evaluation.py
 	$(PY) examples/policy_gradient.py
 	$(PY) examples/vocabulary_parallel.py
+	$(PY) examples/segmentation.py
 	@$(build_cpp_example)
 	$(PY) examples/softmax_and_cross_entropy.py
 
@@ -210,6 +211,23 @@ sanitize-python: build $(STAMPS)/test ### The operator's tests, the library unde
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/address-package \
 	    $(PY) -m pytest $(SANITIZE_PYTESTS:%=tests/python/test_%.py)
 
+# An emulated processor, and a reference whose long double is software there: all but the slowest tests.
+ARM := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake
+ARM_GTEST := $(CURDIR)/build/arm-gtest
+ARM_TESTS ?= Math|Scratch|default_|fuzz.cpu
+ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat
+.PHONY: arm
+arm: $(STAMPS)/venv ### The CPU kernels for ARM, cross-compiled, and some of their tests in qemu
+	@$(call apt,g++-aarch64-linux-gnu qemu-user googletest,command -v aarch64-linux-gnu-g++ && \
+	    command -v qemu-aarch64 && test -d /usr/src/googletest)
+	cmake -S /usr/src/googletest -B $(ARM_GTEST) $(ARM) -DBUILD_GMOCK=OFF \
+	    -DCMAKE_INSTALL_PREFIX=$(ARM_GTEST)/prefix
+	cmake --build $(ARM_GTEST) --parallel $(MAX_JOBS) --target install
+	cmake -S . -B build/arm $(TORCH_FREE) $(ARM) -DGTest_ROOT=$(ARM_GTEST)/prefix
+	cmake --build build/arm --parallel $(MAX_JOBS) --target kernel_tests fuzz_cpu
+	ctest --test-dir build/arm --output-on-failure --no-tests=error --parallel $(MAX_JOBS) \
+	    -R '$(ARM_TESTS)' -E '$(ARM_SLOW)'
+
 # clang 16 or newer: FUZZ_CXX=clang++-16 where that is not its name. Inputs that found new code are kept
 # in build/fuzz/corpus, and an input that failed is written here: build/fuzz/tests/fuzz/fuzz_cpu FILE
 # runs it again.
@@ -243,29 +261,29 @@ pytest: build $(STAMPS)/test ### pytest
 .PHONY: gtest
 gtest: $(STAMPS)/torch
 ifndef GTest_ROOT
-	@has_gtest() { echo '#include <gtest/gtest.h>' | c++ -x c++ -E - > /dev/null 2>&1; }; \
-	if ! has_gtest && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    echo 'GoogleTest is missing: apt-get install libgtest-dev'; \
-	    apt-get update -qq && \
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev > /dev/null || true; \
-	fi; \
-	has_gtest || { $(call say,the C++ tests need GoogleTest: sudo apt-get install libgtest-dev); }
+	@$(call apt,libgtest-dev,echo '#include <gtest/gtest.h>' | c++ -x c++ -E -)
 endif
 
 # Reads the C++ API for the documents.
 .PHONY: doxygen
 doxygen:
-	@if ! command -v doxygen > /dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    echo 'Doxygen is missing: apt-get install doxygen'; \
-	    apt-get update -qq && \
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq doxygen > /dev/null || true; \
-	fi; \
-	command -v doxygen > /dev/null || { $(call say,the documents need Doxygen: sudo apt-get install doxygen); }
+	@$(call apt,doxygen,command -v doxygen)
 
 # ---- What the targets stand on ---------------------------------------------------------------------
 
 # $(call say,MESSAGE): a reason in one line, and failure.
 say = echo "error: $(1)" >&2; exit 1
+
+# $(call apt,PACKAGES,TEST): Debian's packages, where TEST fails. They are installed for root; others are
+# told what to type.
+define apt
+available() { { $(2); } > /dev/null 2>&1; }; \
+if ! available && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+    echo 'missing: apt-get install $(1)'; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) > /dev/null || true; \
+fi; \
+available || { $(call say,this needs other packages: sudo apt-get install $(1)); }
+endef
 
 $(STAMPS)/venv:
 	@command -v $(PYTHON) > /dev/null || { $(call say,no $(PYTHON): sudo apt-get install python3); }

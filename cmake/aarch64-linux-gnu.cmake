@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# ARM Linux from another machine: Debian's g++-aarch64-linux-gnu compiles, and qemu-user runs the tests.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)

@@ -174,10 +174,28 @@ def test_every_operator_is_in_the_reference() -> None:
 # ---- The pages -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_the_repository(page: Path) -> None:
-    for target in re.findall(r"\]\((\.\./[^)#]*)", page.read_text()):
-        assert (page.parent / target).exists(), target
+READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[a-z]*/README.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings; some pages have their own."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+    return slugs | {*re.findall(r'id="([^"]+)"', text)}
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *READMES}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_links(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if target.startswith("https:"):
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path), link
 
 
 def test_pictures_are_what_the_script_draws() -> None:

@@ -35,6 +35,7 @@ extensions = [
     "breathe",
 ]
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"fused_ce {version}"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]

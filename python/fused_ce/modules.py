@@ -176,7 +176,7 @@ class LinearCrossEntropyLoss(torch.nn.Module):
 
     Args:
         in_features: K, the size of each input.
-        num_classes: C.
+        num_classes: how many there are, C.
         out_features: (d1, ..., dk), the dimensions of a loss of several.
         bias: whether the layer has one.
         device: of the layer.

@@ -211,11 +211,17 @@ sanitize-python: build $(STAMPS)/test ### The operator's tests, the library unde
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/address-package \
 	    $(PY) -m pytest $(SANITIZE_PYTESTS:%=tests/python/test_%.py)
 
+# Minutes: beside the sources there is LibTorch alone, which is .venv's torch.
+.PHONY: libtorch
+libtorch: $(STAMPS)/torch ### The library and a program without Python, as docs/cpp.md says
+	cmake -DTORCH_DIR="$$($(PY) -c 'import torch; print(torch.utils.cmake_prefix_path)')/Torch" \
+	    -P tests/consumer/run.cmake
+
 # An emulated processor, and a reference whose long double is software there: all but the slowest tests.
 ARM := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake
 ARM_GTEST := $(CURDIR)/build/arm-gtest
 ARM_TESTS ?= Math|Scratch|default_|fuzz.cpu
-ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat
+ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat|Million
 .PHONY: arm
 arm: $(STAMPS)/venv ### The CPU kernels for ARM, cross-compiled, and some of their tests in qemu
 	@$(call apt,g++-aarch64-linux-gnu qemu-user googletest,command -v aarch64-linux-gnu-g++ && \

@@ -23,6 +23,7 @@ import torch.utils
 from mutants import CPU, CUDA
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 1800  # seconds that the tests of a bug may take
 
 
 def run(command: list[str], **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -35,9 +36,9 @@ def verdict(build: Path, target: str) -> str:
         print(built.stdout[-2000:], file=sys.stderr)
         return "does not compile"
     try:
-        tests = run([str(next(build.rglob(target))), "--gtest_fail_fast"], timeout=600)
+        tests = run([str(next(build.rglob(target))), "--gtest_fail_fast"], timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        return "caught by the time limit"
+        return f"undecided after {LIMIT} seconds"
     failed = sorted(set(re.findall(r"\[  FAILED  \] (?:\w+/)?(\w+\.\w+)", tests.stdout)))
     if tests.returncode == 0:
         return "SURVIVED"

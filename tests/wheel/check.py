@@ -66,7 +66,7 @@ def faults_of_library(path: Path) -> list[str]:
 def faults(wheel: Path) -> list[str]:
     found = []
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
-        names = archive.namelist()
+        names = [name for name in archive.namelist() if not name.endswith("/")]
         archive.extractall(folder)
         for name in names:
             if not any(re.fullmatch(pattern, name) for pattern in CONTENT):

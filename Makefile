@@ -61,13 +61,14 @@ build: $(STAMPS)/fused_ce ## .venv with torch, and the package, installed editab
 test: cpptest pytest ## All tests: GoogleTest and pytest
 
 .PHONY: train
-train: build $(STAMPS)/train ## The examples, end to end: digits, a language model, C++, a tutorial
+train: build $(STAMPS)/train $(STAMPS)/hugging_face ## The examples, end to end: digits, a language model, C++, a tutorial
 	$(PY) examples/digits.py
 	$(PY) examples/language_model.py --linear
 	$(PY) examples/evaluation.py
 	$(PY) examples/policy_gradient.py
 	$(PY) examples/vocabulary_parallel.py
 	$(PY) examples/segmentation.py
+	$(PY) examples/hugging_face.py
 	@$(build_cpp_example)
 	$(PY) examples/softmax_and_cross_entropy.py
 
@@ -328,7 +329,7 @@ $(STAMPS)/fused_ce: $(STAMPS)/torch $(LIBRARY_SOURCES)
 	@touch $@
 
 # Dependency groups of pyproject.toml.
-$(STAMPS)/train $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist $(STAMPS)/release \
+$(STAMPS)/train $(STAMPS)/hugging_face $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/tidy $(STAMPS)/sdist $(STAMPS)/release \
 $(STAMPS)/docs: $(STAMPS)/torch pyproject.toml
 	$(PIP) install --group $(@F)
 	@touch $@

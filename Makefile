@@ -218,10 +218,11 @@ libtorch: $(STAMPS)/torch ### The library and a program without Python, as docs/
 	cmake -DTORCH_DIR="$$($(PY) -c 'import torch; print(torch.utils.cmake_prefix_path)')/Torch" \
 	    -P tests/consumer/run.cmake
 
-# An emulated processor, and a reference whose long double is software there: all but the slowest tests.
+# An emulated processor, and a reference whose long double is software there: all but the slowest tests, of
+# two types, and the fuzzer's problems, which are of all four.
 ARM := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake
 ARM_GTEST := $(CURDIR)/build/arm-gtest
-ARM_TESTS ?= Math|Scratch|default_|fuzz.cpu
+ARM_TESTS ?= Math|Scratch|default_(float|half)|fuzz.cpu
 ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat|Million
 .PHONY: arm
 arm: $(STAMPS)/venv ### The CPU kernels for ARM, cross-compiled, and some of their tests in qemu

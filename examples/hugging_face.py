@@ -58,15 +58,17 @@ class FusedLlamaForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        num_items_in_batch: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         if labels is None or not self.training:
-            kwargs.update(labels=labels, num_items_in_batch=num_items_in_batch)
-            return super().forward(input_ids, attention_mask, **kwargs)
+            return super().forward(input_ids, attention_mask, labels=labels, **kwargs)
         hidden = self.model(input_ids, attention_mask, **kwargs).last_hidden_state
         loss = fused_ce.linear_causal_lm_loss(
-            hidden, self.lm_head.weight, labels, num_items_in_batch
+            hidden,
+            self.lm_head.weight,
+            labels,
+            num_items_in_batch=kwargs.get("num_items_in_batch"),
+            shift_labels=kwargs.get("shift_labels"),
         )
         return CausalLMOutputWithPast(loss=loss)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_ce.linear import linear_cross_entropy_stats
-from fused_ce.stats import cross_entropy_stats
+from fused_ce.stats import REAL, cross_entropy_stats
 
 __all__ = ["causal_lm_loss", "linear_causal_lm_loss"]
 
@@ -15,7 +15,7 @@ def causal_lm_loss(
     logits: Tensor,
     labels: Tensor | None,
     vocab_size: int | None = None,
-    num_items_in_batch: Tensor | int | None = None,
+    num_items_in_batch: Tensor | float | None = None,
     ignore_index: int = -100,
     shift_labels: Tensor | None = None,
     **kwargs: object,
@@ -34,14 +34,14 @@ def causal_lm_loss(
         logits: of shape (\*, T, V), as in (batch, length, vocabulary); float32, float64, bfloat16
             or float16.
         labels: token ids of shape (\*, T), those of the input: they are shifted here. On any
-            device.
+            device. Logits (\* x T, V) may have lost their other dimensions.
         vocab_size: V; None takes it from the logits.
         num_items_in_batch: what the sum of the losses is divided by, a number or a tensor of one
             element: the number of tokens in all the batches whose gradients are added up. None:
             the number of those in this batch.
         ignore_index: a label that does not count.
-        shift_labels: the labels of the next tokens, of shape (\*, T), where the caller has shifted
-            them already; ``labels`` are not looked at then.
+        shift_labels: the labels of the next tokens, of shape (\*, T) or (\* x T), where the caller
+            has shifted them already; ``labels`` are not looked at then.
         **kwargs: ignored, as transformers' own loss does: models hand on what they were called
             with.
 
@@ -50,8 +50,10 @@ def causal_lm_loss(
 
     Raises:
         IndexError: a label lies outside [0, V) and is not ``ignore_index``.
+        TypeError: an argument is of another Python type.
         ValueError: the labels' shape is not that of the logits without V, the logits' last
-            dimension is not ``vocab_size``, or there are no labels.
+            dimension is not ``vocab_size``, there are no labels, or ``num_items_in_batch`` has more
+            than one element.
 
     Example::
 
@@ -61,14 +63,15 @@ def causal_lm_loss(
         '2.4398'
     """
     del kwargs
-    if vocab_size is not None and logits.shape[-1] != vocab_size:
+    if vocab_size is not None and logits.shape[-1:] != (vocab_size,):
         raise ValueError(
             f"causal_lm_loss(): 'logits' of shape {tuple(logits.shape)} do not have "
             f"vocab_size={vocab_size} classes in their last dimension"
         )
+    target = _next_tokens("logits", logits, labels, shift_labels, ignore_index)
     return cross_entropy_stats(
         logits.flatten(0, -2),
-        _next_tokens("logits", logits, labels, shift_labels, ignore_index),
+        target,
         ignore_index=ignore_index,
         normalizer=_normalizer(num_items_in_batch, logits),
         dtype=_loss_dtype(logits),
@@ -79,7 +82,7 @@ def linear_causal_lm_loss(
     hidden_states: Tensor,
     lm_head_weight: Tensor,
     labels: Tensor | None,
-    num_items_in_batch: Tensor | int | None = None,
+    num_items_in_batch: Tensor | float | None = None,
     ignore_index: int = -100,
     shift_labels: Tensor | None = None,
     *,
@@ -111,8 +114,9 @@ def linear_causal_lm_loss(
 
     Raises:
         IndexError: a label lies outside [0, V) and is not ``ignore_index``.
-        ValueError: the labels' shape is not that of the hidden states without K, or there are no
-            labels.
+        TypeError: an argument is of another Python type.
+        ValueError: the labels' shape is not that of the hidden states without K, there are no
+            labels, or ``num_items_in_batch`` has more than one element.
 
     Example::
 
@@ -122,10 +126,11 @@ def linear_causal_lm_loss(
         >>> f"{loss.item():.4f}"
         '2.4398'
     """
+    target = _next_tokens("hidden_states", hidden_states, labels, shift_labels, ignore_index)
     return linear_cross_entropy_stats(
         hidden_states.flatten(0, -2),
         lm_head_weight,
-        _next_tokens("hidden_states", hidden_states, labels, shift_labels, ignore_index),
+        target,
         linear_bias=lm_head_bias,
         ignore_index=ignore_index,
         logit_scale=logit_scale,
@@ -143,24 +148,42 @@ def _next_tokens(
     ignore_index: int,
 ) -> Tensor:
     """One class index a row of the input; the last position of each sequence has no next token."""
-    given = labels if shift_labels is None else shift_labels
+    if input.dim() < 2:
+        raise ValueError(
+            f"expected '{name}' of two dimensions or more, got shape {tuple(input.shape)}"
+        )
+    given, called = (labels, "labels") if shift_labels is None else (shift_labels, "shift_labels")
     if given is None:
         raise ValueError("expected 'labels' or 'shift_labels', got neither")
-    if given.shape != input.shape[:-1]:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"argument '{called}' must be Tensor, not {type(given).__name__}")
+    expected = input.shape[:-1]
+    # Where both are one row a token, or the labels are not shifted across the ends of sequences.
+    may_be_flat = input.dim() == 2 or (given is shift_labels and given.dim() == 1)
+    if given.shape != expected and not (may_be_flat and given.numel() == expected.numel()):
         raise ValueError(
-            f"expected {'labels' if shift_labels is None else 'shift_labels'} of shape "
-            f"{tuple(input.shape[:-1])}, as '{name}' of shape {tuple(input.shape)} ask for, "
-            f"got {tuple(given.shape)}"
+            f"expected {called} of shape {tuple(expected)}, as '{name}' of shape "
+            f"{tuple(input.shape)} ask for, got {tuple(given.shape)}"
         )
     if shift_labels is None:
         given = F.pad(given, (0, 1), value=ignore_index)[..., 1:]
     return given.flatten().to(input.device)
 
 
-def _normalizer(num_items: Tensor | int | None, input: Tensor) -> Tensor | int | None:
+def _normalizer(num_items: Tensor | float | None, input: Tensor) -> Tensor | float | None:
     """As a tensor of no dimension, also where the model is replicated and each has its own."""
     if isinstance(num_items, Tensor):
+        if num_items.numel() != 1:
+            raise ValueError(
+                "expected 'num_items_in_batch' of one element, got a tensor of shape "
+                f"{tuple(num_items.shape)}"
+            )
         return num_items.reshape(()).to(input.device)
+    if isinstance(num_items, bool) or not isinstance(num_items, (*REAL, type(None))):
+        raise TypeError(
+            "argument 'num_items_in_batch' must be a number or a tensor of one element, not "
+            f"{type(num_items).__name__}"
+        )
     return num_items
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Into code that calls torch's losses, without editing it."""
 
-import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -36,9 +35,10 @@ def replace_modules(model: torch.nn.Module) -> int:
     may itself be a loss. :class:`torch.nn.LinearCrossEntropyLoss` becomes
     :class:`fused_ce.LinearCrossEntropyLoss` in the same way.
 
-    Left alone are classes derived from these, which may compute something else, scripted modules,
-    and losses that are no submodules: those in lists, or made within ``forward``, as many models
-    have them. :class:`patch_torch` reaches these.
+    Left alone are classes derived from these, which may compute something else (such as those that
+    ``fully_shard`` makes: replace before), scripted modules, and losses that are no submodules:
+    those in lists, or made within ``forward``, as many models have them. :class:`patch_torch`
+    reaches these.
 
     Args:
         model: any module.
@@ -68,7 +68,7 @@ def replace_modules(model: torch.nn.Module) -> int:
     return len(theirs)
 
 
-class patch_torch(contextlib.ContextDecorator):  # noqa: N801  (used as a function is)
+class patch_torch:  # noqa: N801  (used as a function is)
     """Let ``torch.nn.functional.cross_entropy`` be ours, in the whole process.
 
     And with it all that calls it: :class:`torch.nn.CrossEntropyLoss`, models that make one within
@@ -84,13 +84,18 @@ class patch_torch(contextlib.ContextDecorator):  # noqa: N801  (used as a functi
 
     It is in place in all threads, from the first block that is entered or ``enable()``, until the
     last one has ended and ``disable()`` was called. Two attributes of a module are all that
-    changes: no other call of torch is slower or sees it, and ``torch.nn.functional.cross_entropy``
-    says whose it is (``__module__``).
+    changes: no other call of torch is slower, and ``torch.nn.functional.cross_entropy`` says whose
+    it is (``__module__``).
 
-    Names that were bound before, by ``from torch.nn.functional import cross_entropy``, stay
-    torch's: enable it before such an import. What ``torch.compile`` has compiled is compiled again,
-    but for functions that make an :class:`torch.nn.CrossEntropyLoss` within: they keep what was in
-    place at their first call. Processes that are spawned, not forked, start without it.
+    What looks for torch's function by its identity finds ours: ``__torch_function__`` is handed
+    :func:`fused_ce.cross_entropy`, as of a call of it, and pickle refuses torch's. Names that were
+    bound before, by ``from torch.nn.functional import cross_entropy``, stay torch's: enable it
+    before such an import. What ``torch.compile`` has compiled is compiled again, but for functions
+    that make an :class:`torch.nn.CrossEntropyLoss` within: they keep what was in place at their
+    first call, as scripted functions do. Processes that are spawned, not forked, start without it.
+
+    Warns:
+        UserWarning: another function was put in torch's place in the meantime, which stays.
 
     Example::
 
@@ -105,6 +110,8 @@ class patch_torch(contextlib.ContextDecorator):  # noqa: N801  (used as a functi
     _lock = threading.Lock()
     _blocks = 0
     _switched_on = False
+    _in_place = False
+    # What was there before. Kept for good: who saved ours while it was there may put it back later.
     _torchs: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def __enter__(self) -> None:
@@ -120,7 +127,9 @@ class patch_torch(contextlib.ContextDecorator):  # noqa: N801  (used as a functi
     ) -> None:
         with patch_torch._lock:
             patch_torch._blocks -= 1
-            patch_torch._update()
+            left = patch_torch._update()
+        if error is None:  # which a warning that is an error would hide
+            _warn(left)
 
     @staticmethod
     def enable() -> None:
@@ -134,30 +143,36 @@ class patch_torch(contextlib.ContextDecorator):  # noqa: N801  (used as a functi
         """Undo :meth:`enable`. Blocks that are running keep it in place to their ends."""
         with patch_torch._lock:
             patch_torch._switched_on = False
-            patch_torch._update()
+            left = patch_torch._update()
+        _warn(left)
 
     @staticmethod
     def is_enabled() -> bool:
-        """Whether it is in place."""
-        return bool(patch_torch._torchs)
+        """Whether ``torch.nn.functional.cross_entropy`` is ours."""
+        return F.cross_entropy is cross_entropy
 
     @staticmethod
-    def _update() -> None:
+    def _update() -> list[str]:
+        """Put in place what is wanted; the names of functions that are neither ours nor torch's."""
         wanted = patch_torch._switched_on or patch_torch._blocks > 0
-        torchs = patch_torch._torchs
-        if wanted and not torchs:
-            for name, ours in _FUNCTIONS.items():
-                if hasattr(F, name):
-                    torchs[name] = getattr(F, name)
-                    setattr(F, name, ours)
-        elif not wanted:
-            for name, function in torchs.items():
-                if getattr(F, name) is _FUNCTIONS[name]:
-                    setattr(F, name, function)
-                else:  # to put torch's back would undo what another did
-                    warnings.warn(
-                        f"torch.nn.functional.{name} was replaced by another function while "
-                        "fused_ce.patch_torch was in place, and is left as it is",
-                        stacklevel=3,
-                    )
-            torchs.clear()
+        was_in_place, patch_torch._in_place = patch_torch._in_place, wanted
+        left = []
+        for name, ours in _FUNCTIONS.items():
+            found = getattr(F, name, None)  # torch before 2.13 has no linear_cross_entropy
+            if wanted and not was_in_place and found not in (None, ours):
+                patch_torch._torchs[name] = found
+                setattr(F, name, ours)
+            elif not wanted and found is ours:
+                setattr(F, name, patch_torch._torchs.get(name, ours))
+            elif was_in_place and not wanted and found is not patch_torch._torchs.get(name):
+                left.append(name)
+        return left
+
+
+def _warn(left: list[str]) -> None:
+    for name in left:
+        warnings.warn(
+            f"torch.nn.functional.{name} was replaced by another function while "
+            "fused_ce.patch_torch was in place, and is left as it is",
+            stacklevel=3,
+        )

@@ -20,7 +20,7 @@ _direct = _C.cross_entropy_stats
 _cross_entropy_stats = torch.ops.fused_ce.cross_entropy_stats
 _predict = torch.ops.fused_ce.predict
 
-_REAL = (numbers.Real, torch.SymInt, torch.SymFloat)
+REAL = (numbers.Real, torch.SymInt, torch.SymFloat)
 
 
 class CrossEntropyStats(NamedTuple):
@@ -60,7 +60,7 @@ def _check_numbers(*numbers: float | None) -> None:
 
 def _as_tensor(normalizer: Tensor | float | None, input: Tensor) -> Tensor | float | None:
     """What is no number stays what it is, for the operator to say so."""
-    if not isinstance(normalizer, _REAL) or isinstance(normalizer, bool):
+    if not isinstance(normalizer, REAL) or isinstance(normalizer, bool):
         return normalizer
     device = input.device if isinstance(input, Tensor) else None
     return torch.full((), torch.sym_float(normalizer), dtype=torch.float64, device=device)

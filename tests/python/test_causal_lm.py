@@ -122,16 +122,43 @@ def test_one_sequence_without_a_batch() -> None:
     )
 
 
+def test_rows_that_have_lost_their_batch() -> None:
+    """As transformers takes them, which flattens all."""
+    logits = torch.randn(B, T, V)
+    loss = fused_ce.causal_lm_loss(logits, LABELS)
+    assert torch.equal(fused_ce.causal_lm_loss(logits.flatten(0, 1), LABELS), loss)
+    shifted = F.pad(LABELS, (0, 1), value=-100)[..., 1:].flatten()
+    assert torch.equal(fused_ce.causal_lm_loss(logits, None, shift_labels=shifted), loss)
+
+
 @BOTH
 def test_refusals(form: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match="expected 'labels' or 'shift_labels', got neither"):
-        form(None)
-    with pytest.raises(ValueError, match=r"expected labels of shape \(3, 7\), as '\w+' of shape "):
-        form(LABELS[0])
+    for labels in (LABELS[0], LABELS.flatten(), LABELS.t()):
+        with pytest.raises(
+            ValueError, match=r"expected labels of shape \(3, 7\), as '\w+' of shape"
+        ):
+            form(labels)
     with pytest.raises(ValueError, match=r"expected shift_labels of shape \(3, 7\)"):
         form(None, shift_labels=LABELS[:, 1:])
+    with pytest.raises(ValueError, match="expected 'labels' or 'shift_labels', got neither"):
+        form(None)
+    with pytest.raises(TypeError, match="argument 'labels' must be Tensor, not list"):
+        form(LABELS.tolist())
     with pytest.raises(IndexError, match="Target 11 is out of bounds"):
         form(torch.full((B, T), V))
+    for num_items, kind in ((True, "bool"), ("3", "str")):
+        with pytest.raises(TypeError, match=f"'num_items_in_batch' must be a number .* not {kind}"):
+            form(LABELS, num_items_in_batch=num_items)
+    with pytest.raises(ValueError, match=r"'num_items_in_batch' of one element, .* shape \(2,\)"):
+        form(LABELS, num_items_in_batch=torch.tensor([3, 4]))
+
+
+@pytest.mark.parametrize("shape", [(), (V,)])
+def test_too_few_dimensions(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="of two dimensions or more, got shape"):
+        fused_ce.causal_lm_loss(torch.ones(shape), torch.tensor(1))
+    with pytest.raises(ValueError, match="of two dimensions or more, got shape"):
+        fused_ce.linear_causal_lm_loss(torch.ones(shape), torch.ones(V, K), torch.tensor(1))
 
 
 def test_a_vocabulary_of_another_size() -> None:

@@ -158,10 +158,9 @@ def test_the_linear_function_and_its_module() -> None:
     assert not is_ours(theirs(X.clone().requires_grad_(), T))
 
 
-def test_a_block_ends_with_an_exception_and_as_a_decorator() -> None:
+def test_a_block_ends_with_an_exception() -> None:
     with pytest.raises(KeyError), fused_ce.patch_torch():
         raise KeyError
-    assert is_ours(fused_ce.patch_torch()(loss_of)(nn.CrossEntropyLoss()))
 
 
 def test_enable_and_disable() -> None:
@@ -193,17 +192,71 @@ def test_all_threads_see_it_until_the_last_block_ends() -> None:
         assert is_ours(loss_of(F.cross_entropy))
 
 
-def test_what_another_put_there_stays() -> None:
-    def another(*args: Any) -> None: ...
+def another(*args: Any) -> None:
+    """A function of another library, in torch's place."""
 
-    try:
-        replaced = "cross_entropy was replaced by another function"
-        with pytest.warns(UserWarning, match=replaced), fused_ce.patch_torch():
-            F.cross_entropy = another  # type: ignore[assignment]
-        assert F.cross_entropy is another
-        assert not fused_ce.patch_torch.is_enabled()
-    finally:
+
+@pytest.fixture
+def _torchs_is_put_back() -> Iterator[None]:
+    yield
+    F.cross_entropy = TORCHS["cross_entropy"]
+
+
+REPLACED = "cross_entropy was replaced by another function while"
+
+
+@pytest.mark.usefixtures("_torchs_is_put_back")
+def test_what_another_put_there_stays() -> None:
+    with pytest.warns(UserWarning, match=REPLACED) as warned, fused_ce.patch_torch():
+        F.cross_entropy = another  # type: ignore[assignment]
+    assert len(warned) == 1 and warned[0].filename == __file__
+    assert F.cross_entropy is another
+    assert not fused_ce.patch_torch.is_enabled()
+
+
+@pytest.mark.usefixtures("_torchs_is_put_back")
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_comes_last() -> None:
+    with pytest.raises(UserWarning, match=REPLACED), fused_ce.patch_torch():
+        F.cross_entropy = another  # type: ignore[assignment]
+    block = fused_ce.patch_torch()
+    block.__enter__()
+    F.cross_entropy = another  # type: ignore[assignment]
+    block.__exit__(KeyError, KeyError(), None)  # no warning in the place of the exception
+    assert all(getattr(F, name) is TORCHS[name] for name in PATCHED - {"cross_entropy"})
+    F.cross_entropy = TORCHS["cross_entropy"]
+    with fused_ce.patch_torch():
+        assert is_ours(loss_of(F.cross_entropy))
+
+
+@pytest.mark.filterwarnings("error")
+def test_torchs_own_put_back_is_no_other_function() -> None:
+    with fused_ce.patch_torch():
         F.cross_entropy = TORCHS["cross_entropy"]
+
+
+@pytest.mark.usefixtures("_torchs_is_put_back")
+def test_ours_put_back_by_another_is_undone_later() -> None:
+    block = fused_ce.patch_torch()
+    block.__enter__()
+    saved, F.cross_entropy = F.cross_entropy, another  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match=REPLACED):
+        block.__exit__(None, None, None)
+    F.cross_entropy = saved
+    assert fused_ce.patch_torch.is_enabled()
+    with fused_ce.patch_torch():
+        assert is_ours(loss_of(F.cross_entropy))
+    assert not is_ours(loss_of(F.cross_entropy))
+
+
+def test_ours_that_was_there_before_stays() -> None:
+    script = (
+        "import fused_ce, torch.nn.functional as F\n"
+        "F.cross_entropy = fused_ce.cross_entropy\n"
+        "with fused_ce.patch_torch(): pass\n"
+        "assert F.cross_entropy is fused_ce.cross_entropy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -22,7 +22,7 @@ def test_prints_checks_and_times() -> None:
     assert lines["torch"].strip() == fused_ce.build_info()["torch"]
     for dtype in ("float64", "float32", "bfloat16", "float16"):
         assert f"cpu {dtype:14} ok\n" in done.stdout
-    assert "cpu 512 x 32000    torch " in done.stdout
+    assert "cpu 512 x 32000    forward and backward, threads: " in done.stdout
 
 
 @pytest.mark.parametrize("factor", [1 + 2**-6, float("nan")])
@@ -36,6 +36,7 @@ def test_a_wrong_result_is_told(
 
     monkeypatch.setattr(fused_ce, "cross_entropy", wrong)
     monkeypatch.setattr(command, "times", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(sys, "argv", ["fused_ce"])
     assert command.main() == 1
     assert capsys.readouterr().out.count("WRONG") == 4
 

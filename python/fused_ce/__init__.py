@@ -27,8 +27,8 @@ def _load_library() -> None:
         torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
-            f"{library} does not load into torch {torch.__version__}; "
-            f"it was probably built for another torch: {_REBUILD}\n({error.__cause__ or error})"
+            f"{library} does not load into torch {torch.__version__} ({error.__cause__ or error}); "
+            f"it was probably built for another torch: {_REBUILD}"
         ) from error
     load_error = ctypes.CDLL(str(library)).fused_ce_load_error
     load_error.restype = ctypes.c_char_p

@@ -25,9 +25,9 @@ import fused_ce
 import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
+from memory import most_held
 from rich.progress import track
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 UNKNOWN = 0  # the id of every word that training never saw
 CHUNK_ROWS = 256  # of how many words the logits are there at a time
@@ -190,14 +190,12 @@ def memory_of(loss_of: Loss, model: Model, rows: int) -> float:
     """Return the MB that a step's loss needs at most, beside the gradients of the layer."""
     hidden = torch.zeros(rows, 1, model.output.in_features, requires_grad=True)
     following = torch.zeros(rows, 1, dtype=torch.long)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+
+    def work() -> None:
         loss = loss_of(model.output, hidden, following)
         loss.backward()  # type: ignore[no-untyped-call]
-    held = most = 0
-    for event in events.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
+
+    most = most_held(work)
     gradients = [g for p in (hidden, *model.output.parameters()) if (g := p.grad) is not None]
     model.zero_grad()
     return (most - sum(g.nbytes for g in gradients)) / 1e6

@@ -223,7 +223,7 @@ libtorch: $(STAMPS)/torch ### The library and a program without Python, as docs/
 ARM := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake
 ARM_GTEST := $(CURDIR)/build/arm-gtest
 ARM_TESTS ?= Math|Scratch|default_(float|half)|fuzz.cpu
-ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat|Million
+ARM_SLOW ?= EqualsTheFormula|ExpOfEveryFloat|Million|HardRows|SomeGradients
 .PHONY: arm
 arm: $(STAMPS)/venv ### The CPU kernels for ARM, cross-compiled, and some of their tests in qemu
 	@$(call apt,g++-aarch64-linux-gnu qemu-user googletest,command -v aarch64-linux-gnu-g++ && \

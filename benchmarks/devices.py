@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,9 @@ class Cuda:
 
     def __init__(self) -> None:
         self._properties: Any = torch.cuda.get_device_properties()
-        # Written before each call, so that no logits are found in the cache.
-        size = 4 * int(self._properties.L2_cache_size)
-        self._flush = torch.empty(size, dtype=torch.int8, device="cuda")
+        # Read before each call, so that no logits are found in the cache. Not written: what a call
+        # drives out of the cache would go to memory while its clock runs.
+        self._other = torch.zeros(int(self._properties.L2_cache_size), device="cuda")
 
     def describe(self) -> dict[str, Any]:
         gpu = self._properties
@@ -73,6 +75,7 @@ class Cuda:
             "cuda": torch.version.cuda,
             "cache bytes": gpu.L2_cache_size,
             "peak bytes a second": self._peak_bandwidth(),
+            "copied bytes a second": self._copy_bandwidth(),
         }
 
     def sample(self, call: Call, batch: int) -> float:
@@ -83,7 +86,7 @@ class Cuda:
         """
         cuda: Any = torch.cuda  # without types there
         begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
-        self._flush.zero_()
+        self._other.sum()
         cuda._sleep(1_000_000)
         begin.record()
         for _ in range(batch):
@@ -105,5 +108,15 @@ class Cuda:
         bits = getattr(self._properties, "memory_bus_width", None)
         return 2 * 1e3 * khz * bits / 8 if khz and bits else None
 
+    def _copy_bandwidth(self) -> float:
+        """Of a copy far larger than the cache: read and written."""
+        x = torch.zeros(8 * len(self._other), device="cuda")
+        copy = partial(torch.empty_like(x).copy_, x)
+        return 2 * x.nbytes / statistics.median(self.sample(copy, 1) for _ in range(20))
+
 
 Device = Cpu | Cuda
+
+
+def device_of(name: str) -> Device:
+    return Cuda() if name == "cuda" else Cpu()

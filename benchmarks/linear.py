@@ -2,15 +2,15 @@
 """Time and memory of a linear layer with cross entropy, forward and backward with all gradients.
 
 fused_ce's, whose logits exist a chunk of rows at a time, beside plain torch, torch compiled, its
-F.linear_cross_entropy, chunks as Liger-Kernel makes them, and the three matrix products that all of
-them need. Times are interleaved in one process, as bench.py does it; the peak of memory is that of
-one call in a fresh process, beyond weights, inputs and their gradients.
+F.linear_cross_entropy, chunks as Liger-Kernel makes them (on a GPU: Liger-Kernel and quack, where
+installed), and the three matrix products that all of them need. Times are interleaved in one
+process, as bench.py does it; the peak of memory is that of one call (on the CPU in a fresh
+process), beyond weights, inputs and their gradients.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 from cases import DTYPES, Spec
-from devices import Call, Cpu
-from layers import LARGE, PHASE, QUICK, SMALL, Layer, check, losses
-from timing import Record, clocks, interleave, machine_of, other_load, summary
+from devices import Call, Device, device_of
+from layers import CUDA, LARGE, PHASE, QUICK, SMALL, Layer, Loss, answering, losses
+from timing import Record, clocks, interleave, machine_of, other_load, summary, write
 from tqdm import tqdm
 
 # Where a round takes a minute and a half.
@@ -30,21 +30,24 @@ NOT_ON_ONE_THREAD = LARGE[3]
 SMALLEST_PEAK = 1 << 22  # logits: below, a peak is not seen among the pages of everything else
 
 
-def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> Record:
+def measure(spec: Spec, device: Device, seconds: float, compiles: bool) -> Record:
     torch.set_num_threads(spec.threads)
     torch.compiler.reset()  # each case is compiled alone, for its own shape and threads
     rows, features, classes = spec.sizes()
-    found = losses(compiles)
+    found = losses(compiles, device.name)
+    compiled = found.pop("compile", None)
     # Few rows are enough to warm up what is not made for a shape: all take up to a minute.
-    few = Layer(f"{max(rows // 8, 1)}x{features}x{classes}", spec.dtype)
-    check(few, {name: loss for name, loss in found.items() if name != "compile"})
+    few = Layer(f"{max(rows // 8, 1)}x{features}x{classes}", spec.dtype, device.name)
+    left_out = answering(few, found)
     del few
-    layer = Layer(spec.shape, spec.dtype)
+    if compiled:
+        found["compile"] = compiled
+    layer = Layer(spec.shape, spec.dtype, device.name)
     calls: dict[str, Call] = {"products": layer.products()}
     calls |= {name: partial(layer.both, loss) for name, loss in found.items()}
     small = rows * classes < SMALLEST_PEAK
     for name, call in calls.items():
-        if small or name in ("products", "compile"):
+        if small or device.name == "cuda" or name in ("products", "compile"):
             call()
     shortest = min(device.sample(call, 1) for call in calls.values()) if small else math.inf
     batch = max(1, math.ceil(device.shortest_sample / shortest))
@@ -55,27 +58,37 @@ def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> Record:
         **spec._asdict(),
         "batch": batch,
         "other load": load,
+        "left out": left_out,
         PHASE: {name: {**summary(t), "min": min(t)} for name, t in times.items()},
     }
 
 
-def peak(spec: Spec, name: str, device: Cpu) -> int:
-    """Bytes at the peak of one call, beyond weights, inputs and their gradients. It wants a process
-    of its own.
-    """
-    torch.set_num_threads(spec.threads)
-    loss = losses(name == "compile")[name]
-    layer = Layer(spec.shape, spec.dtype)
-    # Libraries and threads come first. What is compiled is so for its own shape.
-    warm = layer if name == "compile" else Layer("64x64x100", spec.dtype)
-    warm.both(loss)
-    warm.x.grad = warm.weight.grad = None
+def peak(layer: Layer, loss: Loss, device: Device) -> int:
+    """Bytes at the peak of one call, beyond weights, inputs and their gradients."""
+    layer.x.grad = layer.weight.grad = None
     growth = device.peak_growth(partial(layer.both, loss))
     return growth - layer.x.nbytes - layer.weight.nbytes
 
 
-def peaks(spec: Spec, names: list[str]) -> Record:
+def peak_alone(spec: Spec, name: str, device: Device) -> int:
+    """The same on the CPU. It wants a process of its own."""
+    torch.set_num_threads(spec.threads)
+    loss = losses(name == "compile", device.name)[name]
+    layer = Layer(spec.shape, spec.dtype, device.name)
+    # Libraries and threads come first. What is compiled is so for its own shape.
+    warm = layer if name == "compile" else Layer("64x64x100", spec.dtype, device.name)
+    warm.both(loss)
+    warm.x.grad = warm.weight.grad = None
+    return peak(layer, loss, device)
+
+
+def peaks(spec: Spec, names: list[str], compiles: bool, device: Device) -> Record:
     measured = {}
+    if device.name == "cuda":  # torch counts what it allocates: nothing before matters
+        layer = Layer(spec.shape, spec.dtype, device.name)
+        found = losses(compiles, device.name)
+        measured = {name: peak(layer, found[name], device) for name in names}
+        return {**spec._asdict(), "peak bytes": measured}
     for name in names:
         alone = [sys.executable, __file__, "--shapes", spec.shape, "--dtypes", spec.dtype]
         alone += ["--threads", str(spec.threads), "--peak", name]
@@ -89,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="smaller shapes, nothing compiled: within 90 seconds"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shapes", nargs="+", help="rows, features, classes: 1024x512x32000")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of --shapes: float32")
     parser.add_argument("--threads", nargs="+", type=int, help="one, and all; --quick: all")
@@ -100,10 +114,11 @@ def parse() -> argparse.Namespace:
 
 def chosen(arguments: argparse.Namespace) -> list[Spec]:
     everything = torch.get_num_threads()
-    cases = QUICK if arguments.quick else [*LARGE, *SMALL]
+    on_gpu = arguments.device == "cuda"
+    cases = CUDA if on_gpu else QUICK if arguments.quick else [*LARGE, *SMALL]
     if arguments.shapes:
         cases = list(product(arguments.shapes, arguments.dtypes or ["float32"]))
-    default = {everything} if arguments.quick else {everything, 1}
+    default = {everything} if arguments.quick or on_gpu else {everything, 1}
     return [
         Spec(shape, dtype, "indices", threads)
         for threads in arguments.threads or sorted(default, reverse=True)
@@ -114,34 +129,30 @@ def chosen(arguments: argparse.Namespace) -> list[Spec]:
 
 def main() -> None:
     arguments = parse()
-    device, specs = Cpu(), chosen(arguments)
+    device, specs, compiles = device_of(arguments.device), chosen(arguments), not arguments.quick
     if arguments.peak:
-        print(peak(specs[0], arguments.peak, device))
+        print(peak_alone(specs[0], arguments.peak, device))
         return
-    from linear_report import report  # matplotlib, which the processes of a peak can do without
-
     seconds = arguments.seconds or (4.0 if arguments.quick else 12.0)
-    names = list(losses(compiles=not arguments.quick))
-    if "torch chunked" not in names:
+    if not hasattr(torch.nn.functional, "linear_cross_entropy"):
         print(f"torch {torch.__version__} has no linear_cross_entropy of its own: left out")
     machine = machine_of(device)
     records: list[Record] = []
     memory: list[Record] = []
 
-    def write() -> None:
-        result = {"machine": machine, "records": records, "memory": memory}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1))
-
     for spec in (progress := tqdm(specs)):
         progress.set_description(f"{spec.shape} {spec.dtype} {spec.threads}")
-        records.append(measure(spec, device, seconds, not arguments.quick))
+        records.append(record := measure(spec, device, seconds, compiles))
         # The number of threads is nothing to it.
         rows, _, classes = spec.sizes()
         if spec.threads == specs[0].threads and rows * classes >= SMALLEST_PEAK:
-            memory.append(peaks(spec, names))
-        write()
-    report(arguments.out)
+            names = [name for name in record[PHASE] if name != "products"]
+            memory.append(peaks(spec, names, compiles, device))
+        write(arguments.out, {"machine": machine, "records": records, "memory": memory})
+    if device.name == "cpu":  # of a GPU, tests/cuda/gpu_report.py has it
+        from linear_report import report  # matplotlib, which the processes of a peak do without
+
+        report(arguments.out)
 
 
 if __name__ == "__main__":

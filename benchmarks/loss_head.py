@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Time what a loss head gives beside the loss, over fused_ce's own loss alone, and beside torch.
 
-Each feature as fused_ce computes it, and as a user would write it with torch's operators, eager and
-compiled; interleaved in one process with the loss alone, as bench.py does it.
+Each feature as fused_ce computes it, as a user would write it with torch's operators, eager and
+compiled, and on a GPU as the libraries of peers.py have it; interleaved in one process with the
+loss alone, as bench.py does it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -18,16 +18,18 @@ from typing import Any
 import fused_ce
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, Case, Spec
-from devices import Call, Cpu
+from cases import DTYPES, Case, Loss, Spec
+from devices import Call, Device, device_of
+from peers import OVERWRITES, flash_attn, installed, liger
 from rich.console import Console
 from rich.table import Table
-from timing import Record, clocks, interleave, machine_of, other_load, summary
+from timing import Record, clocks, interleave, machine_of, other_load, summary, write
 from torch import Tensor
 from tqdm import tqdm
 
 SHAPES = ["1024x32000", "8192x1000", "65536x10", "4x21x512x512"]
 QUICK = ["16384x10", "1x21x64x64"]
+CUDA = ["8192x32000", "65536x1000", "8x21x512x512"]
 SCALE, TEMPERATURE, Z_LOSS, CAP = 0.5, 0.7, 1e-4, 30.0
 
 Results = tuple[Tensor, ...]  # what a backward starts from, then what is not differentiable
@@ -44,6 +46,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prediction": {"return_prediction": True},
     "entropy and prediction": {"return_entropy": True, "return_prediction": True},
     "softcap": {"softcap": CAP},
+}
+
+
+# The same of a library's own loss. What it does otherwise, or not at all, is left out.
+OF_LIBRARIES: dict[str, dict[str, Callable[[], Loss]]] = {
+    "liger": {
+        "z-loss": lambda: partial(liger(), lse_square_scale=Z_LOSS),
+        "softcap": lambda: partial(liger(), softcap=CAP),
+    },
+    "flash-attn": {
+        "z-loss": lambda: flash_attn(lse_square_scale=Z_LOSS),
+        "scale and temperature": lambda: flash_attn(logit_scale=SCALE / TEMPERATURE),
+    },
 }
 
 
@@ -87,6 +102,10 @@ def theirs(feature: str, x: Tensor, target: Tensor, rows: Tensor) -> Results:
     return loss, *entropy, *prediction
 
 
+def of_library(loss: Loss, x: Tensor, target: Tensor, rows: Tensor) -> Results:
+    return (loss(x, target),)
+
+
 def total(results: Results) -> Tensor:
     """What backward is called on: every result that has a gradient takes part."""
     return torch.stack([r.float().mean() for r in results if r.requires_grad]).sum()
@@ -104,35 +123,54 @@ def check(found: Results, want: Results) -> None:
             torch.testing.assert_close(a.float(), b.float(), rtol=0.02, atol=1e-3)
 
 
-def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> list[Record]:
+def heads_of(feature: str, compiles: bool, libraries: list[str]) -> dict[str, Head]:
+    eager = partial(theirs, feature)
+    heads: dict[str, Head] = {
+        "loss alone": partial(ours, "loss"),
+        "fused_ce": partial(ours, feature),
+        "eager": eager,
+    }
+    if compiles:
+        heads["compile"] = torch.compile(eager, dynamic=False)
+    for name in libraries:
+        if make := OF_LIBRARIES.get(name, {}).get(feature):
+            heads[name] = partial(of_library, make())
+    return heads
+
+
+def measure(
+    spec: Spec, device: Device, seconds: float, compiles: bool, libraries: list[str]
+) -> list[Record]:
     torch.set_num_threads(spec.threads)
     case = Case(spec, device.name)
     rows = torch.rand_like(case.target, dtype=case.logits.dtype)
     records = []
     for feature in OPTIONS:
         torch.compiler.reset()  # each is compiled alone, for its own shape
-        eager = partial(theirs, feature)
-        heads: dict[str, Head] = {
-            "loss alone": partial(ours, "loss"),
-            "fused_ce": partial(ours, feature),
-            "eager": eager,
-        }
-        if compiles:
-            heads["compile"] = torch.compile(eager, dynamic=False)
-        record: Record = {**spec._asdict(), "feature": feature, "other load": 0.0}
+        heads = heads_of(feature, compiles, libraries)
+        record: Record = {**spec._asdict(), "feature": feature, "other load": 0.0, "left out": {}}
         for phase in ("forward", "forward+backward"):
             backward = phase == "forward+backward"
             x = case.logits if backward else case.logits.detach()
             with torch.set_grad_enabled(backward):
                 if not backward:
-                    for head in list(heads.values())[2:]:
-                        check(heads["fused_ce"](x, case.target, rows), head(x, case.target, rows))
-                calls: dict[str, Call] = {
-                    name: partial(both, head, x, case.target, rows)
-                    if backward
-                    else partial(head, x, case.target, rows)
-                    for name, head in heads.items()
-                }
+                    want = heads["fused_ce"](x, case.target, rows)
+                    for name in list(heads)[2:]:
+                        try:
+                            check(heads[name](x, case.target, rows), want)
+                        except Exception as error:
+                            record["left out"][name] = f"{type(error).__name__}: {error}"[:200]
+                            print(f"{feature}, {spec.shape}: without {name}: {error}")
+                            del heads[name]
+                calls: dict[str, Call] = {}
+                for name, head in heads.items():
+                    # What overwrites logits has its own.
+                    its = x.detach().clone().requires_grad_() if name in OVERWRITES else x
+                    calls[name] = (
+                        partial(both, head, its, case.target, rows)
+                        if backward
+                        else partial(head, x, case.target, rows)
+                    )
                 for call in calls.values():
                     call()
                 before = clocks()
@@ -146,7 +184,8 @@ def measure(spec: Spec, device: Cpu, seconds: float, compiles: bool) -> list[Rec
 
 
 def table(records: list[Record], phase: str) -> Table:
-    result = Table(title=f"{phase}: time over our loss alone (medians), ours / eager / compile")
+    names = list(dict.fromkeys(n for r in records for n in r[phase]))[1:]
+    result = Table(title=f"{phase}: time over our loss alone (medians), {' / '.join(names)}")
     result.add_column("feature", no_wrap=True)
     cases = list(dict.fromkeys((r["shape"], r["dtype"]) for r in records))
     for shape, dtype in cases:
@@ -157,15 +196,17 @@ def table(records: list[Record], phase: str) -> Table:
             for r in records:
                 if (r["shape"], r["dtype"], r["feature"]) == (*case, feature):
                     alone = r[phase]["loss alone"]["median"]
-                    others = [v["median"] for n, v in r[phase].items() if n != "loss alone"]
-                    cells.append(" / ".join(f"{t / alone:.3g}" for t in others))
+                    times = [r[phase].get(n) for n in names]
+                    ratios = [f"{t['median'] / alone:.3g}" if t else "-" for t in times]
+                    cells.append(" / ".join(ratios))
         result.add_row(feature, *cells)
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small shapes, eager alone")
+    parser.add_argument("--quick", action="store_true", help="two small shapes, nothing compiled")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shapes", nargs="+", help="such as 8192x1000 or 4x21x512x512")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -173,15 +214,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loss_head.json"))
     arguments = parser.parse_args()
     seconds = arguments.seconds or (0.2 if arguments.quick else 2.0)
-    shapes = arguments.shapes or (QUICK if arguments.quick else SHAPES)
-    device = Cpu()
+    on_gpu = arguments.device == "cuda"
+    shapes = arguments.shapes or (CUDA if on_gpu else QUICK if arguments.quick else SHAPES)
+    libraries = installed() if on_gpu else []
+    device = device_of(arguments.device)
     machine = machine_of(device)
     records: list[Record] = []
     for shape, dtype in tqdm(list(product(shapes, arguments.dtypes))):
         spec = Spec(shape, dtype, "indices", arguments.threads)
-        records += measure(spec, device, seconds, compiles=not arguments.quick)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"machine": machine, "records": records}, indent=1))
+        records += measure(spec, device, seconds, not arguments.quick, libraries)
+        write(arguments.out, {"machine": machine, "records": records})
     console = Console(width=200)
     for phase in ("forward", "forward+backward"):
         console.print(table(records, phase))

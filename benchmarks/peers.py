@@ -2,7 +2,8 @@
 """What fused_ce is timed beside, each made once for a case, as nn.CrossEntropyLoss is, then called.
 
 The libraries named here are for CUDA and language models: (N, C) logits, class indices, and some of
-the options. What they cannot do, their adapter refuses.
+the options. What they cannot do, their adapter refuses. Called as Liger-Kernel 0.8.5, quack 0.6.5,
+flash-attention 2.8 and apex of July 2026 are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import fused_ce
 import torch
@@ -24,6 +26,36 @@ def compiled(**options: object) -> Loss:
     return module
 
 
+class Computed(torch.autograd.Function):
+    """Logits as an operation leaves them, no leaf, which a gradient may overwrite; for no time: in
+    the same memory, and what becomes of the gradient is nobody's concern.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
+        same = logits.new_empty(0)  # a view would have a leaf for its base
+        return same.set_(logits.untyped_storage(), 0, logits.shape, logits.stride())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> None:
+        pass
+
+
+def overwriting(function: Loss) -> Loss:
+    def loss(logits: torch.Tensor, target: torch.Tensor, **options: object) -> torch.Tensor:
+        computed: torch.Tensor = Computed.apply(logits)  # type: ignore[no-untyped-call]
+        return function(computed, target, **options)
+
+    return loss
+
+
+def in_place() -> Loss:
+    def loss(logits: torch.Tensor, target: torch.Tensor, **options: object) -> torch.Tensor:
+        return fused_ce.cross_entropy_stats(logits, target, in_place=True, **options).loss  # type: ignore[arg-type]
+
+    return overwriting(loss)
+
+
 def liger() -> Loss:
     function: Loss = importlib.import_module(
         "liger_kernel.transformers.functional"
@@ -35,17 +67,17 @@ def liger() -> Loss:
     return loss
 
 
-def quack() -> Loss:
+def quack(**how: object) -> Loss:
     function: Loss = importlib.import_module("quack.cross_entropy").cross_entropy
 
     def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return function(matrix(logits), target, reduction="mean")
+        return function(matrix(logits), target, reduction="mean", **how)
 
     return loss
 
 
-def flash_attn() -> Loss:
-    module = importlib.import_module("flash_attn.losses.cross_entropy").CrossEntropyLoss()
+def flash_attn(**how: object) -> Loss:
+    module = importlib.import_module("flash_attn.losses.cross_entropy").CrossEntropyLoss(**how)
 
     def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = module(matrix(logits), target)
@@ -70,9 +102,11 @@ LIBRARIES: dict[str, Callable[[], Loss]] = {
     "quack": quack,
     "flash-attn": flash_attn,
     "apex": apex,
+    "quack in place": lambda: overwriting(quack(inplace_backward=True)),
+    "flash-attn in place": lambda: overwriting(flash_attn(inplace_backward=True)),
 }
-# It leaves the gradient where the logits were.
-OVERWRITES = {"liger"}
+# They leave the gradient where the logits were.
+OVERWRITES = {"in place", "liger", "quack in place", "flash-attn in place"}
 
 
 def matrix(logits: torch.Tensor) -> torch.Tensor:
@@ -87,6 +121,8 @@ def find(name: str) -> Make:
         return nn.CrossEntropyLoss
     if name == "compile":
         return compiled
+    if name == "in place":
+        return partial(partial, in_place())
     if name in LIBRARIES:
         return partial(partial, LIBRARIES[name]())  # a function takes its options now, too
     module, function = name.split(":")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
@@ -53,6 +54,14 @@ def summary(times: list[float]) -> Record:
         "quartiles": statistics.quantiles(times, n=4, method="inclusive")[::2],
         "rounds": len(times),
     }
+
+
+def write(path: Path, result: Record) -> None:
+    """Whole or not at all: whoever is stopped at it leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(result, indent=1))
+    unfinished.replace(path)
 
 
 def machine_of(device: Device) -> Record:

@@ -114,7 +114,7 @@ def benchmark(name: str, seconds: float, built: dict[str, str], *command: str) -
 
 def stages(architecture: str, scratch: str) -> list[Stage]:
     caches = ["TMPDIR", "XDG_CACHE_HOME", "TRITON_HOME", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"]
-    own = {name: scratch for name in [*caches, "HYPOTHESIS_STORAGE_DIRECTORY"]}
+    own = dict.fromkeys([*caches, "HYPOTHESIS_STORAGE_DIRECTORY"], scratch)
     own |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     build = {
         **own,

@@ -73,7 +73,12 @@ def of_losses(result: Result) -> str:
             beside = compiled.get((r["shape"], r["dtype"]), {}).get(phase, {})
             rows.append(
                 [
-                    *(case, direction, milliseconds(seconds), f"{speed / 1e9:.0f}"),
+                    *(
+                        case,
+                        direction,
+                        milliseconds(seconds),
+                        f"{speed / 1e9:.3g}" if speed < 1e12 else f"{speed / 1e9:.0f}",
+                    ),
                     percent(speed, machine.get("copied bytes a second")),
                     percent(speed, machine.get("peak bytes a second")),
                     "" if model is None else f"{model:.0f}%",
@@ -86,7 +91,7 @@ def of_losses(result: Result) -> str:
 
 def of_memory(records: list[Result]) -> str:
     key = f"{BOTH} peak bytes"
-    names = names_in(records, (key,), set())
+    names = names_in(records, (BOTH,), set())
     rows: list[Row] = [["shape", "dtype", *names]]
     for r in records:
         peaks = [r[key].get(name) for name in names]

@@ -36,7 +36,12 @@ class OnCpu(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         device = {"device": "cpu"} if (kwargs or {}).get("device") == "cuda" else {}
-        return function(*args, **{**(kwargs or {}), **device})
+        try:
+            return function(*args, **{**(kwargs or {}), **device})
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise torch.OutOfMemoryError("CUDA out of memory") from error
+            raise
 
 
 class Event:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import layers
 import peers
 import pytest
 import torch
@@ -28,13 +29,14 @@ import gpu  # noqa: E402
 import gpu_report  # noqa: E402
 import stand_in  # noqa: E402
 
+TOO_LARGE = "4x99999999999999"
 # In Python's place: it builds nothing, tests nothing, and measures small problems for no time.
 PYTHON = f"""#!/bin/sh
 case "$1" in
 setup.py) exit $BUILD_FAILS;;
 -m) echo "3 passed, 1 skipped"; exit 0;;
-*/bench.py) set -- "$@" --shapes 96x10 2x7x5x5 --dtypes bfloat16;;
-*/loss_head.py) set -- "$@" --shapes 96x10 --dtypes bfloat16 --threads 1;;
+*/bench.py) set -- "$@" --shapes 96x10 {TOO_LARGE} 2x7x5x5 --dtypes bfloat16;;
+*/loss_head.py) set -- "$@" --shapes 96x10 2x7x5x5 --dtypes bfloat16 --threads 1;;
 */linear.py) set -- "$@" --shapes 128x8x400 --dtypes float32 bfloat16 --threads 1;;
 esac
 exec {sys.executable} {CUDA / "stand_in.py"} "$@" --seconds 0.001
@@ -83,6 +85,7 @@ def outcomes(result: dict[str, Any]) -> dict[str, str]:
     return {stage["name"]: stage["outcome"] for stage in result["stages"]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_machine")
 def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = {"H100": {"96x10 bfloat16 forward": 92}, "H1": {"96x10 bfloat16 forward": 1}}
@@ -107,7 +110,8 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         {"quack": "AssertionError: no float32"},
         {},
     ]
-    assert len(result["linear"]["memory"]) == 0  # of larger problems alone
+    assert all("fused_ce" in r["peak bytes"] for r in result["linear"]["memory"])
+    assert f"{TOO_LARGE} bfloat16 is left out" in (gpu.FOLDER / "loss.log").read_text()
     # The table: measured beside modelled.
     lines = [line.split() for line in printed.split("\n")]
     (line,) = (x for x in lines if x[:3] == ["96x10", "bfloat16", "forward"])
@@ -186,6 +190,11 @@ def test_report_of_nothing() -> None:
     assert gpu_report.report({"environment": {"gpu": "H100"}, "stages": []}) == "H100\n\n"
 
 
-def test_libraries_that_are_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert peers.installed() == []
-    assert capsys.readouterr().out.count("is left out: ModuleNotFoundError") == len(peers.LIBRARIES)
+def test_libraries_that_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("liger_kernel", "quack", "flash_attn", "apex"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert peers.installed() == [] and layers.of_libraries() == {}
+    said = capsys.readouterr().out
+    assert said.count("is left out: ModuleNotFoundError") == len(peers.LIBRARIES) + 2

@@ -217,6 +217,7 @@ def legend(figure: Any, names: list[str], threads: list[int], bottom: float) -> 
         loc="lower center",
         bbox_to_anchor=(0.5, bottom),
         ncols=len(entries),
+        fontsize=9 if len(entries) < 8 else 7.5,
         frameon=False,
     )
 

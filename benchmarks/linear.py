@@ -35,13 +35,10 @@ def measure(spec: Spec, device: Device, seconds: float, compiles: bool) -> Recor
     torch.compiler.reset()  # each case is compiled alone, for its own shape and threads
     rows, features, classes = spec.sizes()
     found = losses(compiles, device.name)
-    compiled = found.pop("compile", None)
     # Few rows are enough to warm up what is not made for a shape: all take up to a minute.
     few = Layer(f"{max(rows // 8, 1)}x{features}x{classes}", spec.dtype, device.name)
     left_out = answering(few, found)
     del few
-    if compiled:
-        found["compile"] = compiled
     layer = Layer(spec.shape, spec.dtype, device.name)
     calls: dict[str, Call] = {"products": layer.products()}
     calls |= {name: partial(layer.both, loss) for name, loss in found.items()}

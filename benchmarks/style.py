@@ -9,6 +9,7 @@ import matplotlib as mpl
 
 OURS = "#d55e00"
 COLOURS = ["#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#999999"]  # torch's first
+COLOURS += ["#f0e442", "#8c564b"]
 GREY = "#555555"
 
 # Of pictures 720 pixels wide, which a phone shows at half their size.

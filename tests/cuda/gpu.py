@@ -178,9 +178,10 @@ def environment() -> dict[str, Any]:
 
 
 def modelled(gpu: str) -> dict[str, float]:
-    """Of this GPU, where it was: NVIDIA H100 80GB HBM3 is an H100."""
+    """Of this GPU, where it was: NVIDIA A100-SXM4-80GB is an A100 80 GB."""
     machines: dict[str, dict[str, float]] = json.loads(MODEL.read_text()) if MODEL.exists() else {}
-    return machines[max(found, key=len)] if (found := [m for m in machines if m in gpu]) else {}
+    found = [m for m in machines if all(word in gpu for word in m.split())]
+    return machines[max(found, key=len)] if found else {}
 
 
 def outcomes(stages: list[Stage]) -> list[dict[str, Any]]:

@@ -15,6 +15,9 @@ from typing import Any
 Result = dict[str, Any]
 Row = list[str]
 FORWARD, BOTH = "forward, no grad", "forward+backward"
+BANDWIDTHS = """\
+The loss. Bandwidths: of the logits and their gradient alone; backward: both, less forward.
+Modelled: of all that is moved, which is more where there are few classes, per cent of peak."""
 PHASES = {"forward": FORWARD, BOTH: BOTH}  # backward alone is nobody's but ours
 
 
@@ -137,7 +140,7 @@ def left_out(result: Result) -> list[str]:
 def report(result: Result) -> str:
     parts = []
     if records := result.get("records"):
-        parts += ["The loss. Of peak, modelled: of the data sheet's bandwidth.", of_losses(result)]
+        parts += [BANDWIDTHS, of_losses(result)]
         parts += ["Peak memory of forward and backward over the logits' size", of_memory(records)]
     if records := result.get("features", {}).get("records"):
         parts += ["The loss head: time over our loss alone", of_features(records)]

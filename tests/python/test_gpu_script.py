@@ -88,8 +88,8 @@ def outcomes(result: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_machine")
 def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = {"H100": {"96x10 bfloat16 forward": 92}, "H1": {"96x10 bfloat16 forward": 1}}
-    gpu.MODEL.write_text(json.dumps(model))
+    model = {"H100": 92, "H1": 1, "A100 80 GB": 2}
+    gpu.MODEL.write_text(json.dumps({m: {"96x10 bfloat16 forward": p} for m, p in model.items()}))
     assert gpu.main() == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
     result = json.loads(gpu.RESULT.read_text())
@@ -181,9 +181,11 @@ def test_stages_fit_into_ten_minutes() -> None:
     assert [stage.name for stage in every][:3] == ["build", "tests", "loss"]
 
 
-def test_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "MODEL", tmp_path / "none.json")
-    assert gpu.modelled("NVIDIA H100 80GB HBM3") == {}
+def test_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "MODEL", tmp_path / "model.json")
+    assert gpu.modelled("NVIDIA A100-SXM4-80GB") == {}
+    gpu.MODEL.write_text(json.dumps({"H100": {}, "A100 80 GB": {"here": 1}}))
+    assert gpu.modelled("NVIDIA A100-SXM4-80GB") == {"here": 1}
 
 
 def test_report_of_nothing() -> None:

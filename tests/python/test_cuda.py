@@ -35,6 +35,8 @@ def problem(name: str) -> Problem:
         "planes": (4, 21, 64, 64),
         "options": (512, 1000),
         "probabilities": (512, 1000),
+        "stats": (512, 1000),
+        "in_place": (512, 1000),
     }[name]
     logits = torch.randn(shape, device="cuda", requires_grad=True)
     target = torch.randint(shape[1], (shape[0], *shape[2:]), device="cuda")
@@ -44,16 +46,27 @@ def problem(name: str) -> Problem:
         options = {"weight": weight, "label_smoothing": 0.1, "ignore_index": 3}
     elif name == "probabilities":
         target = torch.rand(shape, device="cuda").softmax(1)
+    elif name == "stats":
+        row_weight = torch.rand(shape[0], device="cuda")
+        options = {"z_loss_weight": 1e-3, "softcap": 30.0, "row_weight": row_weight}
+        options |= {"return_entropy": True, "return_prediction": True}
+    elif name == "in_place":
+        options = {"in_place": True}
     return logits, target, options
 
 
-PROBLEMS = ["few", "rows", "slices", "planes", "options", "probabilities"]
+PROBLEMS = ["few", "rows", "slices", "planes", "options", "probabilities", "stats", "in_place"]
 each_problem = pytest.mark.parametrize("name", PROBLEMS)
 
 
 def loss_and_gradient(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     logits, target, options = problem
-    loss = fused_ce.cross_entropy(logits, target, **options)
+    if options.keys() & {"return_entropy", "in_place"}:
+        # Of a copy, which may be overwritten.
+        stats = fused_ce.cross_entropy_stats(logits * 1, target, **options)
+        loss = stats.loss if stats.entropy is None else stats.loss + stats.entropy.mean()
+    else:
+        loss = fused_ce.cross_entropy(logits, target, **options)
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
@@ -66,15 +79,15 @@ def assert_same_bits(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Ten
 
 
 @contextlib.contextmanager
-def busy_stream(case: Problem) -> Iterator[torch.cuda.Stream]:
+def busy_stream(call: Callable[[], object]) -> Iterator[torch.cuda.Stream]:
     """A stream that is current, and busy for about a second.
 
-    The case was computed on it before: kernels are loaded, and memory for its results is at hand.
+    What is to be called was so on it before: kernels are loaded, memory for its results is at hand.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        loss_and_gradient(case)
+        call()
         torch.cuda.synchronize()
         torch.cuda._sleep(2_000_000_000)  # clocks
         yield stream
@@ -87,23 +100,33 @@ def test_current_stream(name: str) -> None:
     logits, target, options = case = problem(name)
     expected = loss_and_gradient(case)
     late = torch.zeros_like(logits)
-    with busy_stream(case):
+    with busy_stream(lambda: loss_and_gradient(case)):
         late.copy_(logits.detach())
         actual = loss_and_gradient((late.requires_grad_(), target, options))
     assert_same_bits(actual, expected)
 
 
-@each_problem
-def test_nobody_waits_for_the_gpu(name: str) -> None:
-    case = problem(name)
+def assert_nobody_waits(call: Callable[[], object]) -> None:
     mode = torch.cuda.get_sync_debug_mode()
-    with busy_stream(case) as stream:
+    with busy_stream(call) as stream:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            loss_and_gradient(case)
+            call()
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         assert not stream.query()
+
+
+@each_problem
+def test_nobody_waits_for_the_gpu(name: str) -> None:
+    case = problem(name)
+    assert_nobody_waits(lambda: loss_and_gradient(case))
+
+
+def test_nobody_waits_for_a_linear_layer() -> None:
+    x, weight = (torch.randn(n, 64, device="cuda", requires_grad=True) for n in (512, 1000))
+    target = torch.randint(1000, (512,), device="cuda")
+    assert_nobody_waits(lambda: fused_ce.linear_cross_entropy(x, weight, target).backward())
 
 
 @each_problem
@@ -170,6 +193,19 @@ def test_memory(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert peak_growth(lambda: fused_ce.cross_entropy(x, target)) <= a_few_numbers
     both = peak_growth(lambda: loss_and_gradient((x, target, {})))
     assert x.nbytes <= both <= x.nbytes + a_few_numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_in_place(dtype: torch.dtype) -> None:
+    x = torch.randn(4096, 4096, device="cuda").to(dtype).requires_grad_()
+    logits, target = x * 1, torch.zeros(4096, dtype=torch.long, device="cuda")
+
+    def both() -> None:
+        loss = fused_ce.cross_entropy_stats(logits, target, in_place=True).loss
+        (grad,) = torch.autograd.grad(loss, logits)
+        assert grad.data_ptr() == logits.data_ptr()
+
+    assert peak_growth(both) <= 16 * target.numel() + (1 << 20)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def causal_lm_loss(
         The loss, a scalar: float32, or float64 for float64 logits.
 
     Raises:
-        IndexError: a label lies outside [0, V) and is not ``ignore_index``.
+        IndexError: a label lies outside [0, V) and is not ``ignore_index``. Its position is that
+            among the labels after the shift, in one row.
         TypeError: an argument is of another Python type.
         ValueError: the labels' shape is not that of the logits without V, the logits' last
             dimension is not ``vocab_size``, there are no labels, or ``num_items_in_batch`` has more
@@ -63,12 +64,12 @@ def causal_lm_loss(
         '2.4398'
     """
     del kwargs
-    if vocab_size is not None and logits.shape[-1:] != (vocab_size,):
+    target = _next_tokens("logits", logits, labels, shift_labels, ignore_index)
+    if vocab_size is not None and logits.shape[-1] != vocab_size:
         raise ValueError(
             f"causal_lm_loss(): 'logits' of shape {tuple(logits.shape)} do not have "
             f"vocab_size={vocab_size} classes in their last dimension"
         )
-    target = _next_tokens("logits", logits, labels, shift_labels, ignore_index)
     return cross_entropy_stats(
         logits.flatten(0, -2),
         target,
@@ -113,7 +114,8 @@ def linear_causal_lm_loss(
         The loss, a scalar: float32, or float64 for float64 hidden states.
 
     Raises:
-        IndexError: a label lies outside [0, V) and is not ``ignore_index``.
+        IndexError: a label lies outside [0, V) and is not ``ignore_index``. Its position is that
+            among the labels after the shift, in one row.
         TypeError: an argument is of another Python type.
         ValueError: the labels' shape is not that of the hidden states without K, there are no
             labels, or ``num_items_in_batch`` has more than one element.
@@ -148,6 +150,8 @@ def _next_tokens(
     ignore_index: int,
 ) -> Tensor:
     """One class index a row of the input; the last position of each sequence has no next token."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"argument '{name}' must be Tensor, not {type(input).__name__}")
     if input.dim() < 2:
         raise ValueError(
             f"expected '{name}' of two dimensions or more, got shape {tuple(input.shape)}"

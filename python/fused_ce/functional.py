@@ -148,6 +148,9 @@ _MISFIT = re.compile(
     r"but instead found type '(.+)'"
 )
 
+# Arguments of which the schema knows less than the functions take.
+_TAKEN = {"dtype": "torch.dtype", "normalizer": "a number or Tensor"}
+
 
 def call(operator: Any, ignore_index: int, /, *arguments: Any, **named: Any) -> Any:
     """The operator, with torch's exceptions for arguments of another type."""
@@ -166,4 +169,4 @@ def call(operator: Any, ignore_index: int, /, *arguments: Any, **named: Any) -> 
         argument = f"{function}(): argument '{name.replace('self', 'input')}'"
         if found in (expected, expected.removeprefix("Optional[").removesuffix("]")):
             raise ValueError(f"{argument} does not fit into 64 bits") from None
-        raise TypeError(f"{argument} must be {expected}, not {found}") from None
+        raise TypeError(f"{argument} must be {_TAKEN.get(name, expected)}, not {found}") from None

@@ -144,6 +144,8 @@ def test_refusals(form: Callable[..., Tensor]) -> None:
         form(None)
     with pytest.raises(TypeError, match="argument 'labels' must be Tensor, not list"):
         form(LABELS.tolist())
+    with pytest.raises(TypeError, match="argument 'logits' must be Tensor, not NoneType"):
+        fused_ce.causal_lm_loss(None, LABELS, V)  # type: ignore[arg-type]
     with pytest.raises(IndexError, match="Target 11 is out of bounds"):
         form(torch.full((B, T), V))
     for num_items, kind in ((True, "bool"), ("3", "str")):

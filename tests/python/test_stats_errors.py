@@ -95,7 +95,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "expected normalizer to be a real number, but found ComplexFloat",
     ),
     "normalizer_bool": ({"normalizer": True}, TypeError, "argument 'normalizer'"),
-    "normalizer_str": ({"normalizer": "4"}, TypeError, "argument 'normalizer'"),
+    "normalizer_str": (
+        {"normalizer": "4"},
+        TypeError,
+        "'normalizer' must be a number or Tensor, not str",
+    ),
     "normalizer_device": (
         {"normalizer": torch.ones((), device="meta")},
         RuntimeError,
@@ -110,7 +114,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         for reduction in ("none", "sum")
     },
     "dtype_integer": ({"dtype": torch.int64}, RuntimeError, "not implemented for a loss of 'Long'"),
-    "dtype_str": ({"dtype": "float32"}, TypeError, "argument 'dtype'"),
+    "dtype_str": ({"dtype": "float32"}, TypeError, "'dtype' must be torch.dtype, not str"),
     "weight_dtype": (
         {"weight": torch.ones(5).double()},
         RuntimeError,

@@ -21,17 +21,24 @@ INSTANTIATE_TEST_SUITE_P(, CudaHeadKernel,
                                             ::testing::ValuesIn(kDTypes)),
                          cuda_kernel_name);
 
+// Under one schedule, for time: what is hard of a row is in its numbers. As CudaHardSlices.
+class CudaHardHeads : public CudaHeadKernel {};
+INSTANTIATE_TEST_SUITE_P(, CudaHardHeads,
+                         ::testing::Combine(::testing::Values(kSchedules[2]),
+                                            ::testing::ValuesIn(kDTypes)),
+                         cuda_kernel_name);
+
 TEST_P(CudaHeadKernel, EqualsTheFormula) { check_every_head(make()); }
 TEST_P(CudaHeadKernel, LseOfFarTargets) { check_lse_of_far_targets(make()); }
 TEST_P(CudaHeadKernel, SomeGradients) { check_some_gradients(make()); }
 TEST_P(CudaHeadKernel, GradientsOfAMean) { check_gradients_of_a_mean(make()); }
-TEST_P(CudaHeadKernel, HardRows) { check_hard_rows(make(), kStatistics); }
-TEST_P(CudaHeadKernel, HardRowsOfLse) { check_hard_rows(make(), kLse); }
-TEST_P(CudaHeadKernel, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
-TEST_P(CudaHeadKernel, HardRowsOfAnEvaluation) {
+TEST_P(CudaHardHeads, HardRows) { check_hard_rows(make(), kStatistics); }
+TEST_P(CudaHardHeads, HardRowsOfLse) { check_hard_rows(make(), kLse); }
+TEST_P(CudaHardHeads, HardRowsOfProbabilities) { check_hard_rows(make(), kHeadOfProbabilities); }
+TEST_P(CudaHardHeads, HardRowsOfAnEvaluation) {
   check_hard_rows(make(), kEvaluation, /*again=*/true);
 }
-TEST_P(CudaHeadKernel, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
+TEST_P(CudaHardHeads, HardRowsThatAreCapped) { check_hard_rows(make(), kHead); }
 TEST_P(CudaHeadKernel, GradientsInPlace) { check_in_place(make()); }
 TEST_P(CudaHeadKernel, StatisticsAlone) { check_statistics_alone(make()); }
 

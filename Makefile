@@ -163,12 +163,17 @@ cuda-build: ### Build with nvcc, against torch with CUDA; check, and run the CPU
 
 # nvcc's toolkit may have no disassembler: PyPI has. SASS=--quick takes minutes, everything half an hour.
 NVDISASM_VENV := build/nvdisasm-venv
-.PHONY: cuda-report
-cuda-report: ### What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
+.PHONY: cuda-report cuda-model nvdisasm
+cuda-report: nvdisasm ### What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
+	PYTHONPATH=tests/cuda $(PYTHON) -m sass --jobs $(MAX_JOBS) $(SASS)
+
+cuda-model: nvdisasm ### How fast they would be, by a model: without a GPU, in minutes
+	PYTHONPATH=tests/cuda $(PYTHON) -m model --jobs $(MAX_JOBS)
+
+nvdisasm:
 	@command -v nvdisasm > /dev/null || test -x $(NVDISASM_VENV)/bin/pip || $(PYTHON) -m venv $(NVDISASM_VENV)
 	@command -v nvdisasm > /dev/null || \
 	    $(NVDISASM_VENV)/bin/pip install --quiet nvidia-cuda-nvdisasm==13.5.37
-	PYTHONPATH=tests/cuda $(PYTHON) -m sass --jobs $(MAX_JOBS) $(SASS)
 
 .PHONY: gpu
 gpu: ### On a GPU, in ten minutes and without a network: tests, benchmarks, compute-sanitizer

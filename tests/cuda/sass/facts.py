@@ -74,6 +74,11 @@ def readable(mangled: str) -> tuple[str, str, str, str] | None:
     return ("total", "none", "", "") if "4cuda5totalE" in mangled else None
 
 
+def full_name(function: str, *arguments: str) -> str:
+    given = ", ".join(a for a in arguments if a)
+    return f"{function}<{given}>" if given else function
+
+
 def parse_ptxas(log: str) -> dict[str, dict[str, int]]:
     """Registers, spills, stack and shared memory, by mangled name."""
     facts: dict[str, dict[str, int]] = {}
@@ -100,11 +105,10 @@ def facts_of(arch: int, mangled: str, code: Code, ptxas: dict[str, int]) -> Kern
     if parts is None:
         return None
     function, storage, terms, parameter = parts
-    arguments = ", ".join(p for p in (terms, parameter) if p)
     every = code.instructions
     kernel = Kernel(
         arch,
-        f"{function}<{arguments}>" if arguments else function,
+        full_name(function, terms, parameter),
         storage,
         registers=ptxas.get("registers", 0),
         spills=ptxas.get("stores", 0) + ptxas.get("loads", 0),

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the launchers of kernels/cuda launch for a problem: asked of themselves (see recorder/)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sass.facts import full_name, readable
+from sass.toolkit import QUICK_STORAGE, ROOT, STORAGE, run
+
+from .programs import Launch, Shape
+
+HERE = Path(__file__).resolve().parent / "recorder"
+FOLDER = ROOT / "build" / "model"
+KERNELS = ROOT / "kernels" / "cuda"
+SOURCES = [KERNELS / "launch.cu", KERNELS / "plan.cpp", HERE / "recorder.cpp"]
+
+# The launches of a call, by its name.
+Calls = dict[str, list[Launch]]
+
+
+def build(jobs: int = 1) -> Path:
+    """The recorder, in seconds. It has no code of types that nobody asks it for."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    command: list[str | Path] = ["c++", "-std=c++20", "-O0", "-w", "-DFUSED_CE_SIMT"]
+    command += [f"-I{HERE}", "-I.", "-x", "c++"]
+
+    def unit(storage: str) -> Path:
+        file = FOLDER / f"{storage}.o"
+        macros = [f"-DFUSED_CE_STORAGE={storage}", f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}"]
+        run([*command, *macros, "-o", file, "-c", KERNELS / "kernels.cu"])
+        return file
+
+    with ThreadPoolExecutor(jobs) as pool:
+        units = list(pool.map(unit, QUICK_STORAGE))
+    program = FOLDER / "recorder"
+    command += ["-no-pie", "-rdynamic", "-Wl,--unresolved-symbols=ignore-all", "-o", program]
+    run([*command, *SOURCES, "-x", "none", *units])
+    return program
+
+
+def parse(line: str) -> tuple[str, Launch]:
+    """A line of the recorder's: the call, and what it launched."""
+    call, mangled, *numbers = line.split()
+    parts = readable(mangled)
+    if parts is None:
+        raise ValueError(f"no kernel of ours: {mangled}")
+    function, storage, terms, parameter = parts
+    kernel = full_name(function, terms, parameter)
+    return call, Launch(kernel, storage, int(parameter or 0), *map(int, numbers))
+
+
+def calls_of(recorder: Path, storage: str, shapes: Sequence[Shape]) -> list[Calls]:
+    """For each shape."""
+    numbers = [str(n) for s in shapes for n in (s.outer, s.classes, s.inner)]
+    stdout, _ = run([recorder, storage, *numbers])
+    result: list[Calls] = []
+    for problem in stdout.strip().split("\n\n"):
+        calls: Calls = {}
+        for line in problem.splitlines():
+            call, launch = parse(line)
+            calls.setdefault(call, []).append(launch)
+        result.append(calls)
+    return result

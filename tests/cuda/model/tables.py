@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The estimates as tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .estimate import Estimate
+from .programs import Shape
+
+TYPES = {"float": "float32", "BFloat16": "bfloat16"}
+PARTS = "blocks, waves, in flight KB, issue %, latency %, serial µs, launches, time µs, bandwidth %"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The estimate of a call."""
+
+    gpu: str
+    shape: Shape
+    storage: str
+    call: str
+    estimate: Estimate
+
+
+def title(shape: Shape) -> str:
+    inner = "" if shape.inner == 1 else f", {shape.inner}"
+    return f"({shape.outer}, {shape.classes}{inner})"
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def head(cells: Sequence[str]) -> list[str]:
+    return [line(cells), line(["---"] * len(cells))]
+
+
+def in_short(estimate: Estimate) -> str:
+    """Per cent, or microseconds where launches are all there is."""
+    percent = f"{100 * estimate.reached:.0f}"
+    return f"{estimate.microseconds:.0f} µs" if percent == "0" else percent
+
+
+def summary(results: Sequence[Result]) -> Iterator[str]:
+    """A table for each call, a column for each GPU, float32 / bfloat16."""
+    gpus = list(dict.fromkeys(r.gpu for r in results))
+    for call in dict.fromkeys(r.call for r in results):
+        yield from head([f"{call}, {' / '.join(TYPES.values())}", *gpus])
+        for shape in dict.fromkeys(r.shape for r in results):
+            of_shape = [r for r in results if (r.shape, r.call) == (shape, call)]
+            columns = (
+                " / ".join(in_short(r.estimate) for r in of_shape if r.gpu == gpu) for gpu in gpus
+            )
+            yield line([title(shape), *columns])
+        yield ""
+
+
+def details(results: Sequence[Result]) -> Iterator[str]:
+    """A table for each GPU."""
+    for gpu in dict.fromkeys(r.gpu for r in results):
+        yield f"## {gpu}"
+        yield ""
+        yield from head(["logits", "type", "call", *PARTS.split(", ")])
+        for r in results:
+            if r.gpu == gpu:
+                yield line([title(r.shape), TYPES[r.storage], r.call, *cells(r.estimate)])
+        yield ""
+
+
+def cells(e: Estimate) -> list[str]:
+    return [
+        str(e.blocks),
+        f"{e.waves:.2f}",
+        f"{e.in_flight:.0f}",
+        f"{100 * e.issue:.0f}",
+        f"{100 * e.latency:.0f}",
+        f"{e.serial:.1f}",
+        str(e.launches),
+        f"{e.microseconds:.1f}",
+        f"{100 * e.reached:.0f}",
+    ]
+
+
+def between(text: str, mark: str, lines: Sequence[str]) -> str:
+    """Text whose lines between two marks are these."""
+    first, last = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
+    before, _, rest = text.partition(first)
+    _, found, after = rest.partition(last)
+    if not found:
+        raise ValueError(f"no {first.strip()} ... {last.strip()}")
+    return "\n".join([before + first, *lines, last + after])

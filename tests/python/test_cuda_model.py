@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The model of the CUDA kernels' speed (tests/cuda/model): its arithmetic, by hand. No nvcc."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda"))
+
+from model import multiprocessor, tables
+from model.__main__ import SHAPES
+from model.estimate import LAUNCH, START, estimate, occupancy, serial
+from model.gpus import DEVICES, Device
+from model.launches import build, calls_of, parse
+from model.multiprocessor import (
+    WARP,
+    Barrier,
+    Cached,
+    Limits,
+    Load,
+    Loop,
+    Multiprocessor,
+    Step,
+    Store,
+    Straight,
+)
+from model.programs import PROGRAMS, Launch, Shape, Work
+from sass.facts import Kernel
+from sass.roofline import Gpu, Roof
+
+H100 = DEVICES[0]
+# Two bytes a cycle, and half a warp of doubles.
+LIMITS = Limits(bytes_a_cycle=2, fp64_lanes=16, resident=2, start=10)
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies are what they are said to be."""
+    monkeypatch.setattr(multiprocessor, "BUSY", 1.0)
+    monkeypatch.setattr(multiprocessor, "SPREAD", 0.0)
+
+
+def run(steps: list[Step], warps: int = 1, blocks: int = 1) -> float:
+    return Multiprocessor(LIMITS).run(lambda _: iter(steps), warps, blocks)
+
+
+@pytest.mark.parametrize(
+    ("steps", "cycles"),
+    [
+        ([], 10),
+        ([Load(64, 100)], 10 + 32 + 100),
+        ([Cached(40)], 10 + 40),
+        ([Store(64)], 10 + 32),  # its bytes have to be gone in the end
+        ([Loop(30)], 10 + 30),
+        ([Straight(30)], 10 + 4 * 30),
+        ([Straight(1, fp64=30)], 10 + 2 * 30),
+        ([Load(64, 100), Store(20), Loop(7)], 10 + 32 + 100 + 10),
+    ],
+)
+def test_one_warp(steps, cycles):
+    assert run(steps) == cycles
+
+
+def test_warps_take_turns_at_the_memory_and_wait_together():
+    assert run([Load(64, 100)], warps=8) == 10 + 8 * 32 + 100
+
+
+def test_warps_share_four_schedulers():
+    assert run([Loop(30)], warps=4) == 10 + 30
+    assert run([Loop(30)], warps=6) == 10 + 2 * 30
+
+
+def test_dependent_instructions_leave_slots_to_others():
+    assert run([Straight(30)], warps=16) == 10 + 4 * 30
+    assert run([Straight(30)], warps=20) == 10 + 5 * 30
+
+
+def test_a_barrier_waits_for_the_last():
+    def program(warp):
+        yield Cached(50 * warp)
+        yield Barrier()
+
+    assert Multiprocessor(LIMITS).run(program, 3, 1) == 10 + 100 + 4
+
+
+def test_blocks_follow_each_other():
+    assert run([Cached(50)], blocks=2) == 60
+    assert run([Cached(50)], blocks=5) == 3 * 60
+
+
+def kernel(**facts):
+    return Kernel(90, "", "float", **facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "threads", "dynamic", "blocks"),
+    [
+        ({"registers": 64}, 256, 0, 4),  # 65536 / (64 * 256)
+        ({"registers": 59}, 256, 0, 4),  # 59 * 32 = 1888, of which 2048 are taken
+        ({"registers": 91}, 128, 0, 5),  # 3072 * 4 warps: 5.3
+        ({"registers": 16}, 256, 0, 8),  # 2048 threads
+        ({"registers": 16}, 32, 0, 32),  # no more blocks than that
+        ({"registers": 16, "shared": 1000}, 128, 20000, 10),  # 227 KB / (21120 + 1024)
+    ],
+)
+def test_occupancy(facts, threads, dynamic, blocks):
+    launch = Launch("few_forward<indices>", "float", 0, 1, threads, dynamic)
+    assert occupancy(H100, kernel(**facts), launch) == blocks
+
+
+# A GPU of two multiprocessors, whose memory gives each 10 bytes a cycle of 0.93 nanoseconds.
+SMALL = Device(Gpu("small", 2, 1.0, 0.02 / 0.93, fma=128, fp64=32), 90, 100, 50)
+
+
+def work(launch: Launch, shape: Shape, **facts: int) -> Work:
+    """Its loop has 100 instructions, and 1 of 128 an element's cycle is theirs."""
+    elements = facts.setdefault("elements", 16)
+    roof = Roof("H100", 0, 100 / elements / 128 / (132 * 1.755) * 1e3, "issue")
+    return Work(launch, shape, kernel(loop=100, roof=roof, registers=64, **facts), SMALL)
+
+
+def of_rows(function: str, team: int, blocks: int) -> Launch:
+    return Launch(f"{function}<indices, {team}>", "float", team, blocks, 256, 0)
+
+
+def loads_of(work: Work) -> list[float]:
+    return [step.size for step in work.program()(0) if isinstance(step, Load)]
+
+
+def test_a_row_by_a_block():
+    """32000 classes are seven rounds of 4096, and 3328 in four vectors, the last one short."""
+    one = work(of_rows("rows_forward", 256, 4), Shape(4, 32000))
+    assert one.slots == pytest.approx(100)
+    assert one.round == WARP * 64
+    target, logit, *row = loads_of(one)
+    assert (target, logit) == (32, 32)
+    assert row == [2048] * 7 + [3328 * 4 / 8 / 4] * 4
+
+
+@pytest.mark.parametrize(("team", "rows"), [(8, 32), (32, 8), (256, 1)])
+@pytest.mark.parametrize("classes", [33, 1000, 1001, 4096, 50257])
+def test_every_byte_is_read_and_written_once(team, rows, classes):
+    """By the eight warps of a block that has so many rows."""
+    backward = work(of_rows("rows_backward", team, 5), Shape(5 * rows, classes))
+    steps = [step for warp in range(8) for step in backward.program()(warp)]
+    logits = rows * classes * 4
+    saved = 8 * 32
+    assert sum(s.size for s in steps if isinstance(s, Load)) - saved == pytest.approx(logits)
+    assert sum(s.size for s in steps if isinstance(s, Store)) == pytest.approx(logits)
+
+
+def test_a_slice_of_a_row():
+    """Two rows of 8192 in two pieces each: one round of a block, and no rest."""
+    launch = Launch("slices_forward<indices>", "float", 0, 4, 256, 0)
+    assert loads_of(work(launch, Shape(2, 8192))) == [32, 32, 2048]
+
+
+def test_planes():
+    """21 planes, eight of them seen before: 2 rounds for a guess, 3 more, and one plane."""
+    launch = Launch("planes_forward<indices, 4>", "float", 4, 1, 128, 0)
+    loads = loads_of(work(launch, Shape(1, 21, 512)))
+    assert loads == [WARP * 4 * 8] + [2048] * 5 + [512]
+
+
+def test_serial_time():
+    """Start, target, logit, the first of two rounds, a vector, the finish."""
+    one = work(of_rows("rows_forward", 256, 1), Shape(1, 8192 + 4), instructions=1100)
+    cycles = START + 4 * 100 * 1.25 + 4 * 0.35 * 1000
+    assert serial(one) == pytest.approx(cycles / 1e3)
+
+
+def test_an_estimate():
+    """One row for each of two multiprocessors, 8 rounds of the block's 16 KB."""
+    launch = of_rows("rows_backward", 256, 2)
+    shape = Shape(2, 8 * 4096)
+    made = estimate(SMALL, shape, [(launch, work(launch, shape).kernel)])
+    logits = 8 * 16384
+    # The memory is the limit, but for what comes first and last.
+    least = 2 * logits / 10
+    assert LAUNCH + least / 1e3 < made.microseconds < LAUNCH + (least + START + 3000) / 1e3
+    assert (made.blocks, made.waves, made.launches) == (4, 0.25, 1)
+    assert made.in_flight == 4 * 16
+    moved = 2 * (2 * logits + 20)
+    assert made.reached == pytest.approx(moved / (0.02e6 / 0.93) / made.microseconds)
+    # 2048 bytes in and out take a scheduler of four 100 cycles; the memory, 10.75 a cycle, 381.
+    assert made.issue == pytest.approx(4 * 4096 / 100 / (10 / 0.93))
+
+
+def test_a_larger_estimate_is_proportional():
+    def microseconds(rows: int) -> float:
+        launch = of_rows("rows_forward", 256, rows)
+        shape = Shape(rows, 8 * 4096)
+        made = estimate(SMALL, shape, [(launch, work(launch, shape).kernel)])
+        return made.microseconds - LAUNCH
+
+    assert microseconds(400) == pytest.approx(4 * microseconds(100), rel=0.05)
+
+
+def test_reading_what_was_launched():
+    mangled = "_ZN8fused_ce4cuda12rows_forwardI13__nv_bfloat16LNS0_5TermsE0ELi32EEEvNS0_9Objective"
+    expected = Launch("rows_forward<indices, 32>", "BFloat16", 32, 8192, 256, 0)
+    assert parse(f"forward {mangled} 8192 256 0") == ("forward", expected)
+    assert expected.function == "rows_forward"
+
+
+@pytest.mark.slow
+def test_every_launch_has_a_program():
+    for calls in calls_of(build(), "float", SHAPES):
+        assert calls.keys() == {"forward", "backward"}
+        launches = [launch for call in calls.values() for launch in call]
+        assert [launch for launch in launches if launch.function not in PROGRAMS] == []
+
+
+def test_writing_between_marks():
+    text = "a\n<!-- model -->\nold\n<!-- /model -->\nb\n"
+    written = tables.between(text, "model", ["| new |", ""])
+    assert written == "a\n<!-- model -->\n\n| new |\n\n<!-- /model -->\nb\n"
+    assert tables.between(written, "model", ["| new |", ""]) == written
+    with pytest.raises(ValueError, match="model"):
+        tables.between("a\n", "model", [])

@@ -103,7 +103,7 @@ def kernel(**facts):
         ({"registers": 91}, 128, 0, 5),  # 3072 * 4 warps: 5.3
         ({"registers": 16}, 256, 0, 8),  # 2048 threads
         ({"registers": 16}, 32, 0, 32),  # no more blocks than that
-        ({"registers": 16, "shared": 1000}, 128, 20000, 10),  # 227 KB / (21120 + 1024)
+        ({"registers": 16, "shared": 1000}, 128, 20000, 10),  # 228 KB / (21120 + 1024)
     ],
 )
 def test_occupancy(facts, threads, dynamic, blocks):

@@ -17,6 +17,7 @@ import pytest
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 sys.path.insert(0, str(CUDA))
 
+from sass import toolkit  # noqa: E402
 from sass.facts import Kernel, facts_of, parse_ptxas, survey  # noqa: E402
 from sass.listing import parse_sass  # noqa: E402
 from sass.toolkit import QUICK_ARCHITECTURES, QUICK_STORAGE, MissingToolError  # noqa: E402
@@ -67,6 +68,30 @@ ptxas info    : Used 48 registers, used 1 barriers, 704 bytes smem
 """
     facts = {"stack": 8, "stores": 12, "loads": 16, "registers": 48, "shared": 704}
     assert parse_ptxas(log) == {"f": facts}
+
+
+def test_a_stamp_is_of_the_code_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolkit, "ROOT", tmp_path)
+    monkeypatch.setattr(toolkit, "CUDA", tmp_path / "tests")
+    kernels, tool = tmp_path / "kernels" / "cuda", tmp_path / "tests" / "sass"
+    kernels.mkdir(parents=True)
+    tool.mkdir(parents=True)
+    header, source, script = tmp_path / "kernels" / "problem.h", kernels / "a.cu", tool / "b.py"
+    stamps = []
+    for file, text in [
+        (header, "int h;"),
+        (source, "int a;  // why\n"),
+        (script, "c = 1"),
+        (source, "// Why.\nint a;\n"),
+        (source, "int b;\n"),
+        (script, "c = 2"),
+        (header, "long h;"),
+    ]:
+        file.write_text(text)
+        if script.exists():
+            stamps.append(toolkit.stamp("sass"))
+    assert stamps[0] == stamps[1]
+    assert len(set(stamps)) == 4
 
 
 @pytest.fixture(

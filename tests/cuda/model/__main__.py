@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from sass.facts import survey
-from sass.toolkit import QUICK_STORAGE, ROOT, MissingToolError
+from sass.toolkit import QUICK_STORAGE, ROOT, MissingToolError, stamp
 
 from .estimate import estimate
 from .gpus import DEVICES
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     except MissingToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for file, lines in (DETAILS, list(details(results))), (README, list(summary(results))):
+    made = [stamp("sass", "model"), "", *details(results)]
+    for file, lines in (DETAILS, made), (README, list(summary(results))):
         print("\n".join(lines))
         file.write_text(between(file.read_text(), "model", lines))
     return 0

@@ -30,7 +30,7 @@ class Device:
     threads: int = 2048
     blocks: int = 32
     registers: int = 65536
-    shared: int = 227 * 1024
+    shared: int = 228 * 1024
 
     @property
     def name(self) -> str:
@@ -49,6 +49,6 @@ DEVICES = [
     Device(GPUS[90], 90, 480, 260),
     Device(replace(GPUS[90], name="H200", terabytes=4.8), 90, 480, 260),
     Device(GPUS[100], 100, 580, 310),
-    Device(replace(GPUS[80], name="A100 80 GB", terabytes=2.039), 80, 470, 260, shared=163 * 1024),
-    Device(GPUS[89], 89, 540, 270, threads=1536, blocks=24, shared=99 * 1024),
+    Device(replace(GPUS[80], name="A100 80 GB", terabytes=2.039), 80, 470, 260, shared=164 * 1024),
+    Device(GPUS[89], 89, 540, 270, threads=1536, blocks=24, shared=100 * 1024),
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from .facts import Kernel
 from .roofline import GPUS
+from .toolkit import stamp
 
 HEADER = [
     "type", "kernel", "registers", "spills", "stack", "shared", "LDG.128/64", "STG.128/64", "local",
@@ -58,6 +59,7 @@ def table(kernels: Sequence[Kernel]) -> Iterator[str]:
 
 def markdown(kernels: Sequence[Kernel]) -> Iterator[str]:
     """The same as markdown, with what the columns mean."""
+    yield stamp("sass")
     yield LEGEND
     for arch in dict.fromkeys(k.arch for k in kernels):
         yield f"### sm_{arch}{' (' + GPUS[arch].name + ')' if arch in GPUS else ''}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+CUDA = Path(__file__).resolve().parents[1]
+ROOT = CUDA.parents[1]
 CACHE = ROOT / "build" / "sass"
 # As kernels.cu is compiled for each: its name in types.cuh, and the namespace of its code.
 STORAGE = {
@@ -60,6 +62,21 @@ def sources_digest() -> str:
     for path in sorted([folder / "problem.h", *(folder / "cuda").iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def stamp(*tools: str) -> str:
+    """A line of a document that these folders of tests/cuda make of the kernels.
+
+    It is another one as soon as their code is, or the kernels', but for comments of the latter.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([ROOT / "kernels" / "problem.h", *(ROOT / "kernels" / "cuda").iterdir()]):
+        code = re.sub(r"//.*", "", path.read_text())
+        digest.update(" ".join([path.name, *code.split()]).encode())
+    for path in sorted(file for tool in tools for file in (CUDA / tool).rglob("*.*")):
+        if path.suffix in (".py", ".h", ".cpp"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"<!-- made of sources {digest.hexdigest()[:16]} -->"
 
 
 def run(command: Sequence[str | Path]) -> tuple[str, str]:

@@ -26,8 +26,10 @@ from .programs import BESIDE, Launch, Shape, Work
 LAUNCH = 1.5
 # Cycles from a block's place becoming free to the next block's first instruction.
 START = 700
-# Registers and shared memory are given in pieces.
-REGISTERS_PIECE, SHARED_PIECE, SHARED_OWN = 256, 128, 1024
+# Registers of a multiprocessor, given to warps in pieces; pieces of shared memory, and what a block
+# takes of it besides.
+REGISTERS, REGISTERS_PIECE = 65536, 256
+SHARED_PIECE, SHARED_BESIDE = 128, 1024
 
 
 def up(number: int, piece: int) -> int:
@@ -37,11 +39,11 @@ def up(number: int, piece: int) -> int:
 def occupancy(device: Device, kernel: Kernel, launch: Launch) -> int:
     """Blocks that a multiprocessor has room for."""
     registers = up(kernel.registers * WARP, REGISTERS_PIECE) * launch.warps
-    shared = up(kernel.shared + launch.shared, SHARED_PIECE) + SHARED_OWN
+    shared = up(kernel.shared + launch.shared, SHARED_PIECE) + SHARED_BESIDE
     return min(
         device.blocks,
         device.threads // launch.threads,
-        device.registers // registers,
+        REGISTERS // registers,
         device.shared // shared,
     )
 

@@ -29,7 +29,6 @@ class Device:
     cache_latency: int  # of the cache that all multiprocessors share
     threads: int = 2048
     blocks: int = 32
-    registers: int = 65536
     shared: int = 228 * 1024
 
     @property

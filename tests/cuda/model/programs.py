@@ -43,10 +43,6 @@ class Shape:
     def rows(self) -> int:
         return self.outer * self.inner
 
-    @property
-    def logits(self) -> int:
-        return self.rows * self.classes
-
 
 @dataclass(frozen=True)
 class Launch:

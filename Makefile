@@ -73,7 +73,7 @@ train: build $(STAMPS)/train $(STAMPS)/hugging_face ## The examples, end to end:
 	$(PY) examples/softmax_and_cross_entropy.py
 
 .PHONY: lint
-lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format; workflows, licence headers, MANIFEST.in
+lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format; workflows, licence headers, MANIFEST.in, stale reports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict python/fused_ce examples tests/mutation benchmarks tests/cuda \
@@ -83,6 +83,7 @@ lint: $(STAMPS)/train $(STAMPS)/lint ## ruff, mypy --strict, clang-format; workf
 	@git grep -L 'SPDX-License-Identifier: BSD-3-Clause' -- $(LICENSED); test $$? -eq 1 || \
 	    { $(call say,the files above do not name the licence); }
 	$(VENV)/bin/check-manifest --no-build-isolation
+	$(PY) tests/cuda/stale.py
 
 .PHONY: docs
 docs: build doxygen $(STAMPS)/docs ## The documents and the API reference as a site, build/docs/index.html

@@ -2,9 +2,9 @@
 """What public figures say of the GPUs.
 
 Multiprocessors, clocks, bandwidths and throughputs: NVIDIA's data sheets (see sass/roofline.py).
-What a multiprocessor holds: the CUDA programming guide's table of compute capabilities. Latencies,
-rounded: Luo et al., arXiv:2402.13499, for sm_80, sm_89 and sm_90. A B200's are not among them: an
-H100's and a fifth are taken.
+What a multiprocessor holds: the CUDA programming guide's table of compute capabilities. Latencies
+are of the size that Luo et al., arXiv:2402.13499, report for sm_80, sm_89 and sm_90; they were not
+compared with its tables. A B200's are not among them: an H100's and a fifth are taken.
 """
 
 from __future__ import annotations

@@ -26,12 +26,16 @@ def test_prints_checks_and_times() -> None:
 
 
 @pytest.mark.parametrize("factor", [1 + 2**-6, float("nan")])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_wrong_result_is_told(
-    factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str, factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = fused_ce.cross_entropy
 
     def wrong(*args: Any, **named: Any) -> torch.Tensor:
+        if what == "gradient":
+            args[0].register_hook(lambda gradient: factor * gradient)
+            return right(*args, **named)
         return factor * right(*args, **named)
 
     monkeypatch.setattr(fused_ce, "cross_entropy", wrong)

@@ -75,7 +75,7 @@ def causal_lm_loss(
         target,
         ignore_index=ignore_index,
         normalizer=_normalizer(num_items_in_batch, logits),
-        dtype=_loss_dtype(logits),
+        dtype=torch.promote_types(logits.dtype, torch.float32),
     ).loss
 
 
@@ -138,7 +138,7 @@ def linear_causal_lm_loss(
         logit_scale=logit_scale,
         softcap=softcap,
         normalizer=_normalizer(num_items_in_batch, hidden_states),
-        dtype=_loss_dtype(hidden_states),
+        dtype=torch.promote_types(hidden_states.dtype, torch.float32),
     ).loss
 
 
@@ -189,7 +189,3 @@ def _normalizer(num_items: Tensor | float | None, input: Tensor) -> Tensor | flo
             f"{type(num_items).__name__}"
         )
     return num_items
-
-
-def _loss_dtype(input: Tensor) -> torch.dtype:
-    return torch.float64 if input.dtype == torch.float64 else torch.float32

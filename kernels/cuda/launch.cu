@@ -26,7 +26,8 @@ int64_t workspace_bytes(const Problem& p) {
   int64_t most = 0;
   for (const bool general : {false, true}) {
     const Plan plan = forward_plan(p, general);
-    const int64_t slices = plan.loop == Loop::kSlices ? rows_of(p) * plan.slices : 0;
+    const int64_t slices =
+        plan.loop == Loop::kSlices ? rows_of(p) * plan.slices * (kBlock / kWarp) : 0;
     const int64_t bytes = partials_bytes(plan) + slices * slice_sums_bytes(p.dtype);
     most = bytes > most ? bytes : most;
   }

@@ -181,6 +181,11 @@ void store_word(Word* p, const Word& word, simt::Where where = simt::Where::curr
   *p = word;
 }
 
+inline float max_or_nan(float a, float b) { return a < b || b != b ? b : a; }
+inline float saturate(float x) { return x > 0 ? (x < 1 ? x : 1.0f) : 0.0f; }
+inline float2 fma_both(float2 a, float2 b, float2 c) {
+  return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
+}
 // ex2.approx.ftz: a subnormal result is 0
 inline float fast_exp2(float x) {
   const float y = exp2f(x);

@@ -156,26 +156,30 @@ class FewTile {
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
     few_forward(const Objective<S, kTerms> objective, const Forward out, const int pitch,
-                Partial* partials) {
+                const Tiles tiles) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);
   const int64_t rows = rows_of(objective.problem);
-  BlockTotals<A> totals;
-  for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
-       first += int64_t{gridDim.x} * kFewRows) {
-    const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
-    tile.load(first, n);
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < n) {
-      const int64_t i = first + threadIdx.x;
-      const int64_t y = objective.target(i);
-      put_row(objective, is_read(objective, y, out) ? tile.sum(i, y) : ignored_state<A>(), i, out,
-              totals);
+  Reducer<A, kFewRows> reducer(tiles);
+  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    const int64_t end = tiles.end(t, rows);
+    for (int64_t first = t * tiles.rows; first < end; first += kFewRows) {
+      const int n = end - first < kFewRows ? static_cast<int>(end - first) : kFewRows;
+      tile.load(first, n);
+      __syncthreads();
+      if (static_cast<int>(threadIdx.x) < n) {
+        const int64_t i = first + threadIdx.x;
+        const int64_t y = objective.target(i);
+        put_row(objective, is_read(objective, y, out) ? tile.sum(i, y) : ignored_state<A>(), i, out,
+                totals);
+      }
+      __syncthreads();
     }
-    __syncthreads();
+    reducer.template put<kFewRows>(t, totals);
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 template <class S, Terms kTerms>

@@ -6,7 +6,9 @@
 namespace fused_ce::cuda {
 namespace {
 
-// Blocks beyond these take turns: what a block leaves behind is read by one block in the end.
+// What tiles leave behind is read by one block in the end.
+constexpr int64_t kMostTiles = 16384;
+// Blocks of backward beyond these take turns.
 constexpr int64_t kMostBlocks = 16384;
 // Fewer neighbouring rows than a warp has threads would leave it partly idle.
 constexpr int64_t kNarrowestPlane = 32;
@@ -33,8 +35,8 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
 Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bool general) {
   const Strides& s = p.logits_strides;
   const int64_t rows = rows_of(p), size = size_of(p.dtype);
-  Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
-  int64_t rows_per_block = kFewRows;
+  Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0, 0, 0};
+  int64_t rows_at_once = kFewRows;
   if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {
     plan.loop = Loop::kPlanes;
     const int64_t n = neighbours(size);
@@ -42,14 +44,14 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
         aligned(grad, grad_strides, n, size)) {
       plan.neighbours = static_cast<int>(n);
     }
-    rows_per_block = kPlaneBlock * plan.neighbours;
+    rows_at_once = kPlaneBlock * plan.neighbours;
   } else if (p.classes > kFewClasses) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
     plan.team = p.classes <= kSmallTeamClasses && !general ? kSmallTeam
                 : p.classes <= kWarpClasses && many        ? kWarp
                                                            : kBlock;
-    rows_per_block = kBlock / plan.team;
+    rows_at_once = kBlock / plan.team;
     const bool has_slices = !general || p.target_kind != TargetKind::kProbabilities;
     if (has_slices && rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;
@@ -59,7 +61,14 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
       plan.slices = ceil_div(p.classes, plan.slice_classes);
     }
   }
-  plan.blocks = smaller(ceil_div(rows, rows_per_block), kMostBlocks);
+  plan.blocks = smaller(ceil_div(rows, rows_at_once), kMostBlocks);
+  plan.tile_rows = rows_at_once;
+  while (plan.team == kWarp && plan.tile_rows < kWarp && rows >= 2 * plan.tile_rows * kFullGpu) {
+    plan.tile_rows *= 2;  // so that there are fewer tiles, and yet enough of them
+  }
+  const int64_t times = ceil_div(ceil_div(rows, plan.tile_rows), kMostTiles);
+  if (times > 1) plan.tile_rows *= times;
+  plan.tiles = ceil_div(rows, plan.tile_rows);
   return plan;
 }
 

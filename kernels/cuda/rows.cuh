@@ -160,21 +160,30 @@ __device__ RowState<A> sum_row(const Objective<S, kTerms>& objective, int64_t i,
 
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    rows_forward(const Objective<S, kTerms> objective, const Forward out, Partial* partials) {
+    rows_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
-  const int64_t rows = rows_of(objective.problem), step = int64_t{gridDim.x} * T::kTeams;
-  BlockTotals<A> totals;
-  for (int64_t i = int64_t{blockIdx.x} * T::kTeams + T::index(); i < rows; i += step) {
-    const int64_t y = objective.target(i);
-    const RowState<A> row = is_read(objective, y, out)
-                                ? sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/true)
-                                : ignored_state<A>();
-    if (T::thread() == 0) put_row(objective, row, i, out, totals);
+  const int64_t rows = rows_of(objective.problem);
+  Reducer<A, kBlock> reducer(tiles);
+  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    const int64_t end = tiles.end(t, rows);
+    for (int64_t i = t * tiles.rows + T::index(); i < end; i += T::kTeams) {
+      const int64_t y = objective.target(i);
+      const RowState<A> row = is_read(objective, y, out)
+                                  ? sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/true)
+                                  : ignored_state<A>();
+      if (T::thread() == 0) put_row(objective, row, i, out, totals);
+    }
+    if constexpr (T::kTeams > 1) {
+      reducer.template put<kBlock>(t, totals);
+    } else if (T::thread() == 0) {
+      reducer.template put<1>(t, totals);
+    }
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 // A row's gradient is cut into `slices`, each of which is one team's.

@@ -35,29 +35,34 @@ template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_finish(const Objective<S, kTerms> objective, const Forward out,
                   const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
-                  Partial* partials) {
+                  const Tiles tiles) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A, kTerms>;
   __shared__ typename T::Shared shared;
   T team(shared);
   const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
-  BlockTotals<A> totals;
-  for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
-    const int64_t y = objective.target(i);
-    RowState<A> row = ignored_state<A>();
-    if (is_read(objective, y, out)) {
-      const RowReader<S, kTerms> reader(objective, i, 0, classes);
-      const A m = guess<S, kTerms>(reader, classes, team, y);
-      RowSums<A, kTerms> sums;
-      for (int64_t k = T::thread(); k < slices; k += T::kSize)
-        sums.merge(slice_sums[i * slices + k], m);
-      row = objective.state(team.sum(sums, m), m, y, is_class(y) ? reader.logit(y) : A(0));
-      if (!objective.is_in_range(row))
-        row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
+  Reducer<A, kBlock> reducer(tiles);
+  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    const int64_t end = tiles.end(t, rows);
+    for (int64_t i = t * tiles.rows; i < end; ++i) {
+      const int64_t y = objective.target(i);
+      RowState<A> row = ignored_state<A>();
+      if (is_read(objective, y, out)) {
+        const RowReader<S, kTerms> reader(objective, i, 0, classes);
+        const A m = guess<S, kTerms>(reader, classes, team, y);
+        RowSums<A, kTerms> sums;
+        for (int64_t k = T::thread(); k < slices; k += T::kSize)
+          sums.merge(slice_sums[i * slices + k], m);
+        row = objective.state(team.sum(sums, m), m, y, is_class(y) ? reader.logit(y) : A(0));
+        if (!objective.is_in_range(row))
+          row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
+      }
+      if (T::thread() == 0) put_row(objective, row, i, out, totals);
     }
-    if (T::thread() == 0) put_row(objective, row, i, out, totals);
+    if (T::thread() == 0) reducer.template put<1>(t, totals);
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 }  // namespace fused_ce::cuda

@@ -110,39 +110,43 @@ class PlaneReader {
 
 template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
-    planes_forward(const Objective<S, kTerms> objective, const Forward out, Partial* partials) {
+    planes_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   using A = Accumulate<S>;
   const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
-  const int64_t step = int64_t{gridDim.x} * kPlaneBlock * kN;
-  BlockTotals<A> totals;
-  for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
-    const PlaneReader<S, kTerms, kN> reader(objective, i);
-    int64_t y[kN];
-    for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
-    A m[kN];
-    RowState<A> row[kN];
-    int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
+  const Reducer<A, kPlaneBlock> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    for (int64_t i = tiles.begin(t) + int64_t{threadIdx.x} * kN; i < tiles.end(t, rows);
+         i += kPlaneBlock * kN) {
+      const PlaneReader<S, kTerms, kN> reader(objective, i);
+      int64_t y[kN];
+      for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
+      A m[kN];
+      RowState<A> row[kN];
+      int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
 #pragma unroll 1
-    for (;; probed = classes) {
-      reader.find_largest(probed, m);
-      reader.sum(m, y, row);
-      bool in_range = true;
+      for (;; probed = classes) {
+        reader.find_largest(probed, m);
+        reader.sum(m, y, row);
+        bool in_range = true;
+#pragma unroll
+        for (int k = 0; k < kN; ++k) {
+          // The target's own exponential is not in the sum.
+          const A lead = objective.distance(m[k], row[k].pivot_logit);
+          const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
+          in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+        }
+        if (in_range || probed == classes) break;
+      }
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        // The target's own exponential is not in the sum.
-        const A lead = objective.distance(m[k], row[k].pivot_logit);
-        const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
-        in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+        if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
       }
-      if (in_range || probed == classes) break;
+      put_rows(objective, row, i, out, totals);
     }
-#pragma unroll
-    for (int k = 0; k < kN; ++k) {
-      if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
-    }
-    put_rows(objective, row, i, out, totals);
+    reducer.template put<kPlaneBlock>(t, totals);
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 template <class S, Terms kTerms, int kN>

@@ -17,9 +17,6 @@ struct RowOfGradients {
 
   __device__ __forceinline__ bool is_packed() const { return stride == 1; }
   __device__ __forceinline__ void put(int64_t c, S value) const { first[c * stride] = value; }
-  __device__ __forceinline__ void put(int64_t c, const Values<S, 1>& value) const {
-    put(c, value.v[0]);
-  }
   // Of classes c, c + 1, ...; c is where a vector begins.
   __device__ __forceinline__ void put(int64_t c, const Values<S, kN>& values) const {
     if (is_packed()) return store_values<S, kN>(first + c, values);
@@ -31,14 +28,12 @@ struct RowOfGradients {
 // A thread's part of classes [begin, end) of row i.
 template <class S, Terms kTerms, int kThreads>
 __device__ void write_gradients(const Objective<S, kTerms>& objective, const Factors<S>& factors,
-                                int64_t i, int64_t begin, int64_t end, int thread,
+                                int64_t i, int64_t begin, int64_t end,
                                 const RowOfGradients<S>& grad) {
   using A = Accumulate<S>;
   constexpr int kN = kVector<S>;
   using Reader = RowReader<S, kTerms, kThreads>;
-  const Reader reader = grad.is_packed()
-                            ? Reader(objective, i, begin, end, thread, grad.first, true)
-                            : Reader(objective, i, begin, end, thread);
+  const Reader reader(objective, i, begin, end, grad.first, grad.is_packed());
   if (!factors.counts) {
     Values<S, kN> zeros;
 #pragma unroll
@@ -47,35 +42,38 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
                        [&](int64_t c) { grad.put(c, zeros.v[0]); });
     return;
   }
-  // The thread that has the target's class writes it last. Its logit may be gone by then.
+  // The thread that has the target's class writes it last, when its logit may be gone.
   const int64_t y = factors.target;
-  const bool has_target = reader.has(y);
-  const S target_number = has_target ? reader.number(y) : S();
+  const S target_number = kIsGeneral<kTerms> && reader.has(y) ? reader.number(y) : S();
   const Reference<S> ref = objective.reference(factors.offset);
-  const auto write = [&]<int n, class Ref>(const Ref& relative_to, int64_t c, const S(&x)[n]) {
+  const auto differentiated = [&]<int n, class Ref>(const Ref& near, int64_t c, const S(&x)[n]) {
     Values<S, n> values;
     reader.template with_weights<n>(c, [&](const A(&q)[n]) {
 #pragma unroll
-      for (int k = 0; k < n; ++k)
-        put(&values.v[k], objective.gradient(relative_to, factors, x[k], q[k]));
+      for (int k = 0; k < n; ++k) put(&values.v[k], objective.gradient(near, factors, x[k], q[k]));
     });
-    grad.put(c, values);
+    return values;
   };
   reader.for_all(
       reader.first(), /*special=*/-1,
-      [&](int64_t c, const typename Reader::Vectors& x) {
+      [&](auto loop) {
         ref.with_nearness([&](const auto& near) {
+          loop([&](int64_t c, const typename Reader::Vectors& x) {
 #pragma unroll
-          for (int u = 0; u < kLoads<S, kTerms>; ++u)
-            write(near, Reader::class_at(c, u), values_of<S, kN>(x[u]).v);
+            for (int u = 0; u < kLoads<S, kTerms>; ++u) {
+              const int64_t at = Reader::class_at(c, u);
+              store_values<S, kN>(grad.first + at,
+                                  differentiated(near, at, values_of<S, kN>(x[u]).v));
+            }
+          });
         });
       },
-      [&](int64_t c, const S(&x)[kN]) { write(ref, c, x); },
+      [&](int64_t c, const S(&x)[kN]) { grad.put(c, differentiated(ref, c, x)); },
       [&](int64_t c, S x) {
         const S one[1] = {x};
-        write(ref, c, one);
+        grad.put(c, differentiated(ref, c, one).v[0]);
       });
-  if (has_target) {
+  if (reader.has(y)) {
     S value;
     put(&value, objective.gradient_at_target(factors, target_number));
     grad.put(y, value);

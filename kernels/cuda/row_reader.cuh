@@ -35,59 +35,57 @@ class RowReader {
     S end;  // of the first round: one of the classes at the ends
   };
 
-  // `aligned`: whose address decides where vectors begin, the logits or what is written in their
-  // place; `packed`: whether its classes are neighbours there.
+  // `aligned`: whose address decides where vectors begin, the logits or what is written for them;
+  // `packed`: whether classes are neighbours there.
   __device__ RowReader(const Objective<S, kTerms>& objective, int64_t row, int64_t begin,
-                       int64_t end, int thread, const S* aligned, bool packed)
+                       int64_t end, const S* aligned, bool packed)
       : objective_(objective),
         logits_(row_of(objective, row)),
-        stride_(objective.problem.logits_strides.classes),
-        probabilities_(objective.probabilities(row)),
-        begin_(begin),
-        thread_(thread) {
+        probabilities_(objective.probabilities(row)) {
     const int64_t classes = end - begin;
     const int past =
         static_cast<int>(reinterpret_cast<uintptr_t>(aligned + begin) / sizeof(S) % kN);
     const int before = packed && past > 0 ? kN - past : 0;
     head_ = classes < before ? static_cast<int>(classes) : before;
+    begin_ = begin + head_;
     vectors_ = (classes - head_) / kN;
     ends_ = head_ + static_cast<int>((classes - head_) % kN);
-    packed_ = stride_ == 1 && is_aligned<S, kN>(logits_ + begin + head_);
-    full_ = packed_ ? rounds_of(vectors_ - thread - (kUnroll - 1) * kThreads) : 0;
+    packed_ = packed && stride() == 1 && is_aligned<S, kN>(logits_ + begin_);
+    full_ = packed_ ? rounds_of(vectors_ - thread() - (kUnroll - 1) * kThreads) : 0;
   }
   // Vectors as the logits have them.
   __device__ RowReader(const Objective<S, kTerms>& objective, int64_t row, int64_t begin,
-                       int64_t end, int thread)
-      : RowReader(objective, row, begin, end, thread, row_of(objective, row),
+                       int64_t end)
+      : RowReader(objective, row, begin, end, row_of(objective, row),
                   objective.problem.logits_strides.classes == 1) {}
 
   // The number in memory for a class of the row, and its logit.
-  __device__ S number(int64_t c) const { return logits_[c * stride_]; }
+  __device__ S number(int64_t c) const { return logits_[c * stride()]; }
   __device__ A logit(int64_t c) const { return objective_.logit(get(number(c))); }
 
   // Asks for what a thread begins with.
   __device__ __forceinline__ Round first() const {
     Round round;
     if (packed_) load(0, round.vectors);
-    round.end = thread_ < ends_ ? number(end_class(thread_)) : S();
+    round.end = thread() < ends_ ? number(end_class(thread())) : S();
     return round;
   }
 
   // Calls full(c, x) for the thread's full rounds of vectors x, the first of which has class c, but
   // for round `special`; vector(c, x) for its other vectors, and end(c, x) for what it has of the
-  // classes at the ends.
-  template <class OfRound, class OfVector, class OfEnd>
-  __device__ __forceinline__ void for_all(Round now, int special, OfRound full, OfVector vector,
+  // classes at the ends. `choose` calls what it is given, a loop, with the `full` of its choice.
+  template <class Choose, class OfVector, class OfEnd>
+  __device__ __forceinline__ void for_all(Round now, int special, Choose choose, OfVector vector,
                                           OfEnd end) const {
 #pragma unroll 1
-    for (int e = thread_; e < ends_; e += kThreads) {
+    for (int e = thread(); e < ends_; e += kThreads) {
       const int64_t c = end_class(e);
-      end(c, e == thread_ ? now.end : number(c));
+      end(c, e == thread() ? now.end : number(c));
     }
     if (!packed_) {
 #pragma unroll 1
-      for (int64_t v = thread_; v < vectors_; v += kThreads) {
-        const int64_t c = begin_ + head_ + v * kN;
+      for (int64_t v = thread(); v < vectors_; v += kThreads) {
+        const int64_t c = begin_ + v * kN;
         S x[kN];
 #pragma unroll
         for (int k = 0; k < kN; ++k) x[k] = number(c + k);
@@ -95,29 +93,40 @@ class RowReader {
       }
       return;
     }
-    const int rounds = rounds_of(vectors_ - thread_);
+    const int rounds = rounds_of(vectors_ - thread());
+    int r = 0;
 #pragma unroll 1
-    for (int r = 0; r < rounds;) {
-      const int64_t c = first_class(r);
-      if (r < full_ && r != special) {
-        full(c, now.vectors);
+    while (r < rounds) {
+      const int stop = r <= special && special < full_ ? special : full_;
+      if (r < stop) {
+        choose([&](auto full) {
+          int64_t c = first_class(r);
+#pragma unroll 1
+          for (;;) {
+            full(c, now.vectors);
+            if (++r == stop) break;
+            c += kRound;
+            load_full(c, now.vectors);
+          }
+        });
       } else {
         const int vectors = vectors_in(r);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-          if (u < vectors) vector(class_at(c, u), values_of<S, kN>(now.vectors[u]).v);
+          if (u < vectors) vector(class_at(first_class(r), u), values_of<S, kN>(now.vectors[u]).v);
         }
+        ++r;
       }
-      load(++r, now.vectors);
+      load(r, now.vectors);
     }
   }
   // Calls vector(c) and end(c) for the classes of the thread, without a look at them.
   template <class OfVector, class OfEnd>
   __device__ __forceinline__ void for_classes(OfVector vector, OfEnd end) const {
 #pragma unroll 1
-    for (int e = thread_; e < ends_; e += kThreads) end(end_class(e));
+    for (int e = thread(); e < ends_; e += kThreads) end(end_class(e));
 #pragma unroll 1
-    for (int64_t v = thread_; v < vectors_; v += kThreads) vector(begin_ + head_ + v * kN);
+    for (int64_t v = thread(); v < vectors_; v += kThreads) vector(begin_ + v * kN);
   }
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
@@ -127,12 +136,17 @@ class RowReader {
     const auto add_vector = [&](int64_t c, const S(&x)[kN]) { add(row, ref, m, c, x, y); };
     for_all(
         first, round_of(y),
-        [&](int64_t c, const Vectors& x) {
+        [&](auto loop) {
           if (objective_.all_weigh_the_same()) {
-            ref.with_nearness([&](const auto& near) { add_round(row, near, m, x); });
+            ref.with_nearness([&](const auto& near) {
+              loop([&](int64_t, const Vectors& x) { add_round(row, near, m, x); });
+            });
           } else {
+            loop([&](int64_t c, const Vectors& x) {
 #pragma unroll
-            for (int u = 0; u < kUnroll; ++u) add_vector(class_at(c, u), values_of<S, kN>(x[u]).v);
+              for (int u = 0; u < kUnroll; ++u)
+                add_vector(class_at(c, u), values_of<S, kN>(x[u]).v);
+            });
           }
         },
         add_vector,
@@ -146,9 +160,9 @@ class RowReader {
   // The largest logit that a thread sees; -inf if all are NaN. The largest number has it.
   __device__ A largest() const {
     A m = -infinity<A>();
-    const int64_t end = begin_ + ends_ + vectors_ * kN;
+    const int64_t begin = begin_ - head_, end = begin + ends_ + vectors_ * kN;
 #pragma unroll 4
-    for (int64_t c = begin_ + thread_; c < end; c += kThreads) m = larger(m, get(number(c)));
+    for (int64_t c = begin + thread(); c < end; c += kThreads) m = larger(m, get(number(c)));
     return objective_.logit(m);
   }
 
@@ -161,14 +175,14 @@ class RowReader {
   // The round that has a class in one of the thread's vectors, or -1.
   __device__ __forceinline__ int round_of(int64_t y) const {
     const int64_t place = y - first_class(0);
-    const bool is_mine = place >= 0 && place % kStep < kN && y < begin_ + head_ + vectors_ * kN;
+    const bool is_mine = place >= 0 && place % kStep < kN && y < begin_ + vectors_ * kN;
     return is_mine ? static_cast<int>(place / kRound) : -1;
   }
   // Whether the thread has a class, in a vector or at the ends; -1 or less: none.
   __device__ __forceinline__ bool has(int64_t y) const {
     if (round_of(y) >= 0) return true;
 #pragma unroll 1
-    for (int e = thread_; e < ends_; e += kThreads) {
+    for (int e = thread(); e < ends_; e += kThreads) {
       if (end_class(e) == y) return true;
     }
     return false;
@@ -177,6 +191,8 @@ class RowReader {
   static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
 
  private:
+  __device__ int64_t stride() const { return objective_.problem.logits_strides.classes; }
+  static __device__ int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
   static __device__ const S* row_of(const Objective<S, kTerms>& objective, int64_t row) {
     const Problem& p = objective.problem;
     return static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
@@ -187,34 +203,35 @@ class RowReader {
   }
   // The class where the thread's round r begins, and how many vectors it has.
   __device__ __forceinline__ int64_t first_class(int r) const {
-    return begin_ + head_ + int64_t{thread_} * kN + int64_t{r} * kRound;
+    return begin_ + int64_t{thread()} * kN + int64_t{r} * kRound;
   }
   __device__ __forceinline__ int vectors_in(int r) const {
-    const int64_t left = vectors_ - thread_ - int64_t{r} * kVectors;
+    const int64_t left = vectors_ - thread() - int64_t{r} * kVectors;
     if (left <= 0) return 0;
     return left >= kVectors ? kUnroll : (static_cast<int>(left) + kThreads - 1) / kThreads;
   }
   // The e-th of the classes that are in no vector.
   __device__ __forceinline__ int64_t end_class(int e) const {
-    return begin_ + e + (e < head_ ? 0 : vectors_ * kN);
+    return begin_ - head_ + e + (e < head_ ? 0 : vectors_ * kN);
   }
 
+  // A full round whose first vector is of class c.
+  __device__ __forceinline__ void load_full(int64_t c, Vectors& x) const {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) x[u] = vector_at(class_at(c, u));
+  }
   // What is there of a round of packed vectors.
   __device__ __forceinline__ void load(int r, Vectors& x) const {
-    const S* const from = logits_ + first_class(r);
-    const auto vector = [&](int u) {
-      return load_word(reinterpret_cast<const Word<S, kN>*>(from + u * kStep));
-    };
-    if (r < full_) {
+    const int64_t c = first_class(r);
+    if (r < full_) return load_full(c, x);
+    const int vectors = vectors_in(r);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) x[u] = vector(u);
-    } else {
-      const int vectors = vectors_in(r);
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (u < vectors) x[u] = vector(u);
-      }
+    for (int u = 0; u < kUnroll; ++u) {
+      if (u < vectors) x[u] = vector_at(class_at(c, u));
     }
+  }
+  __device__ __forceinline__ Word<S, kN> vector_at(int64_t c) const {
+    return load_word(reinterpret_cast<const Word<S, kN>*>(logits_ + c));
   }
 
   // A full round without the target.
@@ -248,8 +265,8 @@ class RowReader {
 
   const Objective<S, kTerms>& objective_;
   const S* const logits_;
-  const int64_t stride_, probabilities_, begin_;
-  const int thread_;
+  const int64_t probabilities_;
+  int64_t begin_;    // the class where the first vector begins
   int head_, ends_;  // classes before the first vector; those at both ends
   int64_t vectors_;
   bool packed_;  // whether a vector is one load

@@ -21,7 +21,7 @@ template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
 __device__ RowPart<A, kTerms> sum_of_row(const Objective<S, kTerms>& objective, Team& team,
                                          int64_t i, int64_t y, bool guessed) {
   const int64_t classes = objective.problem.classes;
-  const RowReader<S, kTerms, Team::kSize> reader(objective, i, 0, classes, Team::thread());
+  const RowReader<S, kTerms, Team::kSize> reader(objective, i, 0, classes);
   const A target_logit = is_class(y) ? reader.logit(y) : A(0);
   const auto first = reader.first();
   const A m =
@@ -31,9 +31,9 @@ __device__ RowPart<A, kTerms> sum_of_row(const Objective<S, kTerms>& objective, 
 
 template <class S, Terms kTerms, int kThreads>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
-    rows_forward(const Objective<S, kTerms> objective, const Forward out, Partial* partials) {
+    rows_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   forward_of_rows<S, kTerms, kThreads>(
-      objective, out, partials, [&](auto& team, int64_t i, int64_t y, bool guessed) {
+      objective, out, tiles, [&](auto& team, int64_t i, int64_t y, bool guessed) {
         return sum_of_row<S, kTerms>(objective, team, i, y, guessed);
       });
 }
@@ -46,24 +46,31 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
                   const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kThreads, A, kTerms>;
-  constexpr int kItems = kRowsTogether<T>;
-  __shared__ Factors<S> factors[kItems];
+  constexpr int kTogether = kRowsTogether<T>;
+  __shared__ Factors<S> factors[kTogether];
   const Problem& p = objective.problem;
-  const BlockRows item{rows_of(p) * slices, T::kTeams};
-  const int64_t stride = back.grad_strides.classes;
-  for (int64_t first = 0; item(first) < item.rows; first += kItems) {
-    if (const int64_t its = item(first + threadIdx.x); threadIdx.x < kItems && its < item.rows)
-      factors[threadIdx.x] = objective.factors(back, its / slices);
+  const int64_t all = rows_of(p) * slices, classes = p.classes;
+  // The r-th of a block's slices: teams have neighbours, blocks take turns.
+  const auto slice = [&](int64_t r) {
+    return (blockIdx.x + r / T::kTeams * gridDim.x) * T::kTeams + r % T::kTeams;
+  };
+  // Where there is one a row, nobody has to divide.
+  const auto row_of = [&](int64_t its) { return slices == 1 ? its : its / slices; };
+  for (int64_t first = 0; slice(first) < all; first += kTogether) {
+    const int mine = static_cast<int>(threadIdx.x);
+    if (mine < kTogether && slice(first + mine) < all)
+      factors[mine] = objective.factors(back, row_of(slice(first + mine)));
     __syncthreads();
 #pragma unroll 1
-    for (int r = T::index(); r < kItems; r += T::kTeams) {
-      const int64_t its = item(first + r);
-      if (its >= item.rows) break;
-      const int64_t i = its / slices, begin = its % slices * slice_classes;
-      const int64_t end = begin + slice_classes < p.classes ? begin + slice_classes : p.classes;
+    for (int r = T::index(); r < kTogether; r += T::kTeams) {
+      const int64_t its = slice(first + r);
+      if (its >= all) break;
+      const int64_t i = row_of(its), begin = (its - i * slices) * slice_classes;
+      const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
       const RowOfGradients<S> grad{
-          static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i), stride};
-      write_gradients<S, kTerms, kThreads>(objective, factors[r], i, begin, end, T::thread(), grad);
+          static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i),
+          back.grad_strides.classes};
+      write_gradients<S, kTerms, kThreads>(objective, factors[r], i, begin, end, grad);
     }
     __syncthreads();
   }

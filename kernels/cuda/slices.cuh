@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
     const int64_t y = objective.target(i);
     if (!is_read(objective, y, out)) continue;
-    const RowReader<S, kTerms, kBlock> slice(objective, i, begin, end, T::thread());
+    const RowReader<S, kTerms, kBlock> slice(objective, i, begin, end);
     const A target_logit = is_class(y) ? slice.logit(y) : A(0);
     const auto first = slice.first();
     const A m = guess<T>(slice, classes, y, target_logit);
@@ -36,15 +36,15 @@ template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     slices_finish(const Objective<S, kTerms> objective, const Forward out,
                   const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
-                  Partial* partials) {
+                  const Tiles tiles) {
   using A = Accumulate<S>;
   const int64_t classes = objective.problem.classes;
   forward_of_rows<S, kTerms, kBlock>(
-      objective, out, partials,
+      objective, out, tiles,
       [&](auto& team, int64_t i, int64_t y, bool guessed) -> RowPart<A, kTerms> {
         using T = Team<kBlock, A, kTerms>;
         if (!guessed) return sum_of_row<S, kTerms>(objective, team, i, y, guessed);
-        const RowReader<S, kTerms, kBlock> reader(objective, i, 0, classes, T::thread());
+        const RowReader<S, kTerms, kBlock> reader(objective, i, 0, classes);
         const A target_logit = is_class(y) ? reader.logit(y) : A(0);
         const A m = guess<T>(reader, classes, y, target_logit);
         const int64_t parts = slices * T::kWarps;

@@ -7,9 +7,11 @@
 
 namespace fused_ce::cuda {
 
-// As kRowBlocks in rows.cuh: at most 64 registers a thread; 168 of double.
-template <class S>
-inline constexpr int kFewBlocks = sizeof(S) == 8 ? 3 : 8;
+// As kRowBlocks in rows.cuh: at most 64 registers a thread, and 72; 168 of double.
+template <class S, Terms kTerms>
+inline constexpr int kFewBlocks = sizeof(S) == 8       ? 3
+                                  : kIsGeneral<kTerms> ? 7
+                                                       : 8;
 
 static_assert(kFewRows * (kFewClasses + 2) * sizeof(double) <= 48 * 1024,
               "shared memory of a block");
@@ -154,19 +156,18 @@ class FewTile {
 };
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     few_forward(const Objective<S, kTerms> objective, const Forward out, const int pitch,
                 const Tiles tiles) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);
   const int64_t rows = rows_of(objective.problem);
-  Reducer<A, kFewRows> reducer(tiles);
-  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+  const Reducer<A, kFewRows> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
     RowTotals<A> totals;
-    const int64_t end = tiles.end(t, rows);
-    for (int64_t first = t * tiles.rows; first < end; first += kFewRows) {
-      const int n = end - first < kFewRows ? static_cast<int>(end - first) : kFewRows;
+    for (int64_t first = tiles.begin(t); first < tiles.end(t, rows); first += kFewRows) {
+      const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
       tile.load(first, n);
       __syncthreads();
       if (static_cast<int>(threadIdx.x) < n) {
@@ -183,7 +184,7 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     few_backward(const Objective<S, kTerms> objective, const Backward back, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);

@@ -31,7 +31,7 @@ Ticket::Word next_number() {
 // The tiles of a plan, and what is to be reduced of them.
 Tiles tiles_of(const Problem& p, const Plan& plan, const Totals& totals) {
   Tiles tiles{};
-  tiles.count = plan.tiles;
+  tiles.count = static_cast<unsigned>(plan.tiles);
   tiles.rows = plan.tile_rows;
   tiles.totals = totals;
   tiles.weighted = p.target_kind != TargetKind::kProbabilities || p.row_weight;

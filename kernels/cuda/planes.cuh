@@ -113,11 +113,11 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
     planes_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   using A = Accumulate<S>;
   const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
-  Reducer<A, kPlaneBlock> reducer(tiles);
-  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+  const Reducer<A, kPlaneBlock> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
     RowTotals<A> totals;
-    const int64_t end = tiles.end(t, rows);
-    for (int64_t i = t * tiles.rows + int64_t{threadIdx.x} * kN; i < end; i += kPlaneBlock * kN) {
+    for (int64_t i = tiles.begin(t) + int64_t{threadIdx.x} * kN; i < tiles.end(t, rows);
+         i += kPlaneBlock * kN) {
       const PlaneReader<S, kTerms, kN> reader(objective, i);
       int64_t y[kN];
       for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);

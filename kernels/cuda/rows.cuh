@@ -166,11 +166,10 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
   __shared__ typename T::Shared shared;
   T team(shared);
   const int64_t rows = rows_of(objective.problem);
-  Reducer<A, kBlock> reducer(tiles);
-  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+  const Reducer<A, kBlock> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
     RowTotals<A> totals;
-    const int64_t end = tiles.end(t, rows);
-    for (int64_t i = t * tiles.rows + T::index(); i < end; i += T::kTeams) {
+    for (int64_t i = tiles.begin(t) + T::index(); i < tiles.end(t, rows); i += T::kTeams) {
       const int64_t y = objective.target(i);
       const RowState<A> row = is_read(objective, y, out)
                                   ? sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/true)

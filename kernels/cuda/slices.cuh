@@ -41,11 +41,10 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
   __shared__ typename T::Shared shared;
   T team(shared);
   const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
-  Reducer<A, kBlock> reducer(tiles);
-  for (int64_t t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+  const Reducer<A, kBlock> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
     RowTotals<A> totals;
-    const int64_t end = tiles.end(t, rows);
-    for (int64_t i = t * tiles.rows; i < end; ++i) {
+    for (int64_t i = tiles.begin(t); i < tiles.end(t, rows); ++i) {
       const int64_t y = objective.target(i);
       RowState<A> row = ignored_state<A>();
       if (is_read(objective, y, out)) {

@@ -14,10 +14,12 @@ namespace fused_ce::cuda {
 enum TileSum { kLossSum, kWeightSum, kZLossSum, kTileSums };
 
 struct Tiles {
-  int64_t count, rows;  // rows of each tile, but for the last
-  // Behind the last row of a tile, `all` being all rows there are.
-  __device__ int64_t end(int64_t tile, int64_t all) const {
-    const int64_t end = (tile + 1) * rows;
+  unsigned count;  // at most 2^16 - 1, see Ticket
+  int64_t rows;    // of each, but for the last
+  // The first row of a tile, and the one behind its last of `all`.
+  __device__ int64_t begin(unsigned tile) const { return tile * rows; }
+  __device__ int64_t end(unsigned tile, int64_t all) const {
+    const int64_t end = begin(tile + 1);
     return end < all ? end : all;
   }
 

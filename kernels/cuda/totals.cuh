@@ -45,12 +45,13 @@ class Reducer {
  public:
   explicit __device__ Reducer(const Tiles& tiles) : tiles_(tiles) {}
 
-  // Leaves the sums of a tile that the callers' totals make up: one thread's, a warp's, or the
-  // whole block's.
+  // Leaves the sums of a tile, which are the callers' together: of the block's first thread, a
+  // warp, or the whole block. A block has tiles that are gridDim.x apart.
   template <int kCallers>
-  __device__ void put(int64_t tile, const RowTotals<A>& totals) {
+  __device__ void put(unsigned tile, const RowTotals<A>& totals) const {
     static_assert(kCallers == 1 || kCallers == kWarp || kCallers == kThreads);
-    double (&parts)[kTileSums][kWarps] = shared().parts[turn_];
+    // Who still reads those of one tile cannot meet who writes those of the next.
+    double (&parts)[kTileSums][kWarps] = shared().parts[tile / gridDim.x % 2];
     for_wanted([&](int k) {
       const double sum = kCallers == 1 ? wide(totals.sums[k]) : sum_of_warp(totals.sums[k]);
       if (!is_first_lane()) return;
@@ -61,7 +62,6 @@ class Reducer {
       }
     });
     if constexpr (kCallers > kWarp) {
-      turn_ ^= 1;
       if (tiles_.wanted) __syncthreads();
       if (threadIdx.x == 0) {
         for_wanted([&](int k) {
@@ -74,13 +74,13 @@ class Reducer {
   }
 
   // What every thread does last. The last block that does it writes the call's totals.
-  __device__ void finish() {
+  __device__ void finish() const {
     if (!tiles_.wanted || (tiles_.count > 1 && !tiles_.ticket.is_last_block())) return;
     WideSum<A>(&parts)[kTileSums][kWarps] = shared().all;
     for_wanted([&](int k) {
       WideSum<A> sum;
 #pragma unroll 8
-      for (int64_t i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({place(k)[i]});
+      for (unsigned i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({place(k)[i]});
       for (int distance = kWarp / 2; distance > 0; distance /= 2) sum.add(other(sum, distance));
       if (is_first_lane()) parts[k][threadIdx.x / kWarp] = sum;
     });
@@ -97,7 +97,7 @@ class Reducer {
 
  private:
   struct Shared {
-    double parts[2][kTileSums][kWarps];  // who reads the one cannot meet who writes the next
+    double parts[2][kTileSums][kWarps];
     WideSum<A> all[kTileSums][kWarps];
     double alone[kTileSums];  // of a problem of one tile
   };
@@ -163,7 +163,6 @@ class Reducer {
   }
 
   const Tiles& tiles_;
-  int turn_ = 0;
 };
 
 }  // namespace fused_ce::cuda

@@ -45,8 +45,8 @@ class Reducer {
  public:
   explicit __device__ Reducer(const Tiles& tiles) : tiles_(tiles) {}
 
-  // Leaves the sums of a tile, which are the callers' together: of the block's first thread, a
-  // warp, or the whole block. A block has tiles that are gridDim.x apart.
+  // Leaves the sums of a tile, which are the callers' together: of the block's first thread, its
+  // first warp, or all of it. A block has tiles that are gridDim.x apart.
   template <int kCallers>
   __device__ void put(unsigned tile, const RowTotals<A>& totals) const {
     static_assert(kCallers == 1 || kCallers == kWarp || kCallers == kThreads);

@@ -9,13 +9,13 @@ CUDA = [
     Mutant(
         "dropped barrier after the tile is read",
         "cuda/few.cuh",
-        """    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < n) {
-      const int64_t i = first + threadIdx.x;
-      const int64_t y""",
-        """    if (static_cast<int>(threadIdx.x) < n) {
-      const int64_t i = first + threadIdx.x;
-      const int64_t y""",
+        """      __syncthreads();
+      if (static_cast<int>(threadIdx.x) < n) {
+        const int64_t i = first + threadIdx.x;
+        const int64_t y""",
+        """      if (static_cast<int>(threadIdx.x) < n) {
+        const int64_t i = first + threadIdx.x;
+        const int64_t y""",
     ),
     Mutant(
         "dropped barrier before the next tile",
@@ -96,12 +96,12 @@ CUDA = [
     Mutant(
         "missing guard",
         "cuda/few.cuh",
-        """    if (static_cast<int>(threadIdx.x) < n) {
-      const int64_t i = first + threadIdx.x;
-      const int64_t y""",
-        """    {
-      const int64_t i = first + threadIdx.x;
-      const int64_t y""",
+        """      if (static_cast<int>(threadIdx.x) < n) {
+        const int64_t i = first + threadIdx.x;
+        const int64_t y""",
+        """      {
+        const int64_t i = first + threadIdx.x;
+        const int64_t y""",
     ),
     Mutant(
         "32-bit offset of a row",

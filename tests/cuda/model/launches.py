@@ -15,7 +15,7 @@ from .programs import Launch, Shape
 HERE = Path(__file__).resolve().parent / "recorder"
 FOLDER = ROOT / "build" / "model"
 KERNELS = ROOT / "kernels" / "cuda"
-SOURCES = [KERNELS / "launch.cu", KERNELS / "plan.cpp", HERE / "recorder.cpp"]
+SOURCES = [KERNELS / "grid.cu", KERNELS / "launch.cu", KERNELS / "plan.cpp", HERE / "recorder.cpp"]
 
 # The launches of a call, by its name.
 Calls = dict[str, list[Launch]]

@@ -7,7 +7,7 @@
 
 namespace fused_ce::cuda {
 
-// As kRowBlocks in rows.cuh: at most 64 registers a thread, and 72; 168 of double.
+// As kForwardBlocks in rows.cuh: at most 64 registers a thread, and 72; 168 of double.
 template <class S, Terms kTerms>
 inline constexpr int kFewBlocks = sizeof(S) == 8       ? 3
                                   : kIsGeneral<kTerms> ? 7

@@ -16,7 +16,7 @@ inline constexpr int64_t kProbedPlanes = 8;
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// As kRowBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
+// As kForwardBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
 template <class S, Terms kTerms>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
                                     : kHasLinear<kTerms> ? 3

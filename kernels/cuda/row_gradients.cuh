@@ -60,7 +60,7 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
         ref.with_nearness([&](const auto& near) {
           loop([&](int64_t c, const typename Reader::Vectors& x) {
 #pragma unroll
-            for (int u = 0; u < kLoads<S, kTerms>; ++u) {
+            for (int u = 0; u < kLoads<S>; ++u) {
               const int64_t at = Reader::class_at(c, u);
               store_values<S, kN>(grad.first + at,
                                   differentiated(near, at, values_of<S, kN>(x[u]).v));

@@ -11,9 +11,9 @@
 namespace fused_ce::cuda {
 
 // Vectors under way at once in a thread. Double leaves no registers for more than two, and waits
-// for the FP64 units rather than for memory. The general loops have less code with two.
-template <class S, Terms kTerms>
-inline constexpr int kLoads = kIsGeneral<kTerms> || sizeof(S) == 8 ? 2 : 4;
+// for the FP64 units rather than for memory.
+template <class S>
+inline constexpr int kLoads = sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
@@ -22,7 +22,7 @@ template <class S, Terms kTerms, int kThreads>
 class RowReader {
   using A = Accumulate<S>;
   static constexpr int kN = kVector<S>;
-  static constexpr int kUnroll = kLoads<S, kTerms>;
+  static constexpr int kUnroll = kLoads<S>;
   // Vectors of all the team's in a round.
   static constexpr int kVectors = kUnroll * kThreads;
   // Classes from one of a thread's vectors to its next, and from round to round.

@@ -163,7 +163,7 @@ cuda-build: ### Build with nvcc, against torch with CUDA; check, and run the CPU
 	PYTHONPATH=build/cuda-package $(CUDA_VENV)/bin/python tests/cuda/check_build.py
 
 # nvcc's toolkit may have no disassembler: PyPI has. SASS=--quick takes minutes, and prints; everything takes
-# half an hour, writes tests/cuda/report.md, and fails where tests/cuda/expected.json is missed.
+# half an hour, writes tests/cuda/report.md, and fails where tests/cuda/expected.json is missed (tests/cuda/expect).
 NVDISASM_VENV := build/nvdisasm-venv
 .PHONY: cuda-report cuda-model nvdisasm
 cuda-report: nvdisasm ### What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)

@@ -16,8 +16,9 @@ import pytest
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 sys.path.insert(0, str(CUDA))
 
-from expect import kernels, launches, table  # noqa: E402
+from expect import executed, kernels, launches, table  # noqa: E402
 from model.work import Launch  # noqa: E402
+from ptx.count import Count, counts  # noqa: E402
 from sass import toolkit  # noqa: E402
 from sass.facts import Kernel, facts_of, parse_ptxas, survey  # noqa: E402
 from sass.in_flight import asked  # noqa: E402
@@ -258,6 +259,16 @@ def test_what_a_call_launches():
     ]
 
 
+def test_what_is_executed():
+    counts = [Count("float", call, 33, 99.5) for call in ("forward", "backward")]
+    limits = executed.made(counts)
+    assert limits == {"float": {"forward": {"33": 105}, "backward": {"33": 105}}}
+    assert list(executed.missed(counts, limits)) == []
+    more = [Count("float", "backward", 33, 105.25)]
+    fault = "float backward of 33 classes: 105.2 instructions a logit in all, of 105"
+    assert list(executed.missed(more, limits)) == [fault]
+
+
 def test_expectations_are_written_as_they_are_read():
     assert table.text(table.read()) == table.FILE.read_text()
 
@@ -286,3 +297,12 @@ def test_launches():
     # Each kernel is launched by one of these calls.
     listed = {(s, name) for name, types in table.read()["kernels"].items() for s in types}
     assert launches.of_kernels(recorded).keys() == listed | {("none", "total")}
+
+
+@pytest.mark.slow
+def test_instructions_of_short_rows():
+    try:
+        found = list(counts(int(os.environ.get("MAX_JOBS", "1"))))
+    except MissingToolError as error:
+        pytest.skip(str(error))
+    assert list(executed.missed(found, table.read()["executed"])) == []

@@ -7,10 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ptx.count import counts
 from sass.facts import survey
 from sass.toolkit import ARCHITECTURES, STORAGE, MissingToolError
 
-from . import kernels, launches
+from . import executed, kernels, launches
 from .table import FILE, Expected, read, text
 
 
@@ -26,17 +27,20 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     recorded = launches.record(list(STORAGE), options.jobs)
     launched = launches.of_kernels(recorded)
+    counted = list(counts(options.jobs))
     if options.write:
         expected: Expected = {
             "architectures": ARCHITECTURES,
             "kernels": kernels.made(found, launched),
             "launches": launches.made(recorded),
+            "executed": executed.made(counted),
         }
         FILE.write_text(text(expected))
     wanted = read()
     missed = [
         *kernels.missed(found, launched, wanted["kernels"]),
         *launches.missed(recorded, wanted["launches"]),
+        *executed.missed(counted, wanted["executed"]),
     ]
     print("\n".join(missed) or f"{len(found)} kernels of {len(ARCHITECTURES)} architectures: fine")
     return int(bool(missed))

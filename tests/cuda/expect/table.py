@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""expected.json: a line for each kernel and type, and for the calls of each shape and terms."""
+"""expected.json: a line for each kernel and type, for the launches of each shape and terms, and for
+what each type and call execute.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TypedDict
 
 from sass.toolkit import ARCHITECTURES, CUDA
 
-from . import kernels, launches
+from . import executed, kernels, launches
 
 FILE = CUDA / "expected.json"
 
@@ -19,6 +22,7 @@ class Expected(TypedDict):
     architectures: list[int]  # whose order lists of limits have
     kernels: kernels.Table
     launches: launches.Table
+    executed: executed.Table
 
 
 def read() -> Expected:
@@ -31,12 +35,17 @@ def read() -> Expected:
 def text(expected: Expected) -> str:
     """With what is in a line three levels down."""
     parts = [f' "architectures": {expected["architectures"]}']
-    for part in ("kernels", "launches"):
+    groups_of: dict[str, Mapping[str, Mapping[str, object]]] = {
+        "kernels": expected["kernels"],
+        "launches": expected["launches"],
+        "executed": expected["executed"],
+    }
+    for part, of_part in groups_of.items():
         groups = [
             f"  {json.dumps(name)}: {{\n"
             + ",\n".join(f"   {json.dumps(key)}: {json.dumps(line)}" for key, line in lines.items())
             + "\n  }"
-            for name, lines in expected[part].items()
+            for name, lines in of_part.items()
         ]
         parts.append(f' "{part}": {{\n' + ",\n".join(groups) + "\n }")
     return "{\n" + ",\n".join(parts) + "\n}\n"

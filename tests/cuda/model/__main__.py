@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 import modelled
+from ptx.count import counts
 from sass.facts import survey
 from sass.toolkit import QUICK_STORAGE, ROOT, MissingToolError, stamp
 
 from .estimate import estimate
 from .gpus import DEVICES
 from .launches import build, calls_of
-from .tables import Result, between, details, figures, summary
+from .tables import Result, between, details, executed, figures, summary
 from .work import Shape
 
 # What `make gpu` measures on a GPU (benchmarks/cases.py).
@@ -45,16 +46,21 @@ def estimates(jobs: int) -> Iterator[Result]:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="model", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="compilers at once; default 1")
+    jobs = parser.parse_args(arguments).jobs
     try:
-        results = list(estimates(parser.parse_args(arguments).jobs))
+        results, counted = list(estimates(jobs)), list(counts(jobs))
     except MissingToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     modelled.write(figures(results))
-    made = [stamp("sass", "model"), "", *details(results)]
-    for file, lines in (DETAILS, made), (README, list(summary(results))):
+    made = [stamp("sass", "ptx", "model"), "", *details(results)]
+    for file, mark, lines in [
+        (DETAILS, "executed", list(executed(counted))),
+        (DETAILS, "model", made),
+        (README, "model", list(summary(results))),
+    ]:
         print("\n".join(lines))
-        file.write_text(between(file.read_text(), "model", lines))
+        file.write_text(between(file.read_text(), mark, lines))
     return 0
 
 

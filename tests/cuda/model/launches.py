@@ -43,13 +43,21 @@ def build(storage: Sequence[str], jobs: int = 1) -> Path:
 
 def parse(line: str) -> tuple[str, Launch]:
     """A line of the recorder's: the call, and what it launched."""
-    call, mangled, *numbers = line.split()
+    call, mangled, blocks, threads, shared, *arguments = line.split()
     parts = readable(mangled)
     if parts is None:
         raise ValueError(f"no kernel of ours: {mangled}")
     function, storage, terms, parameter = parts
     kernel = full_name(function, terms, parameter)
-    return call, Launch(kernel, storage, int(parameter or 0), *map(int, numbers))
+    return call, Launch(
+        kernel,
+        storage,
+        int(parameter or 0),
+        int(blocks),
+        int(threads),
+        int(shared),
+        tuple(map(bytes.fromhex, arguments)),
+    )
 
 
 def calls_of(recorder: Path, storage: str, terms: str, shapes: Sequence[Shape]) -> list[Calls]:

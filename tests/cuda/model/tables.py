@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import modelled
+from ptx.count import Count
 
 from .estimate import Estimate
 
@@ -67,6 +68,17 @@ def details(results: Sequence[Result]) -> Iterator[str]:
             if r.gpu == gpu:
                 yield line([title(r.shape), TYPES[r.storage], r.call, *cells(r.estimate)])
         yield ""
+
+
+def executed(counts: Sequence[Count]) -> Iterator[str]:
+    """A column for each type and call."""
+    columns = {(c.storage, c.call): f"{TYPES[c.storage]} {c.call}" for c in counts}
+    yield from head(["classes", *columns.values()])
+    for classes in dict.fromkeys(c.classes for c in counts):
+        of_classes = {(c.storage, c.call): c for c in counts if c.classes == classes}
+        cells = [f"{of_classes[column].instructions:.0f}" for column in columns]
+        yield line([str(classes), *cells])
+    yield ""
 
 
 def figures(results: Sequence[Result]) -> modelled.Figures:

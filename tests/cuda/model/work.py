@@ -49,6 +49,7 @@ class Launch:
     blocks: int
     threads: int
     shared: int  # dynamic
+    arguments: tuple[bytes, ...] = ()
 
     @property
     def function(self) -> str:

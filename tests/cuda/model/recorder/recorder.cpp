@@ -3,9 +3,9 @@
 //
 //   recorder TYPE TERMS OUTER CLASSES INNER ...  (problems of three numbers each)
 //
-// Types and terms as sass/facts.py names them. A line a launch: its call, the kernel's mangled name,
-// blocks, threads, bytes of dynamic shared memory. The launchers are the unchanged ones, so that a
-// plan of theirs is never copied.
+// Types and terms as sass/facts.py names them. A line a launch: its call, the kernel's mangled
+// name, blocks, threads, bytes of dynamic shared memory, and its arguments in hexadecimal. The
+// launchers are the unchanged ones, so that a plan of theirs is never copied.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,10 +18,24 @@ namespace {
 
 const char* call = "";
 
-// An address that any vector may have, and nobody reads.
+// What lies where, as ptx/memory.py has it.
+enum Region : uintptr_t {
+  kLogits = 1,
+  kTarget,
+  kReference,
+  kSum,
+  kTargetLogit,
+  kRowLoss,
+  kLoss,
+  kTotalWeight,
+  kWorkspace,
+  kGrad,
+  kGradLogits,
+};
+// A region's first address, which any vector may have, and nobody reads here.
 template <class T = void>
-T* somewhere() {
-  return reinterpret_cast<T*>(uintptr_t{1} << 20);
+T* at(Region region) {
+  return reinterpret_cast<T*>(static_cast<uintptr_t>(region) << 40);
 }
 
 using namespace fused_ce;
@@ -35,7 +49,8 @@ DType dtype_of(const char* type) {
 Problem problem_of(DType dtype, const char* terms) {
   Problem p{};
   p.dtype = p.target_dtype = dtype;
-  p.logits = p.target = somewhere();
+  p.logits = at(kLogits);
+  p.target = at(kTarget);
   p.ignore_index = -100;
   if (strstr(terms, "probabilities")) p.target_kind = TargetKind::kProbabilities;
   if (strstr(terms, "smoothed")) p.label_smoothing = 0.1;
@@ -44,27 +59,32 @@ Problem problem_of(DType dtype, const char* terms) {
 }
 
 void record_calls(const Problem& p) {
-  const Saved saved{somewhere(), somewhere(), somewhere()};
+  const Saved saved{at(kReference), at(kSum), at(kTargetLogit)};
+  double* const total_weight = at<double>(kTotalWeight);
   // As the operator asks for them, where there will be a backward.
   call = "forward";
-  cuda::forward(p, {saved, nullptr, p.dtype},
-                {Reduction::kMean, somewhere(), p.dtype, somewhere<double>()}, somewhere(),
-                nullptr);
+  cuda::forward(p, {saved, nullptr, p.dtype}, {Reduction::kMean, at(kLoss), p.dtype, total_weight},
+                at(kWorkspace), nullptr);
   call = "forward_none";
-  cuda::forward(p, {saved, somewhere(), p.dtype},
-                {Reduction::kNone, nullptr, p.dtype, somewhere<double>()}, somewhere(), nullptr);
+  cuda::forward(p, {saved, at(kRowLoss), p.dtype},
+                {Reduction::kNone, nullptr, p.dtype, total_weight}, at(kWorkspace), nullptr);
   call = "backward";
-  cuda::backward(
-      p, {saved, somewhere(), p.dtype, 0, somewhere<double>(), somewhere(), p.logits_strides},
-      nullptr);
+  cuda::backward(p, {saved, at(kGrad), p.dtype, 0, total_weight, at(kGradLogits), p.logits_strides},
+                 nullptr);
 }
 
 }  // namespace
 
-void recorder::record(void* kernel, unsigned grid, unsigned block, size_t shared_bytes) {
+void recorder::record(void* kernel, unsigned grid, unsigned block, size_t shared_bytes,
+                      std::initializer_list<Bytes> arguments) {
   Dl_info info;
   if (!dladdr(kernel, &info) || !info.dli_sname) abort();
-  printf("%s %s %u %u %zu\n", call, info.dli_sname, grid, block, shared_bytes);
+  printf("%s %s %u %u %zu", call, info.dli_sname, grid, block, shared_bytes);
+  for (const auto& [data, size] : arguments) {
+    printf(" ");
+    for (size_t i = 0; i < size; ++i) printf("%02x", static_cast<const unsigned char*>(data)[i]);
+  }
+  printf("\n");
 }
 
 int main(int count, char** arguments) {

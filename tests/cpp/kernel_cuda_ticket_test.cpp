@@ -12,13 +12,24 @@ namespace {
 
 constexpr int kThreads = 64;
 
-// Each block writes its number plus one; the last adds them up, and is counted.
-__global__ void count_last(const Ticket ticket, int* numbers, int* lasts, int64_t* sum) {
-  if (threadIdx.x == kThreads - 1) numbers[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
-  if (!ticket.is_last_block()) return;
-  if (threadIdx.x != 0) return;
-  ++*lasts;
-  for (unsigned i = 0; i < gridDim.x; ++i) *sum += numbers[i];
+struct Counts {
+  int blocks = 0, early = 0, lasts = 0;
+  int64_t sum = 0;
+};
+
+// A thread of each block writes the block's number plus one; the last block adds them up.
+__global__ void count_last(const Ticket ticket, int* numbers, Counts* counts) {
+  if (threadIdx.x == kThreads - 1) {
+    numbers[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+    // A block must not have arrived before all of its threads have written.
+    const bool ours = *ticket.word >> Ticket::kArrivalBits == ticket.number >> Ticket::kArrivalBits;
+    const Ticket::Word arrived = ours ? *ticket.word - ticket.number : 0;
+    counts->early += arrived > static_cast<Ticket::Word>(counts->blocks);
+    ++counts->blocks;
+  }
+  if (!ticket.is_last_block() || threadIdx.x != 0) return;
+  ++counts->lasts;
+  for (unsigned i = 0; i < gridDim.x; ++i) counts->sum += numbers[i];
 }
 
 constexpr Ticket::Word kNumber = Ticket::Word{0x123456789ABC} << Ticket::kArrivalBits;
@@ -39,13 +50,13 @@ class CudaTicket : public ::testing::Test {
   static Ticket::Word call(unsigned blocks, Ticket::Word number, Ticket::Word before) {
     Ticket::Word word = before;
     std::vector<int> numbers(blocks, -1);
-    int lasts = 0;
-    int64_t sum = 0;
+    Counts counts;
     FUSED_CE_LAUNCH(count_last, dim3(blocks), dim3(kThreads), 0, nullptr, Ticket{&word, number},
-                    numbers.data(), &lasts, &sum);
+                    numbers.data(), &counts);
     EXPECT_EQ(simt::error(), "");
-    EXPECT_EQ(lasts, 1) << blocks << " blocks, " << std::hex << before;
-    EXPECT_EQ(sum, int64_t{blocks} * (blocks + 1) / 2);
+    EXPECT_EQ(counts.lasts, 1) << blocks << " blocks, " << std::hex << before;
+    EXPECT_EQ(counts.sum, int64_t{blocks} * (blocks + 1) / 2);
+    EXPECT_EQ(counts.early, 0);
     return word;
   }
 };

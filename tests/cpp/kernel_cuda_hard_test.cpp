@@ -163,5 +163,28 @@ TEST_P(CudaKernel, NotANumber) {
   }
 }
 
+// log2(e) times a scale is rounded up or down to a number of A: whichever it is, what is left of it
+// must not meet the infinity with another sign.
+TEST_P(CudaKernel, InfiniteLseOfEveryScale) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {5, 40, 1000}) {
+      for (double scale : {0.1, 0.3, 0.6931471805599453, 0.9, 1.0, 1.7}) {
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << scale);
+        if (classes > 300 && layout == Layout::kPlanes) continue;
+        CudaFixture f(dtype(), layout, kLse, small_shape(layout, classes));
+        f.p.ignore_index = -100;
+        f.p.scale = scale;
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          f.logits.set(at(f.p, f.p.logits_strides, row, row % classes), infinity);
+          f.target[row] = (row + 1) % classes;
+        }
+        f.forward();
+        for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.lse.get(row), infinity) << row;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fused_ce

@@ -473,8 +473,8 @@ CUDA = [
     Mutant(
         "rounded reference",
         "cuda/reference.cuh",
-        "(m * scale.log2e_high + K::kRound) - K::kRound",
-        "m * scale.log2e_high",
+        "(m * scale.log2e + K::kRound) - K::kRound",
+        "m * scale.log2e",
     ),
     Mutant(
         "no headroom for half types",

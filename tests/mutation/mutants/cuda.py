@@ -461,13 +461,19 @@ CUDA = [
     Mutant(
         "another call's arrivals",
         "cuda/ticket.cuh",
-        "while (seen >> kArrivalBits != number >> kArrivalBits)",
-        "while (seen == 0)",
+        "found == seen || found >> kArrivalBits == number >> kArrivalBits",
+        "true",
+    ),
+    Mutant(
+        "one block's arrival lost to another's",
+        "cuda/ticket.cuh",
+        "found == seen || found >> kArrivalBits == number >> kArrivalBits",
+        "found == seen",
     ),
     Mutant(
         "a ticket that is not cleared",
         "cuda/ticket.cuh",
-        "    *word = 0;\n",
+        "    atomicExch(word, Word{0});\n",
         "",
     ),
     Mutant(

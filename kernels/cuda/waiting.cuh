@@ -127,8 +127,7 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
         const int64_t i = batch.row(r);
         if (!batch.has(i)) break;
         if (!(left >> r & 1)) continue;
-        const int64_t y =
-            guessed ? objective.target_of(waiting.indices[r]) : waiting.heads[r].target;
+        const int64_t y = objective.target_of(waiting.indices[r]);
         const RowPart<A, kTerms> part = is_read(objective, y, out)
                                             ? sum(team, i, y, guessed)
                                             : RowPart<A, kTerms>{{}, {0, 0, y}};
@@ -153,7 +152,7 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
         } else {
           waiting.totals[mine] = totals;
         }
-        if (mine < kRows) waiting.indices[mine] = next_index;
+        if (mine < kRows && left == 0) waiting.indices[mine] = next_index;
       }
       __syncthreads();
       left = waiting.again;

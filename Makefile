@@ -187,8 +187,8 @@ gpu: ### On a GPU, in ten minutes and without a network: tests, benchmarks, comp
 NO_ASLR = $(shell setarch -R true 2> /dev/null && echo setarch -R)
 .PHONY: sanitize sanitize-address sanitize-thread
 sanitize: sanitize-address sanitize-thread ### Kernel tests under AddressSanitizer, UBSan and ThreadSanitizer
-sanitize-address: SANITIZE_TESTS ?= Kernel|CudaGrid|CudaTicket|[Ss]imt|fuzz
-sanitize-thread: SANITIZE_TESTS ?= Threads|Cuda(Kernel|Grid).*/fifo_(float|half)|CudaTicket|[Ss]imt|fuzz.cuda
+sanitize-address: SANITIZE_TESTS ?= Kernel|CudaGrid|CudaTicket|CudaWaiting|[Ss]imt|fuzz
+sanitize-thread: SANITIZE_TESTS ?= Threads|Cuda(Kernel|Grid|Waiting).*/fifo_(float|half)|CudaTicket|[Ss]imt|fuzz.cuda
 sanitize-address sanitize-thread: sanitize-%: gtest
 	cmake -S . -B build/$* $(TORCH_FREE) -DFUSED_CE_SANITIZE=$*
 	cmake --build build/$* --parallel $(MAX_JOBS)

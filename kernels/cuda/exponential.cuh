@@ -68,16 +68,21 @@ __device__ __forceinline__ double exp2_of_fraction(double f) { return exp2(f); }
 template <class A>
 struct Scale {
   A s;
-  A log2e_high, log2e_low;  // s log2(e), to twice the digits of A
+  A log2e;                  // s log2(e)
+  A log2e_high, log2e_low;  // the same to twice the digits of A. Neither is negative, so that they
+                            // agree on what becomes of an infinite x
   A log2e_share;            // the same as a share of the largest exponent field
   A ln2;                    // ln(2) / s
   A largest;                // 2048 / s: |x| beyond which e^(s x) has to be relative to something
 
   explicit Scale(double scale) : s(static_cast<A>(scale)) {
     using K = Constants<double>;
-    log2e_high = static_cast<A>(scale * K::kLog2EHigh);
-    log2e_low = static_cast<A>(fma(scale, K::kLog2EHigh, -static_cast<double>(log2e_high)) +
-                               scale * K::kLog2ELow);
+    log2e = static_cast<A>(scale * K::kLog2EHigh);
+    const auto less = [&](A high) {
+      return fma(scale, K::kLog2EHigh, -static_cast<double>(high)) + scale * K::kLog2ELow;
+    };
+    log2e_high = less(log2e) > 0 ? log2e : nextafter(log2e, A(0));
+    log2e_low = static_cast<A>(less(log2e_high));
     log2e_share = static_cast<A>(scale * K::kLog2EHigh / (2 * Constants<A>::kBias + 1));
     ln2 = static_cast<A>(0.6931471805599453094 / scale);
     largest = static_cast<A>(2048 / scale);
@@ -183,6 +188,7 @@ __device__ __forceinline__ Sum<double> exp2_and_rest(double f) { return {exp2(f)
 template <class A>
 __device__ inline Sum<A> exp_and_rest(A d, const Scale<A>& scale, const Power<A>& power) {
   constexpr A kLn2 = A(0.6931471805599453094);
+  d = d < power.low ? power.low : d;  // as Reduced has it: `lost` shall not be infinite
   const Reduced<A> r = Reduced<A>::of(d, scale, power);
   const A f = r.fraction, lost = fma_of(d, scale.log2e_low, r.coarse - f);
   const Sum<A> e = exp2_and_rest(f);

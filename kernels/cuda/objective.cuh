@@ -172,7 +172,7 @@ class Objective {
       if (!is_nan(some.total())) return;
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        const bool is_first = k >= first && k < last && is_nan(z[k]) && row.nan == kNowhere;
+        const bool is_first = k >= first && k < last && is_nan(z[k]) && chunk.first + k < row.nan;
         row.nan = is_first ? chunk.first + k : row.nan;
       }
     }
@@ -263,7 +263,10 @@ class Objective {
     A most = -infinity<A>();
 #pragma unroll
     for (int k = 0; k < kN; ++k) most = k >= first && k < last ? larger(most, z[k]) : most;
-    if (!(most > row.pivot.logit)) return -1;
+    // The first of several, though rows are not read in order: the classes at their ends come
+    // first.
+    const bool ties = kIsGeneral<kTerms> && most == row.pivot.logit && most > -infinity<A>();
+    if (!(most > row.pivot.logit || (ties && chunk.first < row.pivot.index))) return -1;
     int found = -1;
     A weight = 0;
 #pragma unroll

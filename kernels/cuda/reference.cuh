@@ -31,7 +31,7 @@ struct Offset {
     using K = Constants<A>;
     const A largest = static_cast<A>(R::kNear) * scale.largest;
     const bool is_near = m <= largest && m >= -largest;
-    const A rounded = (m * scale.log2e_high + K::kRound) - K::kRound;
+    const A rounded = (m * scale.log2e + K::kRound) - K::kRound;
     return {is_near ? A(0) : m, (is_near ? rounded : A(0)) - A(R::kHeadroomBits)};
   }
 };
@@ -62,8 +62,7 @@ class Reference {
   __device__ __forceinline__ Exponential<V> exponential(V x) const {
     x = less_shift(x);
     if constexpr (kIsHalf<S>) {
-      return {fast_exp2(fma_of(x, all_of<V>(scale_.log2e_high), all_of<V>(-offset_.c))),
-              all_of<V>(1)};
+      return {fast_exp2(fma_of(x, all_of<V>(scale_.log2e), all_of<V>(-offset_.c))), all_of<V>(1)};
     } else {
       return exponential_of(x, scale_, power_);
     }

@@ -21,17 +21,16 @@ struct Ticket {
 
   // Called once by one thread of each block: whether all others have called it.
   __device__ bool arrive() const {
-    Word seen = *static_cast<volatile Word*>(word);
-    while (seen >> kArrivalBits != number >> kArrivalBits) {
+    for (Word seen = 0;;) {
       const Word found = atomicCAS(word, seen, number);
-      if (found == seen) break;
+      if (found == seen || found >> kArrivalBits == number >> kArrivalBits) break;
       seen = found;
     }
     // An addition, not one more exchange: of many blocks that end at once, exchanges let one pass
     // in the time it takes to memory and back.
     const Word before = atomicAdd(word, Word{1}) - number;
     if (before + 1 < gridDim.x) return false;
-    *word = 0;
+    atomicExch(word, Word{0});
     return true;
   }
 

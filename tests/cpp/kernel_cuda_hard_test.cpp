@@ -109,6 +109,33 @@ TEST_P(CudaKernel, InfiniteLogitAnywhere) {
   }
 }
 
+// Logits on both sides of what is near enough to 0 to be no shift's, see Offset: 2048 over the
+// scale, of half types 128. What a row's logits have in common must not show.
+TEST_P(CudaKernel, LogitsFarFromZero) {
+  const double limit = size_of(dtype()) == 2 ? 128 : 2048;
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {9, 40, 300, 1030}) {
+      if (classes > 300 && layout == Layout::kPlanes) continue;
+      for (const Options& options : {kPlain, kScaled, kSmoothed, kProbabilities, kStatistics}) {
+        for (double sign : {1.0, -1.0}) {
+          SCOPED_TRACE(::testing::Message()
+                       << classes << " classes, " << layout << ", " << options << ", " << sign);
+          CudaFixture f(dtype(), layout, options, small_shape(layout, classes), 2);
+          for (int64_t row = 0; row < f.rows(); ++row) {
+            const double far = limit / options.scale + static_cast<double>(row % 3 - 1);
+            for (int64_t c = 0; c < classes; ++c) {
+              const int64_t i = at(f.p, f.p.logits_strides, row, c);
+              f.logits.set(i, sign * far + f.logits.get(i));
+            }
+          }
+          f.run_and_check();
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
 // NaN wherever there is one, and infinities as torch has them.
 TEST_P(CudaKernel, NotANumber) {
   const double infinity = std::numeric_limits<double>::infinity();
@@ -131,6 +158,29 @@ TEST_P(CudaKernel, NotANumber) {
           f.backward();
           EXPECT_TRUE(std::isnan(f.grad.get(at(f.p, f.p.logits_strides, last, 0)))) << classes;
         }
+      }
+    }
+  }
+}
+
+// log2(e) times a scale is rounded up or down to a number of A: whichever it is, what is left of it
+// must not meet the infinity with another sign.
+TEST_P(CudaKernel, InfiniteLseOfEveryScale) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
+    for (int64_t classes : {5, 40, 1000}) {
+      for (double scale : {0.1, 0.3, 0.6931471805599453, 0.9, 1.0, 1.7}) {
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << scale);
+        if (classes > 300 && layout == Layout::kPlanes) continue;
+        CudaFixture f(dtype(), layout, kLse, small_shape(layout, classes));
+        f.p.ignore_index = -100;
+        f.p.scale = scale;
+        for (int64_t row = 0; row < f.rows(); ++row) {
+          f.logits.set(at(f.p, f.p.logits_strides, row, row % classes), infinity);
+          f.target[row] = (row + 1) % classes;
+        }
+        f.forward();
+        for (int64_t row = 0; row < f.rows(); ++row) ASSERT_EQ(f.lse.get(row), infinity) << row;
       }
     }
   }

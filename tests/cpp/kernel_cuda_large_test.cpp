@@ -90,5 +90,35 @@ TEST_P(CudaManyRows, BlocksOfManyClasses) {
   }
 }
 
+// Under one schedule, for time.
+class CudaManyBatches : public CudaKernel {};
+INSTANTIATE_TEST_SUITE_P(, CudaManyBatches,
+                         ::testing::Values(std::make_tuple(kSchedules[2], DType::kFloat)));
+
+// So many rows that a block has several batches of them in a tile. All share one row's memory, and
+// few of them count.
+TEST_P(CudaManyBatches, TilesOfSeveralBatches) {
+  const int64_t classes = 4100, rows = 8 * 16384 + 3;
+  CudaFixture one(dtype(), Layout::kRows, kPlain, {1, classes, 1});
+  CudaFixture f(dtype(), Layout::kRows, kPlain, {rows, 1, 1});
+  f.p.classes = classes;
+  f.p.ignore_index = one.p.ignore_index = -100;
+  f.p.logits = one.p.logits;
+  f.p.logits_strides = {0, 1, 0};
+  Partial expected{0, 0, kNoBadRow};
+  for (int64_t row = 0; row < rows; ++row) {
+    const bool counts = row % 1000 == 7 || row >= rows - 2;
+    f.target[row] = counts ? row * 7 % classes : f.p.ignore_index;
+    if (!counts) continue;
+    one.target[0] = f.target[row];
+    const Expected e = expected_row(one, 0, {});
+    expected.loss += e.loss.value;
+    ++expected.weight;
+  }
+  const Partial sum = f.forward();
+  EXPECT_EQ(sum.weight, expected.weight);
+  EXPECT_NEAR(sum.loss, expected.loss, 4 * epsilon(dtype()) * expected.loss);
+}
+
 }  // namespace
 }  // namespace fused_ce

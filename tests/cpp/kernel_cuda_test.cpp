@@ -96,6 +96,68 @@ TEST_P(CudaKernel, UnalignedStarts) {
   }
 }
 
+// Of rows that are cut out of a wider buffer, and dense ones: those of `other`, as those of `f`
+// lie.
+struct Wider {
+  Array values;
+  int64_t start;
+  Strides strides;
+
+  Wider(const ProblemFixture& f, int64_t start, int64_t more)
+      : values(f.p.dtype, start + f.rows() * (f.p.classes + more), 77),
+        start(start),
+        strides{f.p.classes + more, 1, 0} {}
+  void* data() { return static_cast<char*>(values.data()) + start * size_of(values.type()); }
+  int64_t place(int64_t row, int64_t c) const { return start + row * strides.outer + c; }
+};
+
+// Logits that are cut out of a wider buffer anywhere, and a dense gradient; and the other way
+// round. Targets are the classes at the ends of rows, which are in no vector.
+TEST_P(CudaKernel, CutOutOfAWiderBuffer) {
+  for (int64_t classes : {40, 300, 1030}) {
+    for (const Options& options : {kPlain, kProbabilities, kStatistics}) {
+      for (int64_t start = 0; start < 8; ++start) {
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << options << ", " << start);
+        CudaFixture f(dtype(), Layout::kRows, options, {17, classes, 1});
+        f.p.ignore_index = -100;
+        for (int64_t row = 0; row < 16; ++row) f.target[row] = row < 8 ? row : classes - 16 + row;
+        f.target[16] = f.p.ignore_index;
+        const Strides dense = f.p.logits_strides;
+        const auto for_all = [&](auto visit) {
+          for (int64_t row = 0; row < f.rows(); ++row)
+            for (int64_t c = 0; c < classes; ++c) visit(row, c);
+        };
+        // A multiple of a vector, so that all rows begin alike; or not.
+        Wider wide(f, start, start % 2 == 0 ? 8 - classes % 8 : 5);
+        for_all([&](int64_t row, int64_t c) {
+          wide.values.set(wide.place(row, c), f.logits.get(row * classes + c));
+        });
+        f.p.logits = wide.data();
+        f.p.logits_strides = wide.strides;
+        const Partial sum = f.forward();
+        Backward out = f.backward_out();
+        out.grad_strides = dense;
+        f.backward(out);
+        f.p.logits = f.logits.data();
+        f.p.logits_strides = dense;
+        f.check({sum});
+        if (HasFailure()) return;
+
+        Wider grad(f, start, wide.strides.outer - classes);
+        out.grad_logits = grad.data();
+        out.grad_strides = grad.strides;
+        f.backward(out);
+        for_all([&](int64_t row, int64_t c) {
+          ASSERT_EQ(grad.values.get(grad.place(row, c)), f.grad.get(row * classes + c))
+              << "row " << row << ", class " << c;
+          grad.values.set(grad.place(row, c), 77);
+        });
+        ASSERT_TRUE(grad.values.same_bits(Array(dtype(), grad.values.size(), 77)));
+      }
+    }
+  }
+}
+
 // Probabilities of any type that begin anywhere, neighbours or not: several at once where they are
 // aligned, and the same answer.
 TEST_P(CudaKernel, ProbabilitiesOfEveryType) {

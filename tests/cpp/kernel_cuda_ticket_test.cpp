@@ -2,7 +2,9 @@
 // The ticket by which the last block of a grid is known, alone: whatever its word holds before.
 #include <gtest/gtest.h>
 
-#include <string>
+#include <atomic>
+#include <barrier>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/ticket.cuh"
@@ -84,6 +86,33 @@ TEST_F(CudaTicket, ACallThatIsRepeated) {
       EXPECT_EQ(call(blocks, kNumber, 0), 0u);
     }
   });
+}
+
+// Blocks overlap on a GPU, and never in the shim: here each is a thread.
+TEST_F(CudaTicket, BlocksThatEndAtOnce) {
+  constexpr int kBlocks = 8, kCalls = 500;
+  simt::block.grid = dim3(kBlocks);
+  Ticket::Word word = 0xABABABABABABABAB;
+  int lasts = 0;
+  std::atomic<int> lasts_of_call = 0;
+  std::barrier all(kBlocks);
+  std::vector<std::thread> blocks;
+  for (int b = 0; b < kBlocks; ++b) {
+    blocks.emplace_back([&, b] {
+      for (Ticket::Word call = 0; call < kCalls; ++call) {
+        // A new call's number, or twice the same one.
+        const Ticket ticket{&word, kNumber + (call / 2 << Ticket::kArrivalBits)};
+        all.arrive_and_wait();
+        lasts_of_call += ticket.arrive();
+        all.arrive_and_wait();
+        if (b != 0) continue;
+        lasts += lasts_of_call.exchange(0) == 1 && word == 0;
+        if (call % 4 == 3) word = ~call;
+      }
+    });
+  }
+  for (std::thread& block : blocks) block.join();
+  EXPECT_EQ(lasts, kCalls);
 }
 
 // As many blocks as there may be tiles, and the smallest and the largest number.

@@ -44,6 +44,23 @@ TEST_F(Simt, AtomicCASServesOne) {
   }
 }
 
+__global__ void exchange(Word* word, Word* found) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  found[i] = atomicExch(word, Word{100} + i);
+}
+
+TEST_F(Simt, AtomicExchPassesEveryValueOn) {
+  for (const Schedule& schedule : kSchedules) {
+    use(schedule);
+    Word word = 9;
+    std::vector<Word> found(3 * 64);
+    FUSED_CE_LAUNCH(exchange, 3, 64, 0, nullptr, &word, found.data());
+    found.push_back(word);
+    EXPECT_EQ(std::count(found.begin(), found.end(), Word{9}), 1);
+    for (Word i = 0; i < 3 * 64; ++i) EXPECT_EQ(std::count(found.begin(), found.end(), 100 + i), 1);
+  }
+}
+
 TEST_F(Simt, AsManyMultiprocessorsAsATestSays) {
   const auto multiprocessors = [] {
     int count = 0, device = -1, blocks = 0;

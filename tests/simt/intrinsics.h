@@ -46,6 +46,10 @@ T atomicAdd(T* address, std::type_identity_t<T> value) {
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 template <std::integral T>
+T atomicExch(T* address, std::type_identity_t<T> value) {
+  return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+}
+template <std::integral T>
 T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> desired) {
   __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_RELAXED,
                               __ATOMIC_RELAXED);

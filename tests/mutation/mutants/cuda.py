@@ -34,10 +34,27 @@ CUDA = [
         """    tile.store(""",
     ),
     Mutant(
-        "dropped barrier between warps' sums",
-        "cuda/team.cuh",
-        "parts[threadIdx.x / kWarp] = sums;\n      __syncthreads();",
-        "parts[threadIdx.x / kWarp] = sums;",
+        "dropped barrier before the first targets",
+        "cuda/waiting.cuh",
+        """waiting.indices[mine] = index_of(batch);
+  __syncthreads();""",
+        "waiting.indices[mine] = index_of(batch);",
+    ),
+    Mutant(
+        "dropped barrier before waiting rows are finished",
+        "cuda/waiting.cuh",
+        """      }
+      __syncthreads();
+      if (mine < kWarp) {""",
+        """      }
+      if (mine < kWarp) {""",
+    ),
+    Mutant(
+        "dropped barrier before the next rows wait",
+        "cuda/waiting.cuh",
+        """      __syncthreads();
+      left = waiting.again;""",
+        "      left = waiting.again;",
     ),
     Mutant(
         "dropped barrier in the total",
@@ -46,10 +63,11 @@ CUDA = [
         "    if (threadIdx.x != 0) return;",
     ),
     Mutant(
-        "one buffer for two rows' sums",
+        "one buffer for two rows' largest logits",
         "cuda/team.cuh",
-        "shared_.sums[turn_];\n      turn_ ^= 1;",
-        "shared_.sums[turn_];",
+        """shared_.largest[turn_];
+      turn_ ^= 1;""",
+        "shared_.largest[turn_];",
     ),
     Mutant(
         "wrong shuffle mask",
@@ -60,38 +78,119 @@ CUDA = [
     Mutant(
         "half the lanes left out",
         "cuda/team.cuh",
-        "  __device__ All sum(All sums, A m) {\n    for (int distance = kLanes / 2;",
-        "  __device__ All sum(All sums, A m) {\n    for (int distance = kLanes / 4;",
+        """sum_of_lanes(All sums, A m) {
+    for (int distance = kLanes / 2;""",
+        """sum_of_lanes(All sums, A m) {
+    for (int distance = kLanes / 4;""",
+    ),
+    Mutant(
+        "all warps but the first left out",
+        "cuda/waiting.cuh",
+        "for (int k = 1; k < T::kWarps; ++k)",
+        "for (int k = 1; k < 1; ++k)",
     ),
     Mutant(
         "lost tail of a row",
-        "cuda/rows.cuh",
-        "if (start >= end_) break;",
-        "if (start + kN > end_) break;",
+        "cuda/row_reader.cuh",
+        "const int rounds = rounds_of(vectors_ - thread());",
+        "const int rounds = full_;",
+    ),
+    Mutant(
+        "lost classes behind the last vector",
+        "cuda/row_reader.cuh",
+        "ends_ = head_ + static_cast<int>((classes - head_) % kN);",
+        "ends_ = head_;",
+    ),
+    Mutant(
+        "first classes of the vectors for those before them",
+        "cuda/row_reader.cuh",
+        "return begin_ - head_ + e +",
+        "return begin_ + e +",
+    ),
+    Mutant(
+        "first class of the vectors for the first behind them",
+        "cuda/row_reader.cuh",
+        "(e < head_ ? 0 : vectors_ * kN)",
+        "(e <= head_ ? 0 : vectors_ * kN)",
+    ),
+    Mutant(
+        "one round again and again",
+        "cuda/row_reader.cuh",
+        """            c += kRound;
+""",
+        "",
     ),
     Mutant(
         "vector past the end of a row",
-        "cuda/rows.cuh",
-        "start >= begin_ && start + kN <= end_",
-        "start >= begin_",
+        "cuda/row_reader.cuh",
+        "(static_cast<int>(left) + kThreads - 1) / kThreads",
+        "(static_cast<int>(left) + kThreads) / kThreads",
     ),
     Mutant(
-        "vector before the beginning of a row",
-        "cuda/rows.cuh",
-        "start >= begin_ && start + kN <= end_",
-        "start + kN <= end_",
+        "absent vectors counted",
+        "cuda/row_reader.cuh",
+        "if (u < vectors) vector(",
+        "if (u < kUnroll) vector(",
     ),
     Mutant(
         "misaligned load",
-        "cuda/rows.cuh",
-        "return begin_ - misaligned;",
-        "return begin_;",
+        "cuda/row_reader.cuh",
+        "packed && stride() == 1 && is_aligned<S, kN>(logits_ + begin_)",
+        "packed && stride() == 1",
     ),
     Mutant(
         "misaligned store",
+        "cuda/row_gradients.cuh",
+        "reader(objective, i, begin, end, grad.first, grad.is_packed())",
+        "reader(objective, i, begin, end)",
+    ),
+    Mutant(
+        "target's own gradient not written",
+        "cuda/row_gradients.cuh",
+        "if (reader.has(y)) {",
+        "if (false) {",
+    ),
+    Mutant(
+        "target at the ends not found",
+        "cuda/row_reader.cuh",
+        "if (end_class(e) == y) return true;",
+        "",
+    ),
+    Mutant(
+        "target's logit read when it is gone",
+        "cuda/row_gradients.cuh",
+        "gradient_at_target(factors, target_number)",
+        "gradient_at_target(factors, reader.number(y))",
+    ),
+    Mutant(
+        "ends of an ignored row not written",
+        "cuda/row_reader.cuh",
+        "e < ends_; e += kThreads) end(end_class(e));",
+        "e < 0; e += kThreads) end(end_class(e));",
+    ),
+    Mutant(
+        "factors of the next row",
         "cuda/rows.cuh",
-        "const bool aligned = stride == 1 && is_aligned<S, kN>(grad + reader.first_vector());",
-        "const bool aligned = stride == 1;",
+        "objective, factors[r], i",
+        "objective, factors[(r + 1) % kTogether], i",
+    ),
+    Mutant(
+        "dropped barrier before factors are used",
+        "cuda/rows.cuh",
+        """    __syncthreads();
+#pragma unroll 1""",
+        "#pragma unroll 1",
+    ),
+    Mutant(
+        "dropped barrier before the next factors",
+        "cuda/rows.cuh",
+        """    }
+    __syncthreads();
+  }
+""",
+        """    }
+  }
+""",
     ),
     Mutant(
         "missing guard",
@@ -117,9 +216,21 @@ CUDA = [
     ),
     Mutant(
         "target's own term left in the sum (rows)",
-        "cuda/rows.cuh",
-        "Chunk::of(c, kN, y)",
-        "Chunk::of(c, kN, kMixed)",
+        "cuda/row_reader.cuh",
+        "Chunk::of(c, n, y)",
+        "Chunk::of(c, n, kMixed)",
+    ),
+    Mutant(
+        "target's round as any other",
+        "cuda/row_reader.cuh",
+        "first, round_of(y),",
+        "first, -1,",
+    ),
+    Mutant(
+        "target's own term left in the sum (ends)",
+        "cuda/row_reader.cuh",
+        "add(row, ref, m, c, one, y);",
+        "add(row, ref, m, c, one, kMixed);",
     ),
     Mutant(
         "target's own term left in the sum (few)",
@@ -182,10 +293,62 @@ CUDA = [
         "m[k] = get(x[u].v[k]);",
     ),
     Mutant(
-        "overflow not noticed (rows)",
-        "cuda/rows.cuh",
-        "if (!guessed || objective.is_in_range(row)) return row;",
-        "return row;",
+        "overflow not noticed (rows, slices)",
+        "cuda/waiting.cuh",
+        "if (guessed && !objective.is_in_range(state)) return true;",
+        "",
+    ),
+    Mutant(
+        "rows with a bad guess not summed again",
+        "cuda/waiting.cuh",
+        "left = waiting.again;",
+        "left = 0;",
+    ),
+    Mutant(
+        "sums beside a bad guess left in",
+        "cuda/waiting.cuh",
+        "waiting.parts[r][T::warp()] = part.sums;",
+        """{
+          RowSums<A, kTerms>& kept = waiting.parts[r][T::warp()];
+          if (guessed) kept = RowSums<A, kTerms>();
+          kept.merge(part.sums, part.head.reference);
+        }""",
+    ),
+    Mutant(
+        "totals of earlier rows of a tile lost",
+        "cuda/waiting.cuh",
+        "(guessed && batch.begins_tile())",
+        "guessed",
+    ),
+    Mutant(
+        "totals of a tile lost to rows summed again",
+        "cuda/waiting.cuh",
+        "(guessed && batch.begins_tile())",
+        "batch.begins_tile()",
+    ),
+    Mutant(
+        "totals of a tile kept for the next",
+        "cuda/waiting.cuh",
+        "(guessed && batch.begins_tile())",
+        "(guessed && batch.tile() == blockIdx.x && batch.begins_tile())",
+    ),
+    Mutant(
+        "targets of the same rows again",
+        "cuda/waiting.cuh",
+        "index_of(batch.next())",
+        "index_of(batch)",
+    ),
+    Mutant(
+        "rows of other tiles taken for neighbours",
+        "cuda/waiting.cuh",
+        "int64_t{r} * gridDim.x : r",
+        "int64_t{r} : r",
+    ),
+    Mutant(
+        "ignored rows read",
+        "cuda/waiting.cuh",
+        "part = is_read(objective, y, out)",
+        "part = true",
     ),
     Mutant(
         "overflow not noticed (planes)",
@@ -200,12 +363,6 @@ CUDA = [
         "(objective.is_in_range",
     ),
     Mutant(
-        "overflow not noticed (slices)",
-        "cuda/slices.cuh",
-        "if (!objective.is_in_range(row))",
-        "if (false)",
-    ),
-    Mutant(
         "far guess kept for linear sums",
         "cuda/reference.cuh",
         "kLargestMean = 16;",
@@ -214,8 +371,8 @@ CUDA = [
     Mutant(
         "only the first slice counts",
         "cuda/slices.cuh",
-        "for (int64_t k = T::thread(); k < slices;",
-        "for (int64_t k = T::thread(); k < 1;",
+        "for (int64_t k = T::thread(); k < parts;",
+        "for (int64_t k = T::thread(); k < T::kWarps;",
     ),
     Mutant(
         "slices overlap",
@@ -250,7 +407,7 @@ CUDA = [
     Mutant(
         "mean not divided",
         "cuda/targets.cuh",
-        "back.total_weight ? static_cast<A>(g / *back.total_weight) : g",
+        "back.total_weight ? divided(g, *back.total_weight) : g",
         "g",
     ),
     Mutant(
@@ -304,20 +461,26 @@ CUDA = [
     Mutant(
         "another call's arrivals",
         "cuda/ticket.cuh",
-        "while (seen >> kArrivalBits != number >> kArrivalBits)",
-        "while (seen == 0)",
+        "found == seen || found >> kArrivalBits == number >> kArrivalBits",
+        "true",
+    ),
+    Mutant(
+        "one block's arrival lost to another's",
+        "cuda/ticket.cuh",
+        "found == seen || found >> kArrivalBits == number >> kArrivalBits",
+        "found == seen",
     ),
     Mutant(
         "a ticket that is not cleared",
         "cuda/ticket.cuh",
-        "    *word = 0;\n",
+        "    atomicExch(word, Word{0});\n",
         "",
     ),
     Mutant(
         "rounded reference",
         "cuda/reference.cuh",
-        "(m * scale.log2e_high + K::kRound) - K::kRound",
-        "m * scale.log2e_high",
+        "(m * scale.log2e + K::kRound) - K::kRound",
+        "m * scale.log2e",
     ),
     Mutant(
         "no headroom for half types",
@@ -361,7 +524,37 @@ CUDA = [
         'smoothed && p.classes == 0 ? __builtin_nan("") : 0;',
         "smoothed && p.classes == 0 ? 0.0 : 0;",
     ),
-    Mutant("shorter polynomial", "cuda/math.cuh", "float q = 0x1.41fbbcp-13f;", "float q = 0;"),
+    Mutant(
+        "shorter polynomial",
+        "cuda/exponential.cuh",
+        "V q = all_of<V>(0x1.41fbbcp-13f);",
+        "V q = all_of<V>(0);",
+    ),
+    Mutant(
+        "no bound below an exponential",
+        "cuda/exponential.cuh",
+        """    d = max_or_nan(d, power.low);
+""",
+        "",
+    ),
+    Mutant(
+        "no bounds of an exponent field",
+        "cuda/exponential.cuh",
+        "const V share = saturate(fma_of(",
+        "const V share = (fma_of(",
+    ),
+    Mutant(
+        "far logits taken for near ones",
+        "cuda/reference.cuh",
+        "if (offset_.shift == 0) {",
+        "if (true) {",
+    ),
+    Mutant(
+        "far logits of half types taken for near ones",
+        "cuda/reference.cuh",
+        "sizeof(S) == 2 ? 1 / 16.0 : 1;",
+        "1;",
+    ),
     Mutant(
         "sum without its rounding errors",
         "cuda/math.cuh",

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda"))
 
 from model import multiprocessor, tables
 from model.__main__ import CALLS, SHAPES
-from model.estimate import LAUNCH, START, Estimate, estimate, serial
+from model.estimate import LAUNCH, START, Estimate, estimate, serial, totals
 from model.gpus import Device
 from model.launches import build, calls_of, parse
 from model.multiprocessor import (
+    Ask,
+    Await,
     Barrier,
     Cached,
     Limits,
@@ -27,7 +31,8 @@ from model.multiprocessor import (
     Straight,
 )
 from model.programs import PROGRAMS, program
-from model.work import Launch, Shape, Work
+from model.taken import shortened
+from model.work import Launch, Shape, Taken, Work
 from sass.facts import Kernel
 from sass.occupancy import WARP
 from sass.roofline import Gpu, Roof
@@ -58,6 +63,9 @@ def run(steps: list[Step], warps: int = 1, blocks: int = 1) -> float:
         ([Straight(30)], 10 + 4 * 30),
         ([Straight(1, fp64=30)], 10 + 2 * 30),
         ([Load(64, 100), Store(20), Loop(7)], 10 + 32 + 100 + 10),
+        ([Ask(64, 100), Loop(30), Await()], 10 + 32 + 100),
+        ([Ask(64, 100), Loop(300), Await()], 10 + 300),
+        ([Ask(2, 100), Ask(64, 100), Await(), Await()], 10 + 1 + 32 + 100),
     ],
 )
 def test_one_warp(steps, cycles):
@@ -117,72 +125,134 @@ def work(launch: Launch, shape: Shape, **facts: int) -> Work:
     """Its loop has 100 instructions, and 1 of 128 an element's cycle is theirs."""
     elements = facts.setdefault("elements", 16)
     roof = Roof("H100", 0, 100 / elements / 128 / (132 * 1.755) * 1e3, "issue")
-    made = kernel(loop=100, roof=roof, registers=64, asked=4 * elements, **facts)
+    facts = {"registers": 64, "asked": 4 * elements, **facts}
+    made = kernel(loop=100, roof=roof, **facts)
     return Work(launch, shape, made, SMALL)
 
 
-def of_rows(function: str, team: int, blocks: int) -> Launch:
-    return Launch(f"{function}<indices, {team}>", "float", team, blocks, 256, 0)
+def tiles(count: int, rows: int) -> bytes:
+    return struct.pack("<I4xq", count, rows)
 
 
-def loads_of(work: Work) -> list[float]:
-    return [step.size for step in program(work)(0, 0) if isinstance(step, Load)]
+def of_rows(team: int, count: int, persistent: bool = False) -> Launch:
+    """Forward, of tiles of as many rows as a block has teams."""
+    name, arguments = f"rows_forward<indices, {team}>", (b"", tiles(count, 256 // team))
+    return Launch(name, "float", team, count, 256, 0, arguments, persistent)
+
+
+def of_pieces(function: str, team: int, blocks: int, pieces: int, classes: int) -> Launch:
+    arguments = (b"", struct.pack("<q", pieces), struct.pack("<q", classes))
+    return Launch(f"{function}<indices, {team}>", "float", team, blocks, 256, 0, arguments, True)
+
+
+def loads_of(work: Work, block: int = 0, warp: int = 0) -> list[float]:
+    return [s.size for s in program(work)(block, warp) if isinstance(s, Load)]
 
 
 def test_a_row_by_a_block():
-    """32000 classes are seven rounds of 4096, and 3328 in four vectors, the last one short."""
-    one = work(of_rows("rows_forward", 256, 4), Shape(4, 32000))
+    """32000 classes are seven rounds of 4096, and 3328; the target's logit comes with the first."""
+    one = work(of_rows(256, 4), Shape(4, 32000))
     assert one.slots == pytest.approx(100)
     assert one.round == WARP * 64
-    target, logit, *row = loads_of(one)
-    assert (target, logit) == (32, 32)
-    assert row == [2048] * 7 + [3328 * 4 / 8 / 4] * 4
+    targets, first, *row = loads_of(one)
+    assert targets == 8 * 8
+    assert first == 2048 + 32
+    assert row == [2048] * 6 + [3328 * 4 / 8]
+
+
+def test_loads_that_wait_for_one_another():
+    """Three of four vectors are asked for at once: the last comes when the first is there."""
+    one = work(of_rows(256, 1), Shape(1, 4096), asked=48)
+    steps = list(program(one)(0, 1))
+    assert [s.size for s in steps if isinstance(s, Load)] == [64, 1536 + 32]
+    assert [s.size for s in steps if isinstance(s, Ask)] == [512]
+    assert sum(isinstance(s, Await) for s in steps) == 1
+    assert [s.slots for s in steps if isinstance(s, Loop)] == pytest.approx([75, 25])
+
+
+def test_rounds_behind_a_target():
+    """A warp has every eighth row's target, and half of the rounds again; or those of four rows."""
+    of_block = work(of_rows(256, 1), Shape(8, 8 * 4096))
+    assert sum(isinstance(s, Loop) for s in program(of_block)(0, 0)) == 8 + 4
+    of_small = work(of_rows(8, 1), Shape(32, 10 * 128))
+    assert sum(isinstance(s, Loop) for s in program(of_small)(0, 0)) == 10 + 8
 
 
 @pytest.mark.parametrize(("team", "rows"), [(8, 32), (32, 8), (256, 1)])
 @pytest.mark.parametrize("classes", [33, 1000, 1001, 4096, 50257])
 def test_every_byte_is_read_and_written_once(team, rows, classes):
     """By the eight warps of a block that has so many rows."""
-    backward = work(of_rows("rows_backward", team, 5), Shape(5 * rows, classes))
+    launch = of_pieces("rows_backward", team, 5, 1, classes)
+    backward = work(launch, Shape(5 * rows, classes))
     steps = [step for warp in range(8) for step in program(backward)(0, warp)]
     logits = rows * classes * 4
-    saved = 8 * 32
+    saved = rows * 20
     assert sum(s.size for s in steps if isinstance(s, Load)) - saved == pytest.approx(logits)
     assert sum(s.size for s in steps if isinstance(s, Store)) == pytest.approx(logits)
 
 
 def test_a_slice_of_a_row():
-    """Two rows of 8192 in two pieces each: one round of a block, and no rest."""
-    launch = Launch("slices_forward<indices>", "float", 0, 4, 256, 0)
-    assert loads_of(work(launch, Shape(2, 8192))) == [32, 32, 2048]
+    """Two rows of 8192 in two pieces each: a target, and one round of a block."""
+    launch = of_pieces("slices_forward", 0, 4, 2, 4096)
+    assert loads_of(work(launch, Shape(2, 8192))) == [32, 2048 + 32]
 
 
-def test_blocks_take_turns():
-    """Three blocks of a row each at once have seven rows: the first has three, others two."""
-    one = work(of_rows("rows_forward", 256, 3), Shape(7, 4096))
-    loads = [sum(isinstance(step, Load) for step in program(one)(b, 0)) for b in range(3)]
-    assert loads == [3 * 3, 3 * 2, 3 * 2]
+def test_as_many_blocks_as_there_is_room_for():
+    """Two multiprocessors have eight at once, which take turns."""
+    few, many = of_rows(256, 9), of_rows(256, 9, persistent=True)
+    assert work(few, Shape(9, 4096)).blocks == 9
+    one = work(many, Shape(9, 4096))
+    assert one.blocks == 8
+    assert [len(loads_of(one, block, warp=1)) for block in range(8)] == [3] + [2] * 7
+
+
+def test_rows_that_wait_together():
+    """One warp finishes eight rows of a block at a time, and asks for the next ones' targets."""
+    one = work(
+        replace(of_rows(256, 20), blocks=20, persistent=True), Shape(20, 4096), registers=255
+    )
+    one = replace(one, device=replace(SMALL, gpu=replace(SMALL.gpu, sms=1)))
+    assert one.blocks == 1
+    asked = [s.size for s in program(one)(0, 0) if isinstance(s, Ask)]
+    assert asked == [8 * 8, 8 * 8, 4 * 8]
+    assert [s for s in program(one)(0, 1) if isinstance(s, Ask)] == []
 
 
 def test_planes():
     """21 planes, eight of them seen before: 2 rounds for a guess, 3 more, and one plane."""
-    launch = Launch("planes_forward<indices, 4>", "float", 4, 1, 128, 0)
+    arguments = (b"", tiles(1, 512))
+    launch = Launch("planes_forward<indices, 4>", "float", 4, 1, 128, 0, arguments)
     loads = loads_of(work(launch, Shape(1, 21, 512)))
     assert loads == [WARP * 4 * 8] + [2048] * 5 + [512]
 
 
+def test_tiles_of_some_turns():
+    """Of 1000 rows of ten classes: two tiles of 512, the last of which is not full."""
+    launch = Launch("few_forward<indices>", "float", 0, 2, 128, 0, (b"", tiles(2, 512)))
+    one = work(launch, Shape(1000, 10), elements=4)
+    loads = [loads_of(one, block)[::2] for block in range(2)]
+    assert loads == [[128 * 40 / 4] * 4] * 2
+
+
 def test_serial_time():
-    """Start, target, logit, the first of two rounds, a vector, the finish."""
-    one = work(of_rows("rows_forward", 256, 1), Shape(1, 8192 + 4), instructions=1100)
-    cycles = START + 4 * 100 * 1.25 + 4 * 0.35 * 1000
-    assert serial(one) == pytest.approx(cycles / 1e3)
+    """Start, targets, the first of two rounds, the row's end, the finish, the ticket."""
+    taken = Taken(item=100, batch=200)
+    one = replace(work(of_rows(256, 1), Shape(1, 8192 + 4)), taken=taken)
+    cycles = START + 3 * 100 * 1.25 + 4 * (100 + 200) + 3 * 50 + 50  # and half a round once more
+    assert serial(one) == pytest.approx(cycles / 1e3, rel=0.05)
+
+
+def test_totals():
+    """A mean's two sums of 4096 tiles: two times eight of them a thread, from the cache."""
+    one = work(of_rows(256, 4096), Shape(4096, 5000))
+    assert totals(one) == 2 * (2 * 50 + 8 * (16 + 5 + 8))
+    assert totals(work(of_pieces("slices_forward", 0, 9, 1, 9), Shape(9, 9))) == 0
 
 
 def test_an_estimate():
     """One row for each of two multiprocessors, 8 rounds of the block's 16 KB."""
-    launch = of_rows("rows_backward", 256, 2)
-    shape = Shape(2, 8 * 4096)
-    made = estimate(SMALL, shape, [(launch, work(launch, shape).kernel)])
+    launch = of_pieces("rows_backward", 256, 2, 1, 8 * 4096)
+    made = estimate([work(launch, Shape(2, 8 * 4096))])
     logits = 8 * 16384
     # The memory is the limit, but for what comes first and last.
     least = 2 * logits / 10
@@ -197,9 +267,7 @@ def test_an_estimate():
 
 def test_a_larger_estimate_is_proportional():
     def microseconds(rows: int) -> float:
-        launch = of_rows("rows_forward", 256, rows)
-        shape = Shape(rows, 8 * 4096)
-        made = estimate(SMALL, shape, [(launch, work(launch, shape).kernel)])
+        made = estimate([work(of_rows(256, rows, persistent=True), Shape(rows, 8 * 4096))])
         return made.microseconds - LAUNCH
 
     assert microseconds(400) == pytest.approx(4 * microseconds(100), rel=0.05)
@@ -207,9 +275,16 @@ def test_a_larger_estimate_is_proportional():
 
 def test_reading_what_was_launched():
     mangled = "_ZN8fused_ce4cuda12rows_forwardI13__nv_bfloat16LNS0_5TermsE0ELi32EEEvNS0_9Objective"
-    expected = Launch("rows_forward<indices, 32>", "BFloat16", 32, 8192, 256, 0)
-    assert parse(f"forward {mangled} 8192 256 0") == ("forward", expected)
+    expected = Launch("rows_forward<indices, 32>", "BFloat16", 32, 8192, 256, 0, (b"\x07",), True)
+    assert parse(f"forward {mangled} 8192 1 256 0 07") == ("forward", expected)
     assert expected.function == "rows_forward"
+
+
+def test_a_shorter_problem():
+    """Its classes stand behind `outer`."""
+    launch = Launch("", "float", 0, 1, 32, 0, (struct.pack("<qqq", 5, 1000, 1), b"more"))
+    expected = (struct.pack("<qqq", 5, 77, 1), b"more")
+    assert shortened(launch, 77).arguments == expected
 
 
 @pytest.mark.slow

@@ -128,6 +128,60 @@ def test_shuffles(mode, by, source):
     assert written(block) == expected
 
 
+def test_votes():
+    block = execute("""
+    setp.lt.s32 %p1, %r1, 3;
+    vote.sync.ballot.b32 %r2, %p1, -1;
+    vote.sync.ballot.b32 %r3, !%p1, -1;
+    add.s32 %r4, %r2, %r3;
+    sub.s32 %r2, %r2, %r4;
+    st.global.u32 [%rd3], %r2;
+""")
+    assert written(block) == [8] * 32
+
+
+def test_atomics():
+    """Lanes add one after another; then one of them finds what it expects, and exchanges it."""
+    block = execute("""
+    atom.global.add.u64 %rd4, [%rd1], 2;
+    bar.sync 0;
+    membar.gl;
+    atom.global.cas.b64 %rd5, [%rd1], 64, %rd2;
+    atom.global.cas.b64 %rd5, [%rd1], 7, 5;
+    add.s64 %rd3, %rd3, 8;
+    cvt.u32.u64 %r2, %rd4;
+    st.global.u32 [%rd3], %r2;
+""")
+    assert block.memory.load(OUT, 8) == 0  # lane 0's 4 * 0
+    assert [block.memory.load(OUT + 8 + 4 * i, 4) for i in range(32)] == [2 * i for i in range(32)]
+
+
+def test_what_is_of_double():
+    block = execute("""
+    mov.f64 %fd1, 0d3FF0000000000000;
+    add.f64 %fd1, %fd1, %fd1;
+    cvt.rn.f32.f64 %f1, %fd1;
+    st.global.f32 [%rd3], %f1;
+""")
+    assert written(block, type_="f32") == [2.0] * 32
+    assert [warp.fp64 for warp in block.warps] == [2]
+
+
+def test_shared_memory():
+    text = """
+.extern .shared .align 16 .b8 shared[];
+.shared .align 1 .u8 last;
+.visible .entry kernel(
+\t.param .u64 kernel_param_0
+)
+{
+\t.shared .align 8 .b8 own[128];
+\tret;
+}
+"""
+    assert parse_ptx(text)["kernel"].shared == {"shared": 0, "last": 1, "own": 128}
+
+
 def test_vectors():
     block = execute("""
     shl.b64 %rd4, %rd2, 2;
@@ -177,6 +231,7 @@ def test_what_a_gpu_would_refuse(body, message):
         ("cvt.rzi.s32.f32", (-2.7,), -2 % 2**32),
         ("cvt.rni.s32.f32", (2.5,), 2),
         ("cvt.rn.f32.f64", (0.1,), 0.10000000149011612),
+        ("cvt.sat.f32.f32", (1.5,), 1.0),
         ("cvt.s64.s32", (-1,), -1 % 2**64),
         ("cvt.u32.u64", (2**32 + 5,), 5),
         ("cvt.f32.bf16", (0x3FC0,), 1.5),
@@ -208,6 +263,7 @@ def test_what_is_in_memory():
     assert memory.read == {2, 3} and pair == memory.logit(3) << 16 | memory.logit(2)
     assert -4 <= decode(pair & 0xFFFF, "bf16") <= 4
     assert 0 <= memory.load(2 * REGION + 8 * 77, 8) < 100
+    assert Memory("float", 100, target=9).load(2 * REGION + 8 * 77, 8) == 9
 
 
 @pytest.mark.slow

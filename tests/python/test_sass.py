@@ -68,6 +68,17 @@ def test_reading_a_listing():
     assert (kernel.loop, kernel.elements, kernel.loop_fp64, kernel.asked) == (8, 4, 0, 16)
 
 
+def test_two_exponentials_in_one():
+    """sm_100 has an instruction that is two of another."""
+    text = LISTING.replace("FFMA R8, R4, R5, R6", "FFMA2 R8, R4.F32x2, R5.F32x2, R6.F32x2")
+    for left in (2, 1):
+        ((mangled, code),) = parse_sass(text).items()
+        kernel = facts_of(100, mangled, code, {})
+        assert kernel is not None
+        assert kernel.elements == (4 if left == 2 else 0)
+        text = text.replace("FFMA R8, R4, R5, R8", "FADD R8, R4, R8", 2)
+
+
 def test_ptxas_log():
     log = """\
 ptxas info    : Compiling entry function 'f' for 'sm_90'
@@ -240,21 +251,21 @@ def test_probabilities_are_loaded_by_vectors():
 
 
 def test_what_a_call_launches():
-    total = Launch("total", "none", 0, 1, 256, 0)
-    calls = {"forward": [LAUNCHES["float", NAME], total], "backward": [LAUNCHES["float", NAME]]}
+    finish = Launch("finish", "float", 0, 1, 256, 0)
+    calls = {"forward": [LAUNCHES["float", NAME], finish], "backward": [LAUNCHES["float", NAME]]}
     recorded = {("float", "9x9", terms): calls for terms in ("indices", "smoothed")}
-    recorded["float", "9x9", "probabilities"] = {"forward": [total], "backward": [total]}
+    recorded["float", "9x9", "probabilities"] = {"forward": [finish], "backward": [finish]}
     limits = launches.made(recorded)
     assert limits == {
         "9x9": {
-            "indices, smoothed": {"forward": "rows_backward, total", "backward": "rows_backward"},
-            "probabilities": {"forward": "total", "backward": "total"},
+            "indices, smoothed": {"forward": "rows_backward, finish", "backward": "rows_backward"},
+            "probabilities": {"forward": "finish", "backward": "finish"},
         }
     }
     assert list(launches.missed(recorded, limits)) == []
-    recorded["float", "9x9", "smoothed"] = {"forward": [total], "backward": []}
+    recorded["float", "9x9", "smoothed"] = {"forward": [finish], "backward": []}
     assert list(launches.missed(recorded, limits)) == [
-        "9x9 float smoothed forward: total, not rows_backward, total",
+        "9x9 float smoothed forward: finish, not rows_backward, finish",
         "9x9 float smoothed backward: , not rows_backward",
     ]
 
@@ -296,7 +307,7 @@ def test_launches():
     assert list(launches.missed(recorded, table.read()["launches"])) == []
     # Each kernel is launched by one of these calls.
     listed = {(s, name) for name, types in table.read()["kernels"].items() for s in types}
-    assert launches.of_kernels(recorded).keys() == listed | {("none", "total")}
+    assert launches.of_kernels(recorded).keys() == listed
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def faults(kernel: Kernel, launch: Launch, expected: Expected) -> Iterator[str]:
 
 def missed(kernels: Sequence[Kernel], launches: Launches, table: Table) -> Iterator[str]:
     """What is missed of all kernels of some types and architectures."""
-    every = {(k.arch, k.storage, k.name): k for k in kernels if k.storage != "none"}
+    every = {(k.arch, k.storage, k.name): k for k in kernels}
     units = {(arch, storage) for arch, storage, _ in every}
     wanted = {(*u, name) for name, types in table.items() for u in units if u[1] in types}
     for key in sorted(every.keys() ^ wanted):
@@ -105,8 +105,7 @@ def made(kernels: Sequence[Kernel], launches: Launches) -> Table:
     """The expectations that these kernels, of all architectures, just meet."""
     by_name: dict[tuple[str, str], dict[int, Kernel]] = {}
     for kernel in kernels:
-        if kernel.storage != "none":
-            by_name.setdefault((kernel.name, kernel.storage), {})[kernel.arch] = kernel
+        by_name.setdefault((kernel.name, kernel.storage), {})[kernel.arch] = kernel
     table: Table = {}
     for (name, storage), found in sorted(by_name.items()):
         each = [found[arch] for arch in ARCHITECTURES]

@@ -6,18 +6,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import modelled
-from ptx.count import counts
+from ptx.count import codes, counts
 from sass.facts import survey
 from sass.toolkit import QUICK_STORAGE, ROOT, MissingToolError, stamp
 
 from .estimate import estimate
-from .gpus import DEVICES
+from .gpus import DEVICES, Device
 from .launches import build, calls_of
 from .tables import Result, between, details, executed, figures, summary
-from .work import Shape
+from .taken import taken
+from .work import Launch, Shape, Work
 
 # What `make gpu` measures on a GPU (benchmarks/cases.py).
 SHAPES = ["4096x32000", "8192x50257", "16384x131072", "64x1000000", "65536x1000", "8x21x512x512"]
@@ -32,15 +34,27 @@ def estimates(jobs: int) -> Iterator[Result]:
     shapes = [Shape.named(name) for name in SHAPES]
     calls = {storage: calls_of(recorder, storage, "indices", shapes) for storage in QUICK_STORAGE}
     architectures = sorted({device.arch for device in DEVICES})
-    kernels = {
-        (k.arch, k.name, k.storage): k
-        for k in survey(architectures, [*QUICK_STORAGE, "none"], jobs)
+    kernels = {(k.arch, k.name, k.storage): k for k in survey(architectures, QUICK_STORAGE, jobs)}
+    code = {storage: codes(storage) for storage in QUICK_STORAGE}
+
+    def work(launch: Launch, shape: Shape, device: Device) -> Work:
+        return Work(launch, shape, kernels[device.arch, launch.kernel, launch.storage], device)
+
+    problems = list(product(enumerate(SHAPES), QUICK_STORAGE, CALLS))
+    executed = {
+        (launch, shapes[i]): taken(
+            code[storage][launch.kernel], work(launch, shapes[i], DEVICES[0])
+        )
+        for (i, _), storage, call in problems
+        for launch in calls[storage][i][call]
     }
-    for device, (i, name), storage in product(DEVICES, enumerate(SHAPES), QUICK_STORAGE):
-        for call in CALLS:
-            launches = calls[storage][i][call]
-            made = [(x, kernels[device.arch, x.kernel, x.storage]) for x in launches]
-            yield Result(device.name, name, storage, call, estimate(device, shapes[i], made))
+    for device in DEVICES:
+        for (i, name), storage, call in problems:
+            works = [
+                replace(work(launch, shapes[i], device), taken=executed[launch, shapes[i]])
+                for launch in calls[storage][i][call]
+            ]
+            yield Result(device.name, name, storage, call, estimate(works))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sass.facts import Kernel
 from sass.occupancy import SCHEDULERS
 
-from .gpus import Device
 from .multiprocessor import BUSY, DEPENDENT, Cached, Limits, Load, Multiprocessor, Straight
 from .programs import BESIDE, program
-from .work import Launch, Shape, Work
+from .work import Work
 
 # Microseconds from one kernel's end to the next one's first block; before the first as well.
 LAUNCH = 1.5
+# What the last block adds up for a mean, the losses and the weights: so many sums of tiles are read
+# at once by each thread, and added to one after another, those of a warp in so many steps.
+MEAN_SUMS, TILES_AT_ONCE, SHUFFLED, DEPENDENT_FP64 = 2, 8, 5, 8
 # Cycles from a block's place becoming free to the next block's first instruction.
 START = 700
 
@@ -36,16 +37,18 @@ class Estimate:
 
 
 def serial(work: Work) -> float:
-    """Microseconds that a block's first warp spends one thing after another.
+    """Microseconds that a block's first warp spends one thing after another, in its first turn.
 
     Of the rounds of whole vectors the first one's latency: the others hide behind each other.
     """
     cycles, streams = float(START), False
-    for step in program(work)(0, 0):
+    one_turn = replace(work, launch=replace(work.launch, persistent=False))
+    for step in program(one_turn)(0, 0):
         match step:
             case Load(size, latency):
-                cycles += 0 if streams and size == work.round else latency * BUSY
-                streams |= size == work.round
+                is_whole = size >= work.first * work.round
+                cycles += 0 if streams and is_whole else latency * BUSY
+                streams |= is_whole
             case Cached(latency):
                 cycles += latency
             case Straight(instructions, _):
@@ -56,32 +59,38 @@ def serial(work: Work) -> float:
 def time(work: Work) -> float:
     """Microseconds of a launch."""
     launch, sms = work.launch, work.device.gpu.sms
-    share = work.device.bytes_a_cycle(min(launch.blocks, sms))
+    share = work.device.bytes_a_cycle(min(work.blocks, sms))
     limits = Limits(share, work.device.gpu.fp64, work.resident, START)
 
     def cycles(multiprocessor: int) -> float:
-        blocks = range(multiprocessor, launch.blocks, sms)
+        blocks = range(multiprocessor, work.blocks, sms)
         return Multiprocessor(limits).run(program(work), launch.warps, blocks)
 
-    # The first multiprocessors have a block more than others, which leave their bandwidth to them.
+    # The first multiprocessors have a turn more than others, which leave their bandwidth to them.
     least, more = divmod(launch.blocks, sms)
     longest = cycles(0)
     if least and more:
         shortest = cycles(sms - 1)
         longest = shortest + (longest - shortest) * more / sms
-    return LAUNCH + work.device.microseconds(longest)
+    return LAUNCH + work.device.microseconds(longest + totals(work))
 
 
-def estimate(device: Device, shape: Shape, launches: Sequence[tuple[Launch, Kernel]]) -> Estimate:
+def totals(work: Work) -> float:
+    """Cycles in which the last block adds up the sums of all tiles (totals.cuh)."""
+    launch = work.launch
+    if launch.writes or launch.function == "slices_forward":
+        return 0
+    reads = -(-launch.blocks // (launch.threads * TILES_AT_ONCE))
+    additions = -(-launch.blocks // launch.threads) + SHUFFLED + launch.warps
+    return MEAN_SUMS * (reads * work.device.cache_latency + DEPENDENT_FP64 * additions)
+
+
+def estimate(works: Sequence[Work]) -> Estimate:
     """Of what a call launches; the first of it reads the logits."""
-    works: list[Work] = []
-    for launch, kernel in launches:
-        # The rows of the kernel that adds up what blocks left are those blocks.
-        its = Shape(works[-1].launch.blocks, 1) if launch.function == "total" else shape
-        works.append(Work(launch, its, kernel, device))
     microseconds = sum(time(work) for work in works)
 
     first = works[0]
+    device, shape = first.device, first.shape
     passes = 1 + first.launch.writes
     peak = device.gpu.terabytes * 1e3 / device.gpu.ghz / device.gpu.sms  # bytes a cycle
     moved = shape.rows * (shape.classes * first.size * passes + BESIDE)

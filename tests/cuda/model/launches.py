@@ -43,7 +43,7 @@ def build(storage: Sequence[str], jobs: int = 1) -> Path:
 
 def parse(line: str) -> tuple[str, Launch]:
     """A line of the recorder's: the call, and what it launched."""
-    call, mangled, blocks, threads, shared, *arguments = line.split()
+    call, mangled, blocks, at_most, threads, shared, *arguments = line.split()
     parts = readable(mangled)
     if parts is None:
         raise ValueError(f"no kernel of ours: {mangled}")
@@ -57,6 +57,7 @@ def parse(line: str) -> tuple[str, Launch]:
         int(threads),
         int(shared),
         tuple(map(bytes.fromhex, arguments)),
+        at_most == "1",
     )
 
 

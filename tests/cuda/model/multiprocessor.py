@@ -7,6 +7,7 @@ Memory and schedulers serve in the order of asking. Time is in cycles.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -28,6 +29,19 @@ class Load:
 
     size: float  # bytes
     latency: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The same, but the warp goes on meanwhile."""
+
+    size: float
+    latency: int
+
+
+@dataclass(frozen=True)
+class Await:
+    """The warp waits for what it has asked for first, of what has not been waited for."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Barrier:
     """Of all warps of a block."""
 
 
-Step = Load | Cached | Store | Loop | Straight | Barrier
+Step = Load | Ask | Await | Cached | Store | Loop | Straight | Barrier
 # The steps of a warp, by its block's number and its own in that.
 Program = Callable[[int, int], Iterator[Step]]
 
@@ -90,6 +104,7 @@ class Warp:
     number: int
     block: Block
     steps: Iterator[Step]
+    asked: deque[float] = field(default_factory=deque)  # when each is there
 
 
 class Multiprocessor:
@@ -123,6 +138,11 @@ class Multiprocessor:
                     for other in block.waiting:
                         self._at(end + DEPENDENT, other)
                     block.waiting = []
+            elif isinstance(step, Ask):
+                warp.asked.append(self._done(end, 0, Load(step.size, step.latency)))
+                self._at(end, warp)
+            elif isinstance(step, Await):
+                self._at(max(end, warp.asked.popleft()), warp)
             else:
                 self._at(self._done(end, warp.number % SCHEDULERS, step), warp)
         return max(end, self.memory)
@@ -152,8 +172,8 @@ class Multiprocessor:
                 return max(issued, time + DEPENDENT * instructions, self.fp64)
             case Cached(latency):
                 return time + latency
-            case Barrier():
-                raise AssertionError("a block's, not a warp's")
+            case Ask() | Await() | Barrier():
+                raise AssertionError("not of a unit of the multiprocessor's")
 
     def _busy(self) -> float:
         return BUSY * self.random.uniform(1 - SPREAD, 1 + SPREAD)

@@ -13,7 +13,7 @@ from functools import partial
 
 from sass.occupancy import WARP
 
-from .multiprocessor import Barrier, Cached, Loop, Program, Step, Store, Straight
+from .multiprocessor import Await, Barrier, Cached, Loop, Program, Step, Store
 from .work import Work
 
 # Bytes that one scattered number costs the memory.
@@ -23,102 +23,191 @@ TARGET = 8
 BESIDE = TARGET + 3 * 4
 # Planes that are looked at for a guess (kProbedPlanes), and cycles to read them again.
 PROBED, OWN_CACHE = 8, 40
-# Compensated sums of `total`, and the operations of an addition to one.
-SUMS, OPERATIONS = 3, 8
+# Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
+OF_BLOCKS, OF_SMALLER = 8, WARP
+# How often a block's last warp waits for the shared cache before it is known which block is the
+# last: its writes have to be there, the ticket is looked at, and drawn (ticket.cuh).
+ARRIVAL = 3
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How rows are shared: a team of threads has a piece of one."""
+    """How rows are shared: a team of threads has an item, a row or a piece of one."""
 
-    team: int  # threads
+    team: int  # threads; of `few` and planes, each of which has rows of its own, 1
     teams: int  # of a block
     pieces: int  # of a row
     classes: int  # of a piece
+    together: int  # items whose teams wait for each other
 
     @classmethod
     def of(cls, work: Work) -> Cut:
-        launch, shape = work.launch, work.shape
+        launch = work.launch
+        is_cut = launch.function in ("slices_forward", "rows_backward")
+        pieces, classes = launch.slices if is_cut else (1, work.shape.classes)
+        if not launch.function.startswith(("rows", "slices")):
+            return cls(1, launch.threads, pieces, classes, 1)
         team = launch.parameter or launch.threads
-        teams = launch.threads // team
-        pieces = max(1, launch.blocks * teams // shape.rows)
-        return cls(team, teams, pieces, -(-shape.classes // pieces))
+        together = OF_BLOCKS if team > WARP else OF_SMALLER
+        return cls(team, launch.threads // team, pieces, classes, together)
+
+    @property
+    def at_once(self) -> int:
+        """Items of a warp."""
+        return max(1, WARP // self.team)
+
+    def own(self, warp: int, items: int) -> Iterator[int]:
+        """How many of a block's items that wait together are a warp's, time after time."""
+        first = 0 if self.team > WARP else warp * self.at_once
+        for begin in range(first, items, self.teams):
+            yield min(self.at_once, items - begin)
 
 
-def sweep(work: Work, classes: int, team: int) -> Iterator[Step]:
-    """A warp's part of a row, or of several, of which a team of threads each has some classes.
+def again(work: Work, rounds: int, targets: int) -> Iterator[Step]:
+    """Rounds of lanes that have a row's target, after the other lanes': those behind its own.
 
-    Whole rounds are loaded at once. What is left is loaded vector by vector, one of them more where
-    rows begin within a vector.
+    What such a lane has in its target's round it takes one vector at a time, and is behind others
+    from then on (for_all in row_reader.cuh). Of some such lanes the first is the furthest behind.
     """
-    vector = 16 // work.size
-    whole, rest = divmod(classes, team * work.kernel.elements)
-    single = -(-rest // (team * vector)) + (classes % vector != 0)
+    for _ in range(round(rounds * targets / (targets + 1))):
+        yield Cached(work.device.cache_latency)
+        yield Loop(work.slots)
+
+
+def sweep(work: Work, cut: Cut, items: int, targets: int = 0, beside: float = 0) -> Iterator[Step]:
+    """A warp's part of an item, or of several that its lanes have.
+
+    Whole rounds are asked for vector by vector, each of which all teams have; what is left, at
+    once. `targets`: how many of the items' targets the warp has apart from others; `beside`: bytes
+    that are asked for with the first.
+    """
+    whole, rest = divmod(cut.classes, work.round_classes(cut.team))
+    part = items / cut.at_once
     for _ in range(whole):
-        yield from work.turn(work.round)
-    for _ in range(single):
-        yield from work.turn(rest * work.size * WARP / team / single)
+        yield from work.turn(part, beside)
+        beside = 0
+    yield from again(work, whole, targets)
+    if rest:
+        yield from work.rest(rest * work.size * items * min(1, WARP / cut.team), beside)
+    yield work.item
 
 
-def rows_forward(work: Work, block: int, _: int) -> Iterator[Step]:
-    """rows.cuh, and the slices of slices.cuh: a team of threads has a row, or a piece of one."""
+def batches(work: Work, cut: Cut, block: int) -> Iterator[int]:
+    """Of forward: how many rows of a block wait together, time after time."""
+    rows = work.launch.tile_rows
+    tiles = work.turns(block, work.launch.blocks)
+    if rows == 1:
+        yield from runs(len(tiles), cut.together)
+    else:
+        for tile in tiles:
+            yield from runs(min(rows, work.shape.rows - tile * rows), cut.together)
+
+
+def runs(items: int, longest: int) -> Iterator[int]:
+    for begin in range(0, items, longest):
+        yield min(longest, items - begin)
+
+
+def forward_of_rows(
+    work: Work, block: int, warp: int, row: Callable[[Cut, int, int], Iterator[Step]]
+) -> Iterator[Step]:
+    """waiting.cuh: `row` is what a warp does for some rows of a batch, and for their targets."""
     cut = Cut.of(work)
-    for _ in work.turns(block, cut.pieces * work.shape.rows, cut.teams):
-        yield work.load(SECTOR)  # the target,
-        yield work.load(SECTOR)  # and its logit, which exponentials are relative to
-        yield from sweep(work, cut.classes, cut.team)
-        yield work.straight
-        if cut.team > WARP:
-            yield Barrier()
+    yield work.load(cut.together * TARGET)
     yield Barrier()
+    for rows in batches(work, cut, block):
+        for r, own in enumerate(cut.own(warp, rows)):
+            # A row that all warps share has its target in one of them.
+            has_targets = cut.team <= WARP or r % work.launch.warps == warp
+            yield from row(cut, own, own if has_targets else 0)
+        yield Barrier()
+        if warp == 0:
+            yield work.ask(rows * TARGET)  # those of the next batch
+            yield work.batch
+            yield Store(rows * (BESIDE - TARGET))
+            yield Await()
+        yield Barrier()
+    yield from arrive(work)
 
 
-def rows_backward(work: Work, block: int, _: int) -> Iterator[Step]:
-    """rows.cuh."""
+def arrive(work: Work) -> Iterator[Step]:
+    """What a block's threads do last (totals.cuh)."""
+    yield Barrier()
+    yield Cached(ARRIVAL * work.device.cache_latency)
+
+
+def rows_forward(work: Work, block: int, warp: int) -> Iterator[Step]:
+    """rows.cuh: the target's logit is asked for with the first of the row's."""
+    yield from forward_of_rows(
+        work,
+        block,
+        warp,
+        lambda cut, rows, targets: sweep(work, cut, rows, targets, rows * SECTOR),
+    )
+
+
+def slices_finish(work: Work, block: int, warp: int) -> Iterator[Step]:
+    """slices.cuh: a block adds up what its row's slices left, which the cache still has."""
+
+    def row(_: Cut, __: int, ___: int) -> Iterator[Step]:
+        yield work.load(SECTOR)
+        yield Cached(work.device.cache_latency)
+        yield work.item
+
+    yield from forward_of_rows(work, block, warp, row)
+
+
+def slices_forward(work: Work, block: int, _: int) -> Iterator[Step]:
+    """slices.cuh: no warp waits for another. (Few of them have a target.)"""
     cut = Cut.of(work)
-    for _ in work.turns(block, cut.pieces * work.shape.rows, cut.teams):
-        yield work.load(SECTOR)  # what was saved
-        yield work.straight
-        yield from sweep(work, cut.classes, cut.team)
+    for _ in work.turns(block, work.launch.blocks):
+        yield work.load(SECTOR)  # the target
+        yield from sweep(work, cut, 1, beside=SECTOR)
 
 
-def slices_finish(work: Work, block: int, _: int) -> Iterator[Step]:
-    """slices.cuh: a block adds up a row's slices, which the cache still has."""
-    for _ in work.turns(block, work.shape.rows):
-        yield work.load(SECTOR)
-        yield work.load(SECTOR)
-        yield Cached(work.device.cache_latency)
-        yield work.straight
+def rows_backward(work: Work, block: int, warp: int) -> Iterator[Step]:
+    """rows.cuh: of some pieces of rows one warp makes factors, and then all of them gradients."""
+    cut = Cut.of(work)
+    every = work.shape.rows * cut.pieces
+    its = sum(
+        min(cut.teams, every - turn * cut.teams) for turn in work.turns(block, work.launch.blocks)
+    )
+    for items in runs(its, cut.together):
+        if warp == 0:
+            yield work.load(items / cut.pieces * BESIDE)
+            yield work.batch
         yield Barrier()
-
-
-def total(work: Work, _: int, __: int) -> Iterator[Step]:
-    """total.cuh: one block adds up what the others left, three sums at once; they are its rows."""
-    addition = Straight(SUMS * OPERATIONS, SUMS * OPERATIONS)
-    for _ in range(-(-work.shape.rows // work.launch.threads)):
-        yield Cached(work.device.cache_latency)
-        yield addition
-    for _ in range(work.launch.threads.bit_length() - 1):
+        for own in cut.own(warp, items):
+            yield from sweep(work, cut, own)
         yield Barrier()
-        yield addition
-    yield work.straight
 
 
 def walk(work: Work, classes: int) -> Iterator[Step]:
     """A warp's way through so many planes of its rows."""
-    at_once = work.kernel.elements // work.launch.parameter
+    at_once = work.round_classes(1)
     for _ in range(classes // at_once):
-        yield from work.turn(work.round)
+        yield from work.turn()
     for _ in range(classes % at_once):
-        yield from work.turn(work.round / at_once)
+        yield from work.rest(work.round / at_once)
+
+
+def turns(work: Work, block: int, at_once: int) -> Iterator[int]:
+    """The turns of a block that takes so many rows in each: of a tile forward, or of all."""
+    rows = work.shape.rows
+    if work.launch.writes:
+        yield from work.turns(block, -(-rows // at_once))
+        return
+    tile_rows = work.launch.tile_rows
+    for tile in work.turns(block, work.launch.blocks):
+        yield from range(-(-min(tile_rows, rows - tile * tile_rows) // at_once))
 
 
 def planes_forward(work: Work, block: int, _: int) -> Iterator[Step]:
     """planes.cuh: a thread has neighbouring rows, and walks through the classes."""
     rows = WARP * work.launch.parameter  # of a warp
-    at_once = work.kernel.elements // work.launch.parameter
+    at_once = work.round_classes(1)
     probed = min(PROBED, work.shape.classes) // at_once
-    for _ in work.turns(block, work.shape.rows, rows * work.launch.warps):
+    for _ in turns(work, block, rows * work.launch.warps):
         yield work.load(rows * TARGET)
         for _ in range(probed):
             yield work.load(work.round)
@@ -126,17 +215,17 @@ def planes_forward(work: Work, block: int, _: int) -> Iterator[Step]:
             yield Cached(OWN_CACHE)
             yield Loop(work.slots)
         yield from walk(work, work.shape.classes - probed * at_once)
-        yield work.straight
+        yield work.item
         yield Store(rows * (BESIDE - TARGET))
-    yield Barrier()
+    yield from arrive(work)
 
 
 def planes_backward(work: Work, block: int, _: int) -> Iterator[Step]:
     """planes.cuh."""
     rows = WARP * work.launch.parameter
-    for _ in work.turns(block, work.shape.rows, rows * work.launch.warps):
+    for _ in turns(work, block, rows * work.launch.warps):
         yield work.load(rows * BESIDE)
-        yield work.straight
+        yield work.item
         yield from walk(work, work.shape.classes)
 
 
@@ -144,15 +233,16 @@ def few(work: Work, block: int, _: int) -> Iterator[Step]:
     """few.cuh: a tile of rows goes through shared memory, a thread a row."""
     launch, classes = work.launch, work.shape.classes
     tile = min(launch.threads, work.shape.rows) * classes * work.size / launch.warps
-    for _ in work.turns(block, work.shape.rows, launch.threads):
+    for _ in turns(work, block, launch.threads):
         yield work.load(tile)
         yield Barrier()
-        yield work.load(SECTOR)
-        yield work.straight
-        yield Loop(work.slots * classes / work.kernel.elements)
+        yield work.load(WARP * (BESIDE if launch.writes else TARGET))
+        yield work.item
+        yield Loop(work.slots * (classes // work.round_classes(1)))
         yield Barrier()
-        if launch.writes:
-            yield Store(tile)
+        yield Store(tile if launch.writes else WARP * (BESIDE - TARGET))
+    if not launch.writes:
+        yield from arrive(work)
 
 
 PROGRAMS: dict[str, Callable[[Work, int, int], Iterator[Step]]] = {
@@ -163,8 +253,7 @@ PROGRAMS: dict[str, Callable[[Work, int, int], Iterator[Step]]] = {
     "rows_backward": rows_backward,
     "rows_forward": rows_forward,
     "slices_finish": slices_finish,
-    "slices_forward": rows_forward,
-    "total": total,
+    "slices_forward": slices_forward,
 }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,11 +14,7 @@ from sass.occupancy import WARP, resident
 from sass.roofline import GPUS
 
 from .gpus import Device
-from .multiprocessor import Load, Loop, Step, Store, Straight
-
-# Of the instructions outside of a hot loop: those that a row's warp goes through. Others are for
-# other types of targets, ends of rows, and rows whose guess was bad.
-TAKEN = 0.35
+from .multiprocessor import Ask, Await, Load, Loop, Step, Store, Straight
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Launch:
     threads: int
     shared: int  # dynamic
     arguments: tuple[bytes, ...] = ()
+    persistent: bool = False  # whether there are fewer blocks where a GPU has room for fewer
 
     @property
     def function(self) -> str:
@@ -63,6 +61,28 @@ class Launch:
     def writes(self) -> bool:
         return "backward" in self.function
 
+    @property
+    def tile_rows(self) -> int:
+        """Of forward, which has Tiles (tiles.h) as its last argument."""
+        (rows,) = struct.unpack_from("<8xq", self.arguments[-1])
+        return int(rows)
+
+    @property
+    def slices(self) -> tuple[int, int]:
+        """How many pieces a row is cut into, and the classes of one: the last two arguments."""
+        pieces, classes = (int.from_bytes(a, "little") for a in self.arguments[-2:])
+        return pieces, classes
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a warp executes beside full rounds of its hot loop: instructions, and those of FP64."""
+
+    item: float = 0  # for each of those that it sums, or differentiates
+    item_fp64: float = 0
+    batch: float = 0  # of the warp that works for some of them at once
+    batch_fp64: float = 0
+
 
 @dataclass(frozen=True)
 class Work:
@@ -72,6 +92,7 @@ class Work:
     shape: Shape
     kernel: Kernel
     device: Device
+    taken: Taken = Taken()
 
     @property
     def size(self) -> int:
@@ -98,27 +119,66 @@ class Work:
         return resident(self.kernel.arch, self.launch.threads, self.kernel.registers, shared)
 
     @property
+    def blocks(self) -> int:
+        """Those of the grid."""
+        room = self.resident * self.device.gpu.sms
+        return min(self.launch.blocks, room) if self.launch.persistent else self.launch.blocks
+
+    @property
     def in_flight(self) -> float:
         """Bytes that a multiprocessor waits for when all of its threads do."""
-        threads = self.launch.blocks * self.launch.threads
+        threads = self.blocks * self.launch.threads
         share = self.shape.rows * self.shape.classes * self.size / threads
         return self.resident * self.launch.threads * min(self.kernel.asked, share)
 
     @property
-    def straight(self) -> Straight:
-        kernel = self.kernel
-        return Straight(TAKEN * (kernel.instructions - kernel.loop), TAKEN * kernel.fp64)
+    def item(self) -> Straight:
+        return Straight(self.taken.item, self.taken.item_fp64)
+
+    @property
+    def batch(self) -> Straight:
+        return Straight(self.taken.batch, self.taken.batch_fp64)
 
     def load(self, size: float) -> Load:
         return Load(size, self.device.memory_latency)
 
-    def turn(self, size: float) -> Iterator[Step]:
-        """So many bytes of logits are loaded, computed with, and made gradients."""
-        yield self.load(size)
-        yield Loop(self.slots * size / self.round)
+    def ask(self, size: float) -> Ask:
+        return Ask(size, self.device.memory_latency)
+
+    @property
+    def first(self) -> float:
+        """The part of a round that is asked for before anything of it is used."""
+        return min(1.0, self.kernel.asked * WARP / self.round)
+
+    def round_classes(self, team: int) -> int:
+        """Those of a row that a team takes in a round, or a thread of its neighbouring rows'."""
+        neighbours = self.launch.parameter if self.launch.function.startswith("planes") else 1
+        return self.kernel.elements * team // neighbours
+
+    def turn(self, part: float = 1, beside: float = 0) -> Iterator[Step]:
+        """A round of logits is loaded, computed with, and made gradients.
+
+        Where the code uses the first of them before it asks for the last, these come later.
+        `part`: of a warp's lanes that take part; `beside`: bytes that are asked for with the first.
+        """
+        size = part * self.round
+        first = self.first
+        yield self.load(first * size + beside)
+        if first < 1:
+            yield self.ask((1 - first) * size)
+        yield Loop(first * self.slots)
+        if first < 1:
+            yield Await()
+            yield Loop((1 - first) * self.slots)
         if self.launch.writes:
             yield Store(size)
 
-    def turns(self, block: int, items: int, at_once: int = 1) -> range:
-        """The turns of a block, where each takes so many of all items, and blocks take turns."""
-        return range(block, -(-items // at_once), self.launch.blocks)
+    def rest(self, size: float, beside: float = 0) -> Iterator[Step]:
+        """Less than a round, of which all is asked for at once; what it takes is in `item`."""
+        yield self.load(size + beside)
+        if self.launch.writes:
+            yield Store(size)
+
+    def turns(self, block: int, pieces: int) -> range:
+        """Those pieces of a launch that a block has, when blocks take turns."""
+        return range(block, pieces, self.blocks)

@@ -59,18 +59,25 @@ def parse_body(body: str) -> tuple[list[Instruction], dict[str, int]]:
     return instructions, labels
 
 
+def arrays_of(text: str) -> dict[str, int]:
+    """Bytes of the arrays in shared memory: 0 of the dynamic one. A variable is one of one."""
+    shared = re.findall(r"\.shared \.align \d+ \.[bu](\d+) (\w+)(\[\d*\])?;", text)
+    return {
+        name: int(bits) // 8 * (int(size.strip("[]") or 0) if size else 1)
+        for bits, name, size in shared
+    }
+
+
 def parse_ptx(text: str) -> dict[str, Code]:
     """Its kernels, by mangled name."""
     text = re.sub(r"//.*", "", text)
-    sizes = re.compile(r"\.shared \.align \d+ \.b8 (\w+)\[(\d*)\]")
     before = text.split(".visible .entry", 1)[0]
-    everyone = {name: int(size or 0) for name, size in sizes.findall(before)}
+    everyone = arrays_of(before)
     kernels: dict[str, Code] = {}
     for entry in text.split(".visible .entry ")[1:]:
         head, _, body = entry.partition("\n{")
         name = re.match(r"\w+", head)
         assert name
-        own = {array: int(size or 0) for array, size in sizes.findall(body)}
         parameters = re.findall(r"\.param .*?(\w+)(?:\[\d+\])?(?=,|\s*\))", head)
-        kernels[name[0]] = Code(parameters, everyone | own, *parse_body(body))
+        kernels[name[0]] = Code(parameters, everyone | arrays_of(body), *parse_body(body))
     return kernels

@@ -30,6 +30,8 @@ class Lane:
 class Warp:
     lanes: list[Lane]
     waits: bool = False  # at a barrier
+    executed: int = 0  # instructions
+    fp64: int = 0  # those of double
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Block:
     grid: int
     number: int
     memory: Memory
-    executed: int = 0  # instructions of a warp
+    warps: list[Warp] = field(default_factory=list)
     symbols: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,13 +61,18 @@ class Block:
             end += -(-size // 16) * 16
         self.shared = bytearray(end - SHARED + self.dynamic)
 
+    @property
+    def executed(self) -> int:
+        """Instructions of all warps."""
+        return sum(warp.executed for warp in self.warps)
+
     def run(self) -> None:
         special = {"%ctaid.x": self.number, "%nctaid.x": self.grid, "%ntid.x": self.threads}
-        warps = [
+        self.warps = [
             Warp([Lane({**special, "%tid.x": t, "%laneid": t % WARP}) for t in range(w, w + WARP)])
             for w in range(0, self.threads, WARP)
         ]
-        while running := [w for w in warps if any(lane.at != GONE for lane in w.lanes)]:
+        while running := [w for w in self.warps if any(lane.at != GONE for lane in w.lanes)]:
             for warp in running:
                 warp.waits = False
                 while not warp.waits and self.step(warp):
@@ -80,12 +87,13 @@ class Block:
         lanes = [lane for lane in warp.lanes if lane.at == at]
         for lane in lanes:
             lane.at += 1
-        self.executed += 1
+        warp.executed += 1
+        warp.fp64 += is_double(instruction.opcode)
         if instruction.guard:
             wanted = not instruction.negated
             lanes = [lane for lane in lanes if bool(lane.registers[instruction.guard]) == wanted]
         name = instruction.opcode.split(".")[0]
-        if name == "bar":
+        if name == "bar" and "warp" not in instruction.opcode:
             if len(lanes) < sum(lane.at != GONE for lane in warp.lanes):
                 raise ValueError("a barrier that only a part of a warp has come to")
             warp.waits = True
@@ -97,11 +105,13 @@ class Block:
                 lane.at = GONE
         elif name == "shfl":
             self.shuffle(instruction, warp, lanes)
-        elif name in ("ld", "st", "pack", "unpack"):
-            move = {"ld": self.load, "st": self.store, "pack": self.pack, "unpack": self.unpack}
+        elif name == "vote":
+            self.vote(instruction, lanes)
+        elif name in MOVES:
+            move = getattr(self, MOVES[name])
             for lane in lanes:
-                move[name](instruction, lane)
-        else:
+                move(instruction, lane)
+        elif name not in WITHOUT_RESULT:
             for lane in lanes:
                 self.compute(instruction, lane)
         return True
@@ -135,6 +145,31 @@ class Block:
             lane.registers[result] = before[other if inside else own]
             for name in valid:
                 lane.registers[name] = int(inside)
+
+    def vote(self, instruction: Instruction, lanes: Sequence[Lane]) -> None:
+        """vote.sync.ballot.b32 result, predicate, members."""
+        result, predicate, _ = instruction.operands
+        name = predicate.removeprefix("!")
+        asked = [bool(self.value(lane, name)) == (name == predicate) for lane in lanes]
+        mask = sum(
+            1 << int(lane.registers["%laneid"]) for lane, a in zip(lanes, asked, strict=True) if a
+        )
+        for lane in lanes:
+            lane.registers[result] = mask
+
+    def exchange(self, instruction: Instruction, lane: Lane) -> None:
+        """atom.global.add.u64 before, [address], value; or cas with what is expected first."""
+        before, operand, *values = instruction.operands
+        type_ = instruction.opcode.rsplit(".", 1)[1]
+        size, address = width(type_) // 8, self.address(lane, operand)
+        found = self.memory.load(address, size)
+        first, *then = (bits(self.value(lane, v), type_) for v in values)
+        if "cas" in instruction.opcode:
+            after = then[0] if found == first else found
+        else:
+            after = (found + first) % (1 << 8 * size)
+        self.memory.store(address, size, after)
+        lane.registers[before] = found
 
     def unpack(self, instruction: Instruction, lane: Lane) -> None:
         *results, operand = instruction.operands
@@ -191,12 +226,23 @@ class Block:
         self.shared[first : first + total] = whole.to_bytes(total, "little")
 
 
+# What a lane does alone, by the method that does it.
+MOVES = {"ld": "load", "st": "store", "pack": "pack", "unpack": "unpack", "atom": "exchange"}
+# Warps go one after another, and each sees at once what others wrote.
+WITHOUT_RESULT = ("bar", "fence", "membar")
 SHUFFLES: dict[str, Callable[[int, int], int]] = {
     "bfly": lambda own, by: own ^ by,
     "down": lambda own, by: own + by,
     "up": lambda own, by: own - by,
     "idx": lambda _, by: by % WARP,
 }
+
+
+@lru_cache(None)
+def is_double(opcode: str) -> bool:
+    """Whether the units of double do it."""
+    return ".f64" in opcode and not opcode.startswith(("ld", "st", "mov", "pack", "unpack", "selp"))
+
 
 known = lru_cache(None)(operation)
 constant = lru_cache(None)(literal)

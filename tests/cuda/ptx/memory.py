@@ -13,9 +13,11 @@ LOGITS, TARGET, ROW_LOSS = 1, 2, 6
 class Memory:
     """Bytes by address, 0 where nothing was written."""
 
-    def __init__(self, storage: str, classes: int) -> None:
+    def __init__(self, storage: str, classes: int, target: int | None = None) -> None:
+        """`target`: that of all rows, which otherwise have different ones."""
         self.type = {"float": "f32", "double": "f64", "BFloat16": "bf16", "Half": "f16"}[storage]
         self.classes = classes
+        self.target = target
         self.read: set[int] = set()  # logits, as many-th
         self.written: dict[int, int] = {}
 
@@ -32,7 +34,7 @@ class Memory:
             each = int(self.type[-2:]) // 8
             return sum(self.logit((offset + k) // each) << 8 * k for k in range(0, size, each))
         if region == TARGET:
-            return offset // size * 40503 % self.classes
+            return offset // size * 40503 % self.classes if self.target is None else self.target
         return sum(self.written.get(address + k, 0) << 8 * k for k in range(size))
 
     def store(self, address: int, size: int, value: int) -> None:

@@ -100,7 +100,7 @@ def conversion(parts: list[str]) -> tuple[str, Operation]:
             return int(nearest(found) if "rni" in parts else found)
         if "rni" in parts:
             return nearest(float(found))
-        return found
+        return min(max(found, 0.0), 1.0) if "sat" in parts else found
 
     return to, convert
 

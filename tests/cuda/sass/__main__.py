@@ -24,9 +24,7 @@ from .toolkit import (
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sass", description=__doc__)
     parser.add_argument("--arch", nargs="+", type=int, help="75, 90, ...; default: all")
-    parser.add_argument(
-        "--storage", nargs="+", choices=[*STORAGE, "none"], help="none: launch.cu; default: all"
-    )
+    parser.add_argument("--storage", nargs="+", choices=list(STORAGE), help="default: all")
     parser.add_argument("--quick", action="store_true", help="three architectures, two types")
     parser.add_argument("--jobs", type=int, default=1, help="compilers at once; default 1")
     parser.add_argument(
@@ -39,7 +37,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     architectures = options.arch or (QUICK_ARCHITECTURES if options.quick else ARCHITECTURES)
-    storage = options.storage or (QUICK_STORAGE if options.quick else [*STORAGE, "none"])
+    storage = options.storage or (QUICK_STORAGE if options.quick else list(STORAGE))
     try:
         kernels = survey(architectures, storage, options.jobs)
     except MissingToolError as error:

@@ -74,9 +74,9 @@ def readable(mangled: str) -> tuple[str, str, str, str] | None:
         r"_ZN8fused_ce4cuda\d+([a-z_]+)I(f|d|13__nv_bfloat16|6__half)LNS0_5TermsE(\d)E(?:Li(\d+)E)?E",
         mangled,
     )
-    if found:
-        return found[1], MANGLED_STORAGE[found[2]], TERMS[found[3]], found[4] or ""
-    return ("total", "none", "", "") if "4cuda5totalE" in mangled else None
+    if found is None:
+        return None
+    return found[1], MANGLED_STORAGE[found[2]], TERMS[found[3]], found[4] or ""
 
 
 def full_name(function: str, *arguments: str) -> str:
@@ -129,8 +129,7 @@ def facts_of(arch: int, mangled: str, code: Code, ptxas: dict[str, int]) -> Kern
         shuffles=count(every, r"SHFL"),
         fp64=count(every, FP64),
     )
-    if storage != "none":
-        add_loop(kernel, code, *load_pattern(storage, function, parameter))
+    add_loop(kernel, code, *load_pattern(storage, function, parameter))
     return kernel
 
 

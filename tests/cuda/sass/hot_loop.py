@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .flow import Graph
 from .listing import Code, count
 from .roofline import FP64
@@ -25,8 +27,14 @@ def load_pattern(storage: str, function: str, parameter: str) -> tuple[str, int]
     return rf"LDG\.E{widths[bits]}", int(parameter)
 
 
-# What a loop of exponentials has at least one of for each.
-EXPONENTIAL = {2: r"MUFU\.EX2", 4: r"FFMA\b", 8: r"DFMA\b"}
+# What a loop of exponentials has at least one of for each, by the logits' size; or half of one.
+EXPONENTIAL = {2: (r"MUFU\.EX2", ""), 4: (r"FFMA\b", r"FFMA2\b"), 8: (r"DFMA\b", "")}
+
+
+def exponentials(loop: Sequence[str], size: int) -> int:
+    """How many there may be."""
+    one, two = EXPONENTIAL[size]
+    return count(loop, one) + 2 * (count(loop, two) if two else 0)
 
 
 def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str], int]:
@@ -44,7 +52,7 @@ def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str],
         computing = [
             loop
             for loop in loops
-            if count(loop, EXPONENTIAL[size]) >= each * most
+            if exponentials(loop, size) >= each * most
             and not count(loop, r"MUFU\.RCP" if size == 8 else rf"MUFU\.RCP|{FP64}")
         ]
         if computing:

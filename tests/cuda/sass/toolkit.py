@@ -88,15 +88,13 @@ def run(command: Sequence[str | Path]) -> tuple[str, str]:
 
 
 def compile_unit(nvcc: Path, storage: str, arch: int, file: Path) -> str:
-    """kernels.cu for a storage type, or launch.cu for the type `none`; what ptxas said.
+    """kernels.cu for a storage type; what ptxas said.
 
     The file is a .cubin or, of another suffix, PTX.
     """
     command: list[str | Path] = [nvcc, "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-I."]
     kind = ["-cubin", "-Xptxas", "-v"] if file.suffix == ".cubin" else ["-ptx"]
     command += [f"-arch=sm_{arch}", *kind, "-o", file]
-    if storage == "none":
-        return run([*command, "kernels/cuda/launch.cu"])[1]
     command += [f"-DFUSED_CE_STORAGE={storage}", f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}"]
     return run([*command, "kernels/cuda/kernels.cu"])[1]
 

@@ -4,8 +4,9 @@
 //   recorder TYPE TERMS OUTER CLASSES INNER ...  (problems of three numbers each)
 //
 // Types and terms as sass/facts.py names them. A line a launch: its call, the kernel's mangled
-// name, blocks, threads, bytes of dynamic shared memory, and its arguments in hexadecimal. The
-// launchers are the unchanged ones, so that a plan of theirs is never copied.
+// name, blocks, whether there are fewer of them where a GPU has room for fewer, threads, bytes of
+// dynamic shared memory, and its arguments in hexadecimal. The launchers are the unchanged ones, so
+// that a plan of theirs is never copied.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 namespace {
 
 const char* call = "";
+bool has_asked = false;  // for the room that a GPU has, since the last launch
 
 // What lies where, as ptx/memory.py has it.
 enum Region : uintptr_t {
@@ -75,14 +77,18 @@ void record_calls(const Problem& p) {
 
 }  // namespace
 
-// Room for every tile: how many blocks a GPU has at once is the model's to say.
-int simt::multiprocessors() { return INT32_MAX; }
+// Room for all blocks: how many a GPU has at once is the model's to say.
+int simt::multiprocessors() {
+  has_asked = true;
+  return INT32_MAX;
+}
 
 void recorder::record(void* kernel, unsigned grid, unsigned block, size_t shared_bytes,
                       std::initializer_list<Bytes> arguments) {
   Dl_info info;
   if (!dladdr(kernel, &info) || !info.dli_sname) abort();
-  printf("%s %s %u %u %zu", call, info.dli_sname, grid, block, shared_bytes);
+  printf("%s %s %u %d %u %zu", call, info.dli_sname, grid, has_asked, block, shared_bytes);
+  has_asked = false;
   for (const auto& [data, size] : arguments) {
     printf(" ");
     for (size_t i = 0; i < size; ++i) printf("%02x", static_cast<const unsigned char*>(data)[i]);

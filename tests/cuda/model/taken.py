@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What warps execute beside full rounds of their hot loops: counted by an interpreter (../ptx).
+
+One block runs, whose rows are cut short: what is beside the rounds stays as it is. nvcc's PTX is
+counted, of one architecture for all: ptxas merges some of it, and drops moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ptx.code import Code
+from ptx.machine import Block
+from ptx.machine import Warp as Counted
+from ptx.memory import Memory
+
+from .programs import Cut, program
+from .work import Launch, Taken, Work
+
+# Rounds that are left of those of a longer row: two guess its reference, where planes do.
+ROUNDS = 3
+
+
+def shortened(launch: Launch, classes: int) -> Launch:
+    """The same of a problem of so many classes, which is what all kernels have first."""
+    objective, *others = launch.arguments
+    short = objective[:8] + classes.to_bytes(8, "little") + objective[16:]
+    return replace(launch, arguments=(short, *others))
+
+
+def run(code: Code, launch: Launch, classes: int) -> list[Counted]:
+    """The warps of the first block. No target is in a round before the last."""
+    memory = Memory(launch.storage, classes, target=classes - 1)
+    short = shortened(launch, classes)
+    block = Block(code, short.arguments, launch.threads, launch.shared, launch.blocks, 0, memory)
+    block.run()
+    return block.warps
+
+
+def taken(code: Code, work: Work) -> Taken:
+    """With a block for each piece of work, and so one batch."""
+    one = replace(work, launch=replace(work.launch, persistent=False))
+    marked = replace(one, taken=Taken(item=1))
+    items = [
+        sum(step == marked.item for step in program(marked)(0, warp))
+        for warp in range(one.launch.warps)
+    ]
+    cut = Cut.of(one)
+    rounds, rest = divmod(cut.classes, one.round_classes(cut.team))
+    more = min(rounds, ROUNDS)
+    long = run(code, one.launch, rest + more * one.round_classes(cut.team))
+    short = run(code, one.launch, rest + (more - 1) * one.round_classes(cut.team)) if more else long
+
+    def beside(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        """Of an item, and of a batch."""
+        each = [
+            (after - more * (after - before), n)
+            for (after, before), n in zip(counts, items, strict=True)
+            if n
+        ]
+        # The first warp works for the others as well.
+        plain = each[1:] or each
+        item = sum(executed for executed, _ in plain) / sum(n for _, n in plain)
+        return item, max(0.0, each[0][0] - item * each[0][1])
+
+    pairs = list(zip(long, short, strict=True))
+    item, batch = beside([(a.executed, b.executed) for a, b in pairs])
+    item_fp64, batch_fp64 = beside([(a.fp64, b.fp64) for a, b in pairs])
+    return Taken(item, item_fp64, batch, batch_fp64)

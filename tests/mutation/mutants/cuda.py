@@ -544,6 +544,24 @@ CUDA = [
         "const V share = (fma_of(",
     ),
     Mutant(
+        "infinite logits of which an infinity is taken",
+        "cuda/exponential.cuh",
+        "less(log2e) > 0 ? log2e : nextafter(log2e, A(0))",
+        "log2e",
+    ),
+    Mutant(
+        "infinite digits lost to a target at -inf",
+        "cuda/exponential.cuh",
+        "d = d < power.low ? power.low : d;  // as Reduced",
+        "// as Reduced",
+    ),
+    Mutant(
+        "last of equal logits predicted at the ends of a row (CUDA)",
+        "cuda/objective.cuh",
+        " || (ties && chunk.first < row.pivot.index)",
+        "",
+    ),
+    Mutant(
         "far logits taken for near ones",
         "cuda/reference.cuh",
         "if (offset_.shift == 0) {",

@@ -130,8 +130,8 @@ CUDA = [
     Mutant(
         "target's own term left in the sum (planes)",
         "cuda/planes.cuh",
-        "Chunk::of(c, n, y[k])",
-        "Chunk::of(c, n, kMixed)",
+        "Chunk::of(c, kAtOnce, y[k])",
+        "Chunk::of(c, kAtOnce, kMixed)",
     ),
     Mutant(
         "first class left out, not the largest",
@@ -190,7 +190,7 @@ CUDA = [
     Mutant(
         "overflow not noticed (planes)",
         "cuda/planes.cuh",
-        "if (in_range || probed == classes) break;",
+        "if (in_range || !guessed) break;",
         "break;",
     ),
     Mutant(

@@ -43,7 +43,7 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
       plan.neighbours = static_cast<int>(n);
     }
     rows_per_block = kPlaneBlock * plan.neighbours;
-  } else if (p.classes > kFewClasses) {
+  } else if (p.classes > kFewBytes / size) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
     plan.team = p.classes <= kSmallTeamClasses && !general ? kSmallTeam

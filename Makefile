@@ -163,11 +163,12 @@ cuda-build: ### Build with nvcc, against torch with CUDA; check, and run the CPU
 	PYTHONPATH=build/cuda-package $(CUDA_VENV)/bin/python tests/cuda/check_build.py
 
 # nvcc's toolkit may have no disassembler: PyPI has. SASS=--quick takes minutes, and prints; everything takes
-# half an hour, and writes tests/cuda/report.md.
+# half an hour, writes tests/cuda/report.md, and fails where tests/cuda/expected.json is missed (tests/cuda/expect).
 NVDISASM_VENV := build/nvdisasm-venv
 .PHONY: cuda-report cuda-model nvdisasm
 cuda-report: nvdisasm ### What nvcc made of the CUDA kernels, without a GPU (SASS=--quick: a selection)
 	PYTHONPATH=tests/cuda $(PYTHON) -m sass --jobs $(MAX_JOBS) $(or $(SASS),--markdown tests/cuda/report.md)
+	$(if $(SASS),,PYTHONPATH=tests/cuda $(PYTHON) -m expect --jobs $(MAX_JOBS))
 
 cuda-model: nvdisasm ### How fast they would be, by a model: without a GPU, in minutes
 	PYTHONPATH=tests/cuda $(PYTHON) -m model --jobs $(MAX_JOBS)
@@ -186,8 +187,8 @@ gpu: ### On a GPU, in ten minutes and without a network: tests, benchmarks, comp
 NO_ASLR = $(shell setarch -R true 2> /dev/null && echo setarch -R)
 .PHONY: sanitize sanitize-address sanitize-thread
 sanitize: sanitize-address sanitize-thread ### Kernel tests under AddressSanitizer, UBSan and ThreadSanitizer
-sanitize-address: SANITIZE_TESTS ?= Kernel|[Ss]imt|fuzz
-sanitize-thread: SANITIZE_TESTS ?= Threads|CudaKernel.*/fifo_(float|half)|[Ss]imt|fuzz.cuda
+sanitize-address: SANITIZE_TESTS ?= Kernel|CudaGrid|CudaTicket|[Ss]imt|fuzz
+sanitize-thread: SANITIZE_TESTS ?= Threads|Cuda(Kernel|Grid).*/fifo_(float|half)|CudaTicket|[Ss]imt|fuzz.cuda
 sanitize-address sanitize-thread: sanitize-%: gtest
 	cmake -S . -B build/$* $(TORCH_FREE) -DFUSED_CE_SANITIZE=$*
 	cmake --build build/$* --parallel $(MAX_JOBS)

@@ -20,6 +20,17 @@ static_assert(static_cast<int>(Reduction::kNone) == at::Reduction::None);
 static_assert(static_cast<int>(Reduction::kMean) == at::Reduction::Mean);
 static_assert(static_cast<int>(Reduction::kSum) == at::Reduction::Sum);
 
+void launch_forward(const Call& call, const Problem& problem, const Forward& out,
+                    const cuda::Totals& totals, const LaunchScope& scope) {
+  // The allocator hands it out again only to what comes later on this stream.
+  at::Tensor workspace;
+  if (const int64_t bytes = cuda::workspace_bytes(problem, out, totals); bytes > 0)
+    workspace = allocate({bytes}, call.self, at::kByte);
+  void* const memory = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
+  cuda::forward(problem, out, totals, memory, scope.stream());
+  scope.check();
+}
+
 void forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
              ops::ForwardResult& result) {
   const at::ScalarType type = check_forward(call, dtype);
@@ -43,11 +54,7 @@ void forward(const Call& call, std::optional<at::ScalarType> dtype, bool save,
     normalizer = call.normalizer.to(call.self.device(), at::kDouble);
     totals.normalizer = normalizer.const_data_ptr<double>();
   }
-  // The allocator hands it out again only to what comes later on this stream.
-  const at::Tensor workspace = allocate({cuda::workspace_bytes(d.problem)}, call.self, at::kByte);
-
-  cuda::forward(d.problem, out, totals, workspace.mutable_data_ptr(), scope.stream());
-  scope.check();
+  launch_forward(call, d.problem, out, totals, scope);
 }
 
 void gradient(const ops::Gradients& grads, const Call& call, const at::Tensor& saved,
@@ -64,10 +71,7 @@ void slice_sums(const Call& call, const at::Tensor& sums) {
   const LaunchScope scope(call.self);
   const Described d = describe(call);
   const cuda::Totals no_totals{Reduction::kNone, nullptr, DType::kFloat, nullptr};
-  const at::Tensor workspace = allocate({cuda::workspace_bytes(d.problem)}, call.self, at::kByte);
-  cuda::forward(d.problem, slice_forward(call, sums), no_totals, workspace.mutable_data_ptr(),
-                scope.stream());
-  scope.check();
+  launch_forward(call, d.problem, slice_forward(call, sums), no_totals, scope);
 }
 
 [[maybe_unused]] const bool kRegistered =

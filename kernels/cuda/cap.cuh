@@ -2,7 +2,7 @@
 // The soft cap of logits: z = cap * tanh(v), v = s x / cap. The mirror of cpu/cap.h.
 #pragma once
 
-#include "math.cuh"
+#include "exponential.cuh"
 
 namespace fused_ce::cuda {
 
@@ -29,9 +29,8 @@ class Cap {
   // nowhere. z is within 4 ulp, the slope within 4, but for what rounding s / cap to a double does
   // to e of doubles: |v| ulp.
   __device__ __forceinline__ Capped<A> of(A x) const {
-    using K = Constants<A>;
-    const Power<A> one{0, far_, K::kRound + A(K::kBias)};  // and no |v| too far for e
-    const Reduced<A> r = Reduced<A>::of(x < 0 ? -x : x, twice_, one);
+    const A absolute = x < 0 ? -x : x, near = absolute > far_ ? far_ : absolute;
+    const Reduced<A> r = Reduced<A>::of(near, twice_, Power<A>::of(0, twice_));
     const A e = fma_of(exp2_less_one(r.fraction), r.two_to_n, r.two_to_n - 1);
     const A q = 1 / (e + 2), four = 4 * q;
     const bool is_large = e > 2;

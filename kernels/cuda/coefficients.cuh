@@ -3,7 +3,7 @@
 // and would do it for each row.
 #pragma once
 
-#include "math.cuh"
+#include "exponential.cuh"
 
 namespace fused_ce::cuda {
 

@@ -24,11 +24,14 @@ struct Totals {
   const double* normalizer = nullptr;  // device memory: what a mean divides by, or null
 };
 
-// Device memory that forward needs for a problem, in bytes. Its contents do not matter.
-int64_t workspace_bytes(const Problem& problem);
+// Device memory that forward needs, in bytes: often none. Its contents do not matter. 16-byte
+// aligned.
+int64_t workspace_bytes(const Problem& problem, const Forward& out, const Totals& totals);
 
-// Both launch on `stream` and return: no synchronisation, no allocation, no atomics, so that the
-// same problem gives the same bits and a CUDA graph can hold them. Every pointer is device memory.
+// Both launch on `stream` and return: no synchronisation, no allocation, so that a CUDA graph can
+// hold them. The same problem gives the same bits on every GPU: atomics count blocks that have
+// ended, and nothing else. Forward is one launch, or two for few rows that are very long; backward
+// is one. Every pointer is device memory.
 // A class index out of range trips a device-side assertion, as torch's does. Launch errors are left
 // for cudaGetLastError.
 void forward(const Problem& problem, const Forward& out, const Totals& totals, void* workspace,

@@ -131,10 +131,10 @@ __device__ inline Factors<S> factors_of(const Coefficients<A>& k, const SavedRow
   return f;
 }
 
-// The gradient of a class, the target or another. `q`: the weight of its logit in the linear sum.
-template <class S, Terms kTerms, class A = Accumulate<S>>
-__device__ __forceinline__ A gradient_of(const Coefficients<A>& k, const Reference<S>& ref,
-                                         const Factors<S>& f, bool is_target, A x, A q) {
+// The gradient of a class, but for the target's. `q`: the weight of its logit in the linear sum.
+template <class S, Terms kTerms, class Ref, class A = Accumulate<S>>
+__device__ __forceinline__ A gradient_of(const Coefficients<A>& k, const Ref& ref,
+                                         const Factors<S>& f, A x, A q) {
   A factor = f.factor;
   if constexpr (kIsGeneral<kTerms>) factor = fma_of(f.entropy, below(k, f.largest, x), factor);
   A v = ref.exp(x, factor);
@@ -145,7 +145,7 @@ __device__ __forceinline__ A gradient_of(const Coefficients<A>& k, const Referen
     // the row's q has, times p.
     return x == f.pivot_logit ? (f.mass - q) * f.grad_own + (f.rest_own - q * f.grad_others) : v;
   }
-  return is_target ? f.at_target : v;
+  return v;
 }
 
 }  // namespace fused_ce::cuda

@@ -8,9 +8,11 @@
 
 namespace fused_ce::cuda {
 
-// As kRowBlocks in rows.cuh: at most 64 registers a thread; 168 of double.
-template <class S>
-inline constexpr int kFewBlocks = sizeof(S) == 8 ? 3 : 8;
+// As kForwardBlocks in rows.cuh: at most 64 registers a thread, and 72; 168 of double.
+template <class S, Terms kTerms>
+inline constexpr int kFewBlocks = sizeof(S) == 8       ? 3
+                                  : kIsGeneral<kTerms> ? 7
+                                                       : 8;
 
 static_assert(kFewRows * (kFewBytes + 2 * sizeof(double)) <= 48 * 1024, "shared memory of a block");
 
@@ -167,33 +169,36 @@ class FewTile {
 };
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     few_forward(const Objective<S, kTerms> objective, const Forward out, const int pitch,
-                Partial* partials) {
+                const Tiles tiles) {
   using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);
   const int64_t rows = rows_of(objective.problem);
-  BlockTotals<A> totals;
-  for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
-       first += int64_t{gridDim.x} * kFewRows) {
-    const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
-    const bool is_there = static_cast<int>(threadIdx.x) < n;
-    const int64_t i = first + threadIdx.x;
-    const int64_t y = is_there ? objective.target(i) : int64_t{kIgnored};
-    const bool reads = is_there && is_read(objective, y, out);
-    if (__any_sync(kWholeWarp, reads)) tile.load(first, n);
-    __syncwarp();
-    if (is_there) {
-      put_row(objective, reads ? tile.sum(i, y) : ignored_state<A>(), i, out, totals);
+  const Reducer<A, kFewRows> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    for (int64_t first = tiles.begin(t); first < tiles.end(t, rows); first += kFewRows) {
+      const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
+      const bool is_there = static_cast<int>(threadIdx.x) < n;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y = is_there ? objective.target(i) : int64_t{kIgnored};
+      const bool reads = is_there && is_read(objective, y, out);
+      if (__any_sync(kWholeWarp, reads)) tile.load(first, n);
+      __syncwarp();
+      if (is_there) {
+        put_row(objective, reads ? tile.sum(i, y) : ignored_state<A>(), i, out, totals);
+      }
+      __syncwarp();
     }
-    __syncwarp();
+    reducer.template put<kFewRows>(t, totals);
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kFewRows, kFewBlocks<S>)
+__global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     few_backward(const Objective<S, kTerms> objective, const Backward back, const int pitch) {
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);

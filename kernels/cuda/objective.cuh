@@ -60,11 +60,15 @@ class Objective {
 
   // ---- What a row is held against.
 
-  // The class, or why there is none.
-  __device__ __forceinline__ int64_t target(int64_t row) const {
-    if constexpr (kHasMass<kTerms>) return kMixed;
-    return read_target(problem, row);
+  // What is in memory for a row's class: to be asked for early.
+  __device__ __forceinline__ int64_t index(int64_t row) const {
+    return kHasMass<kTerms> ? int64_t{kMixed} : read_index(problem, row);
   }
+  // The class that it stands for, or why there is none.
+  __device__ __forceinline__ int64_t target_of(int64_t index) const {
+    return kHasMass<kTerms> ? index : class_of(problem, index);
+  }
+  __device__ __forceinline__ int64_t target(int64_t row) const { return target_of(index(row)); }
   __device__ __forceinline__ bool counts(int64_t y) const {
     return kHasMass<kTerms> || is_any_class(y);
   }
@@ -84,6 +88,11 @@ class Objective {
     return is_class(y) ? class_weight(y) : A(0);
   }
 
+  // Whether weights are known to be 1. The general loops are compiled once: they read no weights
+  // then, and multiply by 1.
+  __device__ __forceinline__ bool all_weigh_the_same() const {
+    return !kHasLinear<kTerms> || (!kIsGeneral<kTerms> && !kHasMass<kTerms> && !problem.weight);
+  }
   // Calls f(q) with the weights of a row's logits, q[k] of class c + k for first <= k < last. `t`:
   // where the row's probabilities begin. f is compiled twice, the first time for weights that are
   // known to be 1.
@@ -136,24 +145,33 @@ class Objective {
   // ---- What classes add to a row's sums: those of a chunk that are there, first <= k < last, with
   // logits z. `ref` is the reference m.
 
-  template <int kN>
+  template <class Ref, int kN>
   __device__ __forceinline__ void add(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
-                                      int last, const Reference<S>& ref, A m, const A (&z)[kN],
+                                      int last, const Ref& ref, A m, const A (&z)[kN],
                                       const A (&q)[kN]) const {
     const int pivot = set_pivot(row, chunk, first, last, ref, m, z, q);
+    A others[kN];  // -inf, whose exponential is 0, in the place of those that are not added
+#pragma unroll
+    for (int k = 0; k < kN; ++k) {
+      const bool is_pivot = kHasPivot<kTerms> && k == pivot;
+      const bool is_target = !kHasMass<kTerms> && k == chunk.target;
+      others[k] = k >= first && k < last && !is_pivot && !is_target ? z[k] : -infinity<A>();
+    }
     Sums<A, kTerms> some;
+    if constexpr (!kIsGeneral<kTerms>) some.add_exponentials(ref, others);
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       if (k < first || k >= last) continue;
-      const bool is_pivot = kHasPivot<kTerms> && k == pivot;
-      A exponential = ref.exp(z[k]), weight = q[k];
-      if (is_pivot || (!kHasMass<kTerms> && k == chunk.target)) exponential = 0;
-      if (kHasMass<kTerms> && is_pivot) weight = 0;
-      some.add(k, exponential, z[k], weight, m, row.pivot.logit);
+      if constexpr (kIsGeneral<kTerms>) {
+        const A exponential = ref.exp(others[k]);
+        some.exponentials[k % 4] += exponential;
+        some.add_gap(exponential, z[k], row.pivot.logit);
+      }
+      some.add_linear(z[k], kHasMass<kTerms> && k == pivot ? A(0) : q[k], m);
     }
     row.add(some);
     if constexpr (kIsGeneral<kTerms>) {
-      if (!is_nan(some.exponentials[0] + some.exponentials[1])) return;
+      if (!is_nan(some.total())) return;
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
         const bool is_first = k >= first && k < last && is_nan(z[k]) && row.nan == kNowhere;
@@ -202,32 +220,46 @@ class Objective {
                                  grads_of<S, kTerms>(coefficients_, problem, back, saved, row));
   }
 
-  // ---- What a class gets back: the k-th of a chunk, with x in memory.
+  // ---- What a class of a row that counts gets back, with x in memory; of weight q.
 
-  __device__ __forceinline__ A gradient(const Reference<S>& ref, const Factors<S>& f,
-                                        const Chunk& chunk, int k, S x, A q) const {
-    Capped<A> z{get(x), 1};
-    if (kIsGeneral<kTerms> && cap_.is_there()) z = cap_.of(z.logit);
-    A v = gradient_of<S, kTerms>(coefficients_, ref, f, k == chunk.target, z.logit, q);
-    if constexpr (kIsGeneral<kTerms>) v *= z.slope;
+  // Of class indices not the target.
+  template <class Ref>
+  __device__ __forceinline__ A gradient(const Ref& ref, const Factors<S>& f, S x, A q) const {
+    return differentiated(x,
+                          [&](A z) { return gradient_of<S, kTerms>(coefficients_, ref, f, z, q); });
+  }
+  // The target.
+  __device__ __forceinline__ A gradient_at_target(const Factors<S>& f, S x) const {
+    return differentiated(x, [&](A) { return f.at_target; });
+  }
+  // The k-th of a chunk, if the row counts.
+  template <class Ref>
+  __device__ __forceinline__ A gradient(const Ref& ref, const Factors<S>& f, const Chunk& chunk,
+                                        int k, S x, A q) const {
+    const bool is_target = !kHasMass<kTerms> && k == chunk.target;
+    const A v = is_target ? gradient_at_target(f, x) : gradient(ref, f, x, q);
     return f.counts ? v : A(0);
   }
 
  private:
-  // Whether weights are known to be 1. The general loops are compiled once: they read no weights
-  // then, and multiply by 1.
-  __device__ __forceinline__ bool all_weigh_the_same() const {
-    return !kHasLinear<kTerms> || (!kIsGeneral<kTerms> && !kHasMass<kTerms> && !problem.weight);
+  // f(z), a gradient by the logit z that becomes of x, as one by x.
+  template <class F>
+  __device__ __forceinline__ A differentiated(S x, F f) const {
+    Capped<A> z{get(x), 1};
+    if (kIsGeneral<kTerms> && cap_.is_there()) z = cap_.of(z.logit);
+    const A v = f(z.logit);
+    return kIsGeneral<kTerms> ? v * z.slope : v;
   }
+
   __device__ __forceinline__ bool has_class_weights() const {
     return problem.weight && (kHasMass<kTerms> || coefficients_.spread != 0);
   }
 
   // A larger logit among a chunk's classes than any before takes the pivot's place. Which of them
   // it is, or -1.
-  template <int kN>
+  template <class Ref, int kN>
   __device__ __forceinline__ int set_pivot(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
-                                           int last, const Reference<S>& ref, A m, const A (&z)[kN],
+                                           int last, const Ref& ref, A m, const A (&z)[kN],
                                            const A (&q)[kN]) const {
     if constexpr (!kHasPivot<kTerms>) return -1;
     A most = -infinity<A>();

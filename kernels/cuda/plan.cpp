@@ -6,18 +6,23 @@
 namespace fused_ce::cuda {
 namespace {
 
-// Blocks beyond these take turns: what a block leaves behind is read by one block in the end.
+// What tiles leave behind is read by one block in the end.
+constexpr int64_t kMostTiles = 16384;
+// Blocks of backward beyond these take turns.
 constexpr int64_t kMostBlocks = 16384;
 // Fewer neighbouring rows than a warp has threads would leave it partly idle.
 constexpr int64_t kNarrowestPlane = 32;
-// Classes up to which a small team, and a warp, have a row. Adding up the sums of a block takes
-// about as long as 2048 classes.
-constexpr int64_t kSmallTeamClasses = 256, kWarpClasses = 4096;
-// Rows that are enough to fill a GPU with a warp each.
-constexpr int64_t kRowsOfWarps = 2048;
-// Blocks that fill a GPU; a row is cut into slices where there are fewer rows than half of it.
-constexpr int64_t kFullGpu = 1024;
+// Classes up to which a small team, and a warp, have a row: what a row costs beside its classes is
+// the less the fewer threads share it. Of few rows a small team would leave the GPU idle.
+constexpr int64_t kSmallTeamClasses = 256, kMostOfSmallTeam = 1024, kWarpClasses = 4096;
+// Rows that are enough to fill a GPU with a small team each, and a warp.
+constexpr int64_t kRowsOfSmallTeams = 65536, kRowsOfWarps = 2048;
+// Blocks that a GPU takes in several turns, so that those of the last one weigh little; rows are
+// cut into slices where there are fewer than four for each block that it has at once.
+constexpr int64_t kManyBlocks = 4096, kFewRowsOfBlocks = 1536;
 constexpr int64_t kShortestSlice = 8192;
+// Classes that a block of backward has at a time, for the same reason.
+constexpr int64_t kLongestPiece = 16384;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -28,13 +33,19 @@ bool aligned(const void* base, const Strides& s, int64_t n, int64_t size) {
          s.outer % n == 0 && s.classes % n == 0;
 }
 
+// A row into so many slices, or fewer that are as long.
+void cut(Plan& plan, int64_t classes, int64_t slices) {
+  plan.slice_classes = ceil_div(classes, slices);
+  plan.slices = ceil_div(classes, plan.slice_classes);
+}
+
 // `grad`: the gradients, or forward the logits once more. The general loops, of which there is much
 // code, have neither small teams nor neighbouring rows, and no slices beside probabilities.
 Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bool general) {
   const Strides& s = p.logits_strides;
   const int64_t rows = rows_of(p), size = size_of(p.dtype);
-  Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0};
-  int64_t rows_per_block = kFewRows;
+  Plan plan{Loop::kFew, 0, 1, 1, p.classes, 0, 0, 0};
+  int64_t rows_at_once = kFewRows;
   if (s.inner == 1 && grad_strides.inner == 1 && p.inner >= kNarrowestPlane && p.classes > 0) {
     plan.loop = Loop::kPlanes;
     const int64_t n = neighbours(size);
@@ -42,24 +53,30 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
         aligned(grad, grad_strides, n, size)) {
       plan.neighbours = static_cast<int>(n);
     }
-    rows_per_block = kPlaneBlock * plan.neighbours;
+    rows_at_once = kPlaneBlock * plan.neighbours;
   } else if (p.classes > kFewBytes / size) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
-    plan.team = p.classes <= kSmallTeamClasses && !general ? kSmallTeam
-                : p.classes <= kWarpClasses && many        ? kWarp
-                                                           : kBlock;
-    rows_per_block = kBlock / plan.team;
+    const int64_t most = rows >= kRowsOfSmallTeams ? kMostOfSmallTeam : kSmallTeamClasses;
+    plan.team = p.classes <= most && !general       ? kSmallTeam
+                : p.classes <= kWarpClasses && many ? kWarp
+                                                    : kBlock;
+    rows_at_once = kBlock / plan.team;
     const bool has_slices = !general || p.target_kind != TargetKind::kProbabilities;
-    if (has_slices && rows < kFullGpu / 2 && p.classes >= 2 * kShortestSlice) {
+    if (has_slices && rows < kFewRowsOfBlocks && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;
-      const int64_t slices =
-          smaller(ceil_div(p.classes, kShortestSlice), ceil_div(kFullGpu, rows > 0 ? rows : 1));
-      plan.slice_classes = ceil_div(p.classes, slices);
-      plan.slices = ceil_div(p.classes, plan.slice_classes);
+      cut(plan, p.classes,
+          smaller(ceil_div(p.classes, kShortestSlice), ceil_div(kManyBlocks, rows > 0 ? rows : 1)));
     }
   }
-  plan.blocks = smaller(ceil_div(rows, rows_per_block), kMostBlocks);
+  plan.blocks = smaller(ceil_div(rows, rows_at_once), kMostBlocks);
+  plan.tile_rows = rows_at_once;
+  while (plan.team == kWarp && plan.tile_rows < kWarp && rows >= 2 * plan.tile_rows * kManyBlocks) {
+    plan.tile_rows *= 2;  // so that there are fewer tiles, and yet enough of them
+  }
+  const int64_t times = ceil_div(ceil_div(rows, plan.tile_rows), kMostTiles);
+  if (times > 1) plan.tile_rows *= times;
+  plan.tiles = ceil_div(rows, plan.tile_rows);
   return plan;
 }
 
@@ -72,12 +89,12 @@ Plan forward_plan(const Problem& problem, bool general) {
 Plan backward_plan(const Problem& problem, const Backward& back) {
   const bool general = is_general(problem, back);
   Plan plan = plan_of(problem, back.grad_logits, back.grad_strides, general);
-  if (general && plan.team == kBlock) {
+  if (plan.team == kBlock) {
+    const int64_t longest = general ? kWarpClasses : kLongestPiece;
+    const int64_t pieces = ceil_div(problem.classes, longest);
+    if (general || pieces > plan.slices) cut(plan, problem.classes, pieces);
     // A warp, not a block, has a piece of a long row: the general loops are there for warps alone.
-    plan.team = kWarp;
-    plan.slice_classes = ceil_div(problem.classes, ceil_div(problem.classes, kWarpClasses));
-    plan.slices = ceil_div(problem.classes, plan.slice_classes);
-    plan.blocks = smaller(ceil_div(rows_of(problem), kBlock / kWarp), kMostBlocks);
+    if (general) plan.team = kWarp;
   }
   return plan;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which loop a problem takes, and in how many blocks of how many threads. Plain C++; the answer
-// follows from the problem alone, never from the GPU, so that every GPU adds up in the same order.
+// Which loop a problem takes, and in which pieces. Plain C++; the answer follows from the problem
+// alone, never from the GPU, so that every GPU adds up in the same order.
 #pragma once
 
 #include "../problem.h"
@@ -28,7 +28,9 @@ struct Plan {
   int neighbours;         // kPlanes: rows a thread
   int64_t slices;         // kRows (backward) and kSlices: pieces a row is cut into
   int64_t slice_classes;  // classes a piece
-  int64_t blocks;
+  int64_t tile_rows;      // forward: rows whose sums are left in one place (see tiles.h)
+  int64_t tiles;
+  int64_t blocks;  // backward
 };
 
 // Whether a problem takes the general loops, which have statistics, capped logits and, forward,

@@ -12,8 +12,8 @@ namespace fused_ce::cuda {
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// As kRowBlocks in rows.cuh. Where a thread has neighbouring rows, at most 128 registers, and 168;
-// where it has one 64, 96 and of the general loops 128; of double 255.
+// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 128 registers, and
+// 168; where it has one 64, 96 and of the general loops 128; of double 255.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
                                     : kN > 1             ? (kHasLinear<kTerms> ? 3 : 4)
@@ -154,39 +154,44 @@ class PlaneReader {
 
 template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
-    planes_forward(const Objective<S, kTerms> objective, const Forward out, Partial* partials) {
+    planes_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   using A = Accumulate<S>;
-  const int64_t rows = rows_of(objective.problem), step = int64_t{gridDim.x} * kPlaneBlock * kN;
-  BlockTotals<A> totals;
-  for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
-    const PlaneReader<S, kTerms, kN> reader(objective, i);
-    int64_t y[kN];
-    for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
-    A m[kN];
-    RowState<A> row[kN];
-    bool any_read = false;
-    for (int k = 0; k < kN; ++k) any_read |= is_read(objective, y[k], out);
+  const int64_t rows = rows_of(objective.problem);
+  const Reducer<A, kPlaneBlock> reducer(tiles);
+  for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
+    RowTotals<A> totals;
+    for (int64_t i = tiles.begin(t) + int64_t{threadIdx.x} * kN; i < tiles.end(t, rows);
+         i += kPlaneBlock * kN) {
+      const PlaneReader<S, kTerms, kN> reader(objective, i);
+      int64_t y[kN];
+      for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
+      A m[kN];
+      RowState<A> row[kN];
+      bool any_read = false;
+      for (int k = 0; k < kN; ++k) any_read |= is_read(objective, y[k], out);
 #pragma unroll 1
-    for (bool guessed = true; any_read; guessed = false) {
-      if (!guessed) reader.find_largest(m);
-      reader.sum(guessed, m, y, row);
-      bool in_range = true;
+      for (bool guessed = true; any_read; guessed = false) {
+        if (!guessed) reader.find_largest(m);
+        reader.sum(guessed, m, y, row);
+        bool in_range = true;
+#pragma unroll
+        for (int k = 0; k < kN; ++k) {
+          // The target's own exponential is not in the sum.
+          const A lead = objective.distance(m[k], row[k].pivot_logit);
+          const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
+          in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+        }
+        if (in_range || !guessed) break;
+      }
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        // The target's own exponential is not in the sum.
-        const A lead = objective.distance(m[k], row[k].pivot_logit);
-        const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
-        in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
+        if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
       }
-      if (in_range || !guessed) break;
+      put_rows(objective, row, i, out, totals);
     }
-#pragma unroll
-    for (int k = 0; k < kN; ++k) {
-      if (!is_read(objective, y[k], out)) row[k] = ignored_state<A>();
-    }
-    put_rows(objective, row, i, out, totals);
+    reducer.template put<kPlaneBlock>(t, totals);
   }
-  totals.put(partials);
+  reducer.finish();
 }
 
 template <class S, Terms kTerms, int kN>

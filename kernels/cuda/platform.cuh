@@ -33,6 +33,27 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
+// NaN if one of them is.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+#else
+  return a < b ? b : a;
+#endif
+}
+// Within [0, 1], and 0 of NaN: part of the instruction that computes x.
+__device__ __forceinline__ float saturate(float x) { return __saturatef(x); }
+// Of both numbers, in one instruction where there is one.
+__device__ __forceinline__ float2 fma_both(float2 a, float2 b, float2 c) {
+#if __CUDA_ARCH__ >= 1000
+  return __ffma2_rn(a, b, c);
+#else
+  return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
+#endif
+}
+
 // Of a built-in vector type, whose alignment p must have.
 template <class Word>
 __device__ __forceinline__ Word load_word(const Word* p) {

@@ -3,7 +3,7 @@
 // is an integer power of two.
 #pragma once
 
-#include "math.cuh"
+#include "exponential.cuh"
 
 namespace fused_ce::cuda {
 
@@ -14,9 +14,13 @@ struct ReferenceConstants {
   // float. It is as much as keeps 2^-126, were it the sum of 2^19 exponentials, to 9 bits.
   static constexpr int kHeadroomBits = sizeof(S) == 4 ? 40 : sizeof(S) == 2 ? 28 : 0;
   static constexpr double kLargestSum = sizeof(S) == 8 ? 0x1p1000 : 0x1p126;
+  // Up to which share of Scale::largest a logit is near 0. Half types take log2(e) as one float,
+  // whose 2^-25 of 128 is what the hardware's exponential is wrong by.
+  static constexpr double kNear = sizeof(S) == 2 ? 1 / 16.0 : 1;
 };
 
-// Relative to a reference m, e^z is e^(s (x - shift)) 2^-c, where z = s x.
+// Relative to a reference m, e^z is e^(s (x - shift)) 2^-c, where z = s x. The shift is 0 where m
+// is near 0.
 template <class S>
 struct Offset {
   using A = Accumulate<S>;
@@ -25,61 +29,64 @@ struct Offset {
   static __device__ __forceinline__ Offset of(A m, const Scale<A>& scale) {
     using R = ReferenceConstants<S>;
     using K = Constants<A>;
-    // Differences of half types are exact in float: m itself is subtracted.
-    if constexpr (kIsHalf<S>) return {m, -A(R::kHeadroomBits)};
-    const bool small = m <= scale.largest && m >= -scale.largest;
+    const A largest = static_cast<A>(R::kNear) * scale.largest;
+    const bool is_near = m <= largest && m >= -largest;
     const A rounded = (m * scale.log2e_high + K::kRound) - K::kRound;
-    return {small ? A(0) : m, (small ? rounded : A(0)) - A(R::kHeadroomBits)};
+    return {is_near ? A(0) : m, (is_near ? rounded : A(0)) - A(R::kHeadroomBits)};
   }
 };
 
-// Exponentials of logits of storage type S.
-template <class S>
+// Exponentials of logits of storage type S. Half types: the hardware's, whose 2^-22, and 2^-20 for
+// the rounding of what it is taken of, are nothing beside their own. kIsNear: where the shift is
+// known to be 0, which is an instruction less.
+template <class S, bool kIsNear = false>
 class Reference {
   using A = Accumulate<S>;
 
  public:
   __device__ __forceinline__ Reference(const Offset<S>& offset, const Scale<A>& scale)
-      : scale_(scale), shift_(offset.shift), power_(Power<A>::of(offset.c, scale)) {}
+      : scale_(scale), offset_(offset), power_(Power<A>::of(offset.c, scale)) {}
 
-  // factor * e^z, relative to the reference
+  // Calls f with this reference, as one whose shift is known to be 0 where it is.
+  template <class F>
+  __device__ __forceinline__ void with_nearness(F f) const {
+    if (offset_.shift == 0) {
+      f(Reference<S, true>(offset_, scale_));
+    } else {
+      f(*this);
+    }
+  }
+
+  // e^z, relative to the reference; of one logit, or of Two.
+  template <class V>
+  __device__ __forceinline__ Exponential<V> exponential(V x) const {
+    x = less_shift(x);
+    if constexpr (kIsHalf<S>) {
+      return {fast_exp2(fma_of(x, all_of<V>(scale_.log2e_high), all_of<V>(-offset_.c))),
+              all_of<V>(1)};
+    } else {
+      return exponential_of(x, scale_, power_);
+    }
+  }
+  // factor * e^z likewise
   __device__ __forceinline__ A exp(A x, A factor = A(1)) const {
-    return exp_scaled<A>(x - shift_, scale_, power_, factor);
+    const Exponential<A> e = exponential(x);
+    return e.mantissa * (factor * e.power);
   }
   __device__ Sum<A> exp_and_rest(A x) const {
-    return cuda::exp_and_rest<A>(x - shift_, scale_, power_);
+    if constexpr (kIsHalf<S>) return {exp(x), 0};
+    return cuda::exp_and_rest<A>(less_shift(x), scale_, power_);
   }
 
  private:
+  __device__ __forceinline__ A less_shift(A x) const { return kIsNear ? x : x - offset_.shift; }
+  __device__ __forceinline__ Two less_shift(Two x) const {
+    return {less_shift(x.x), less_shift(x.y)};
+  }
+
   const Scale<A>& scale_;
-  A shift_;
-  Power<A> power_;
-};
-
-// Half types: the hardware's exponential, whose 2^-22, and 2^-20 for the rounding of what it is
-// taken of, are nothing beside their own.
-template <class S>
-class HalfReference {
- public:
-  __device__ __forceinline__ HalfReference(const Offset<S>& offset, const Scale<float>& scale)
-      : scale_(scale), shift_(offset.shift), c_(offset.c) {}
-
-  __device__ __forceinline__ float exp(float x, float factor = 1) const {
-    return factor * fast_exp2(fmaf(x - shift_, scale_.log2e_high, -c_));
-  }
-  __device__ Sum<float> exp_and_rest(float x) const { return {exp(x), 0}; }
-
- private:
-  const Scale<float>& scale_;
-  float shift_, c_;
-};
-template <>
-class Reference<BFloat16> : public HalfReference<BFloat16> {
-  using HalfReference::HalfReference;
-};
-template <>
-class Reference<Half> : public HalfReference<Half> {
-  using HalfReference::HalfReference;
+  const Offset<S> offset_;
+  const Power<A> power_;
 };
 
 // The largest sum of exponentials that a guessed reference may leave, or the row is summed again

@@ -1,54 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What forward leaves behind for rows: losses, their sums, and the numbers for backward.
+// What forward leaves behind for rows: losses, what they add to sums, and the numbers for
+// backward.
 #pragma once
 
 #include "objective.cuh"
-#include "plan.h"
+#include "totals.cuh"
 
 namespace fused_ce::cuda {
-
-// What the threads of a block found, added up by one of them and left for total.cuh. Every block's
-// share of the rows follows from the problem alone, and so do the bits of the sum.
-template <class A>
-struct BlockTotals {
-  Sum<A> loss, weight, z_loss;
-
-  __device__ void add(A row_loss, A row_weight, A row_z_loss) {
-    loss.add(row_loss);
-    weight.add(row_weight);
-    z_loss.add(row_z_loss);
-  }
-
-  // All threads of the block call this once, as the last thing they do.
-  __device__ void put(Partial* partials) const {
-    constexpr int kSums = 3;
-    __shared__ Sum<double> shared[kBlock / kWarp][kSums];
-    Sum<double> sums[kSums] = {widened(loss), widened(weight), widened(z_loss)};
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-      for (Sum<double>& sum : sums) sum.add(other(sum, distance));
-    }
-    if (threadIdx.x % kWarp == 0) {
-      for (int k = 0; k < kSums; ++k) shared[threadIdx.x / kWarp][k] = sums[k];
-    }
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    for (unsigned i = 1; i < blockDim.x / kWarp; ++i) {
-      for (int k = 0; k < kSums; ++k) sums[k].add(shared[i][k]);
-    }
-    partials[blockIdx.x] = {sums[0].total(), sums[1].total(), kNoBadRow, sums[2].total()};
-  }
-
- private:
-  static __device__ Sum<double> widened(const Sum<A>& sum) {
-    Sum<double> wide{static_cast<double>(sum.high), 0};
-    if (is_finite(sum.high)) wide.add(static_cast<double>(sum.low));
-    return wide;
-  }
-  static __device__ Sum<double> other(const Sum<double>& sum, int distance) {
-    return {__shfl_xor_sync(0xffffffffu, sum.high, distance),
-            __shfl_xor_sync(0xffffffffu, sum.low, distance)};
-  }
-};
 
 // What backward will need of a row.
 template <class A>
@@ -101,7 +59,7 @@ __device__ inline void put_statistics(const Objective<S, kTerms>& objective,
 template <class S, Terms kTerms, int kN, class A = Accumulate<S>>
 __device__ inline void put_rows(const Objective<S, kTerms>& objective,
                                 const RowState<A> (&rows)[kN], int64_t i, const Forward& out,
-                                BlockTotals<A>& totals) {
+                                RowTotals<A>& totals) {
   const Problem& p = objective.problem;
   const Statistics& to = out.statistics;
   if constexpr (kIsGeneral<kTerms>) {
@@ -142,7 +100,7 @@ __device__ inline void put_rows(const Objective<S, kTerms>& objective,
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline void put_row(const Objective<S, kTerms>& objective, const RowState<A>& row,
-                               int64_t i, const Forward& out, BlockTotals<A>& totals) {
+                               int64_t i, const Forward& out, RowTotals<A>& totals) {
   const RowState<A> rows[1] = {row};
   put_rows(objective, rows, i, out, totals);
 }

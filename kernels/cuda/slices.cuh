@@ -9,14 +9,13 @@
 
 namespace fused_ce::cuda {
 
+// Each warp leaves what it has of a slice: no block waits for all of its warps.
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
     slices_forward(const Objective<S, kTerms> objective, RowSums<Accumulate<S>, kTerms>* slice_sums,
                    const Forward out, const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
   using T = Team<kBlock, A, kTerms>;
-  __shared__ typename T::Shared shared;
-  T team(shared);
   const int64_t classes = objective.problem.classes;
   const int64_t items = rows_of(objective.problem) * slices;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
@@ -24,40 +23,36 @@ __global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
     const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
     const int64_t y = objective.target(i);
     if (!is_read(objective, y, out)) continue;
-    const RowReader<S, kTerms> row(objective, i, 0, classes), slice(objective, i, begin, end);
-    const A m = guess<S, kTerms>(row, classes, team, y);
-    const RowSums<A, kTerms> sums = team.sum(slice.sum(T::thread(), T::kSize, m, y), m);
-    if (T::thread() == 0) slice_sums[item] = sums;
+    const RowReader<S, kTerms, kBlock> slice(objective, i, begin, end);
+    const A target_logit = is_class(y) ? slice.logit(y) : A(0);
+    const auto first = slice.first();
+    const A m = guess<T>(slice, classes, y, target_logit);
+    const RowSums<A, kTerms> sums = T::sum_of_lanes(slice.sum(first, m, y), m);
+    if (T::lane() == 0) slice_sums[item * T::kWarps + T::warp()] = sums;
   }
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kRowBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
     slices_finish(const Objective<S, kTerms> objective, const Forward out,
                   const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
-                  Partial* partials) {
+                  const Tiles tiles) {
   using A = Accumulate<S>;
-  using T = Team<kBlock, A, kTerms>;
-  __shared__ typename T::Shared shared;
-  T team(shared);
-  const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
-  BlockTotals<A> totals;
-  for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
-    const int64_t y = objective.target(i);
-    RowState<A> row = ignored_state<A>();
-    if (is_read(objective, y, out)) {
-      const RowReader<S, kTerms> reader(objective, i, 0, classes);
-      const A m = guess<S, kTerms>(reader, classes, team, y);
-      RowSums<A, kTerms> sums;
-      for (int64_t k = T::thread(); k < slices; k += T::kSize)
-        sums.merge(slice_sums[i * slices + k], m);
-      row = objective.state(team.sum(sums, m), m, y, is_class(y) ? reader.logit(y) : A(0));
-      if (!objective.is_in_range(row))
-        row = sum_row<S, kTerms>(objective, i, y, team, /*guessed=*/false);
-    }
-    if (T::thread() == 0) put_row(objective, row, i, out, totals);
-  }
-  totals.put(partials);
+  const int64_t classes = objective.problem.classes;
+  forward_of_rows<S, kTerms, kBlock>(
+      objective, out, tiles,
+      [&](auto& team, int64_t i, int64_t y, bool guessed) -> RowPart<A, kTerms> {
+        using T = Team<kBlock, A, kTerms>;
+        if (!guessed) return sum_of_row<S, kTerms>(objective, team, i, y, guessed);
+        const RowReader<S, kTerms, kBlock> reader(objective, i, 0, classes);
+        const A target_logit = is_class(y) ? reader.logit(y) : A(0);
+        const A m = guess<T>(reader, classes, y, target_logit);
+        const int64_t parts = slices * T::kWarps;
+        RowSums<A, kTerms> sums;
+        for (int64_t k = T::thread(); k < parts; k += T::kSize)
+          sums.merge(slice_sums[i * parts + k], m);
+        return {T::sum_of_lanes(sums, m), {m, target_logit, y}};
+      });
 }
 
 }  // namespace fused_ce::cuda

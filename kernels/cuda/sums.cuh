@@ -9,7 +9,7 @@
 // twice.
 #pragma once
 
-#include "math.cuh"
+#include "exponential.cuh"
 
 namespace fused_ce::cuda {
 
@@ -46,18 +46,42 @@ struct Pivot {
 // Some classes' sums: plain additions, which cost less than those of Sum.
 template <class A, Terms kTerms>
 struct Sums {
-  // Two chains, each half as long, are rounded less often. -0: nothing is added to the first term.
-  A exponentials[2] = {-A(0), -A(0)}, linear = -A(0), mass = -A(0), gap = -A(0);
+  // Four chains, each a fourth as long, are rounded less often. -0: nothing is added to the first
+  // term.
+  A exponentials[4] = {-A(0), -A(0), -A(0), -A(0)}, linear = -A(0), mass = -A(0), gap = -A(0);
 
-  // The k-th class: its exponential, logit and weight (smoothed class indices: w_j; probabilities:
-  // q_j). m: the reference; largest: the pivot's logit.
-  __device__ __forceinline__ void add(int k, A exponential, A logit, A weight, A m, A largest) {
-    exponentials[k % 2] += exponential;
+  // e^z of kN logits z, relative to ref.
+  template <int kN, class Ref>
+  __device__ __forceinline__ void add_exponentials(const Ref& ref, const A (&z)[kN]) {
+    if constexpr (sizeof(A) == sizeof(float) && kN % 4 == 0) {
+      Two chains[2] = {{exponentials[0], exponentials[1]}, {exponentials[2], exponentials[3]}};
+#pragma unroll
+      for (int k = 0; k < kN; k += 2) {
+        Two& chain = chains[k / 2 % 2];
+        chain = ref.exponential(Two{z[k], z[k + 1]}).added_to(chain);
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) exponentials[k] = k % 2 == 0 ? chains[k / 2].x : chains[k / 2].y;
+    } else {
+#pragma unroll
+      for (int k = 0; k < kN; ++k) {
+        exponentials[k % 4] = ref.exponential(z[k]).added_to(exponentials[k % 4]);
+      }
+    }
+  }
+  // What a class adds besides. Its logit and weight (smoothed class indices: w_j; probabilities:
+  // q_j); m: the reference.
+  __device__ __forceinline__ void add_linear(A logit, A weight, A m) {
     if constexpr (kHasLinear<kTerms>) linear += weight * (m - logit);
     if constexpr (kHasMass<kTerms>) mass += weight;
+  }
+  // largest: the pivot's logit.
+  __device__ __forceinline__ void add_gap(A exponential, A logit, A largest) {
     // -inf, whose exponential is 0, adds 0.
-    if constexpr (kIsGeneral<kTerms>)
-      gap += exponential * smaller(largest - logit, Constants<A>::kLargest);
+    gap += exponential * smaller(largest - logit, Constants<A>::kLargest);
+  }
+  __device__ __forceinline__ A total() const {
+    return (exponentials[0] + exponentials[1]) + (exponentials[2] + exponentials[3]);
   }
 };
 
@@ -85,7 +109,7 @@ struct RowSums {
   }
 
   __device__ __forceinline__ void add(const Sums<A, kTerms>& some) {
-    exponentials.add(some.exponentials[0] + some.exponentials[1]);
+    exponentials.add(some.total());
     if constexpr (kHasLinear<kTerms>) linear.add(some.linear);
     if constexpr (kHasMass<kTerms>) mass.add(some.mass);
     if constexpr (kIsGeneral<kTerms>) gap.add(some.gap);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "layout.cuh"
+#include "math.cuh"
 
 namespace fused_ce::cuda {
 
@@ -29,11 +30,13 @@ __device__ __forceinline__ auto with_index(const Problem& p, F f) {
   }
 }
 
-// The class of a row of class indices, counted from the first at hand. One out of range trips an
-// assertion, and is never used as an index.
-__device__ inline int64_t read_target(const Problem& p, int64_t row) {
-  const int64_t index =
-      with_index(p, [&]<class T>(const T* target) { return static_cast<int64_t>(target[row]); });
+// What stands in memory for the class of a row of class indices.
+__device__ inline int64_t read_index(const Problem& p, int64_t row) {
+  return with_index(p, [&]<class T>(const T* target) { return static_cast<int64_t>(target[row]); });
+}
+// The class, counted from the first at hand. One out of range trips an assertion, and is never used
+// as an index.
+__device__ inline int64_t class_of(const Problem& p, int64_t index) {
   if (index == p.ignore_index) return kIgnored;
   const bool in_range = index >= 0 && index < all_classes(p);
   assert(in_range && "fused_ce: Target is out of bounds: it must be in [0, C) or ignore_index");
@@ -53,7 +56,7 @@ template <class A>
 __device__ inline A read_grad(const Backward& back, const void* grad, int64_t row) {
   if (!grad) return 0;
   const A g = number_at<A>(grad, back.grad_dtype, row * back.grad_stride);
-  return back.total_weight ? static_cast<A>(g / *back.total_weight) : g;
+  return back.total_weight ? divided(g, *back.total_weight) : g;
 }
 
 // A row's numbers of struct Saved.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The threads that share a row: a part of a warp, a warp, or a block.
+// The threads that share a row: a part of a warp, a warp, or a block. Those of them that are in one
+// warp, its lanes, add up what they have without waiting for the others: each warp's part of a row
+// is put together with the other warps' where rows are finished (waiting.cuh).
 #pragma once
 
 #include "plan.h"
@@ -11,15 +13,14 @@ template <int kThreads, class A, Terms kTerms>
 class Team {
   using All = RowSums<A, kTerms>;
   static_assert(kThreads <= kWarp || kThreads == kBlock);
-  static constexpr int kLanes = kThreads < kWarp ? kThreads : kWarp;
-  static constexpr int kWarps = kThreads / kLanes;
 
  public:
   static constexpr int kSize = kThreads;
   static constexpr int kTeams = kBlock / kThreads;  // in a block
+  static constexpr int kLanes = kThreads < kWarp ? kThreads : kWarp;
+  static constexpr int kWarps = kThreads / kLanes;  // parts that a row's sums come in
 
-  struct Shared {  // two of each: who reads the one cannot meet who writes the next
-    All sums[2][kWarps];
+  struct Shared {  // two: who reads the one cannot meet who writes the next
     A largest[2][kWarps];
   };
 
@@ -27,31 +28,30 @@ class Team {
 
   static __device__ int index() { return static_cast<int>(threadIdx.x) / kThreads; }
   static __device__ int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+  static __device__ int warp() { return thread() / kLanes; }
+  static __device__ int lane() { return thread() % kLanes; }
 
-  // The sum over the team's threads, the same exponentials in each of them. m: the reference.
-  __device__ All sum(All sums, A m) {
+  // The sum over the warp's lanes, the same exponentials in each of them. m: the reference.
+  static __device__ All sum_of_lanes(All sums, A m) {
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       sums.merge(other(sums, distance), m);
     }
-    if constexpr (kWarps > 1) {
-      All(&parts)[kWarps] = shared_.sums[turn_];
-      turn_ ^= 1;
-      if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sums;
-      __syncthreads();
-      sums = parts[0];
-      for (int i = 1; i < kWarps; ++i) sums.merge(parts[i], m);
-    }
     return sums;
   }
-
-  // The largest of the threads' values; NaN does not count.
-  __device__ A largest(A value) {
+  // The largest of the lanes' values; NaN does not count.
+  static __device__ A largest_of_lanes(A value) {
     for (int distance = kLanes / 2; distance > 0; distance /= 2)
       value = larger(value, __shfl_xor_sync(mask(), value, distance));
+    return value;
+  }
+
+  // The largest of all the team's threads' values.
+  __device__ A largest(A value) {
+    value = largest_of_lanes(value);
     if constexpr (kWarps > 1) {
       A(&parts)[kWarps] = shared_.largest[turn_];
       turn_ ^= 1;
-      if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
+      if (lane() == 0) parts[warp()] = value;
       __syncthreads();
       value = parts[0];
       for (int i = 1; i < kWarps; ++i) value = larger(value, parts[i]);

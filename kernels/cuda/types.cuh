@@ -72,6 +72,21 @@ __device__ __forceinline__ bool is_aligned(const S* p) {
   return kN == 1 || reinterpret_cast<uintptr_t>(p) % kAccess<S, kN> == 0;
 }
 
+// The values of one access, and back. Who keeps an access in its word has fewer registers in use
+// than values of half types would take.
+template <class S, int kN>
+__device__ __forceinline__ Values<S, kN> values_of(const Word<S, kN>& word) {
+  Values<S, kN> values;
+  memcpy(&values, &word, sizeof values);
+  return values;
+}
+template <class S, int kN>
+__device__ __forceinline__ Word<S, kN> word_of(const Values<S, kN>& values) {
+  Word<S, kN> word;
+  memcpy(&word, &values, sizeof word);
+  return word;
+}
+
 // p must be aligned.
 template <class S, int kN>
 __device__ __forceinline__ Values<S, kN> load_values(const S* p) {
@@ -94,9 +109,7 @@ __device__ __forceinline__ void store_values(S* p, const Values<S, kN>& values) 
     *p = values.v[0];
   } else {
     static_assert(sizeof values == kAccess<S, kN>);
-    Word<S, kN> word;
-    memcpy(&word, &values, sizeof word);
-    store_word(reinterpret_cast<Word<S, kN>*>(p), word);
+    store_word(reinterpret_cast<Word<S, kN>*>(p), word_of(values));
   }
 }
 

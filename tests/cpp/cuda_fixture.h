@@ -20,11 +20,13 @@ struct CudaFixture : ProblemFixture {
   Partial forward() { return forward(forward_out()); }
   Partial forward(const Forward& out) {
     Partial sum{0, 0, kNoBadRow};
-    workspace.assign(cuda::workspace_bytes(p), 0xAB);
-    cuda::forward(p, out, {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight, &sum.z_loss},
-                  workspace.data(), nullptr);
+    launch(p, out, {Reduction::kSum, &sum.loss, DType::kDouble, &sum.weight, &sum.z_loss});
     EXPECT_EQ(simt::error(), "");
     return sum;
+  }
+  void launch(const Problem& problem, const Forward& out, const cuda::Totals& totals) {
+    workspace.assign(cuda::workspace_bytes(problem, out, totals), 0xAB);
+    cuda::forward(problem, out, totals, workspace.data(), nullptr);
   }
   void backward() { backward(backward_out()); }
   void backward(const Backward& out) {
@@ -33,9 +35,7 @@ struct CudaFixture : ProblemFixture {
   }
   // Of another problem, a slice of this one.
   void solve(const Problem& slice, const Forward& out) {
-    workspace.assign(cuda::workspace_bytes(slice), 0xAB);
-    cuda::forward(slice, out, {Reduction::kNone, nullptr, DType::kFloat, nullptr}, workspace.data(),
-                  nullptr);
+    launch(slice, out, {Reduction::kNone, nullptr, DType::kFloat, nullptr});
   }
   void solve(const Problem& slice, const Backward& out) {
     cuda::backward(slice, out, nullptr);

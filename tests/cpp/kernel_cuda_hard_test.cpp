@@ -81,10 +81,8 @@ TEST_P(CudaKernel, ABadTargetTripsAnAssertion) {
       for (int64_t bad : {int64_t{-1}, classes, INT64_MAX, INT64_MIN, int64_t{1} << 32}) {
         CudaFixture f(dtype(), layout, kPlain, small_shape(layout, classes));
         f.target[f.rows() - 1] = bad;
-        f.workspace.resize(cuda::workspace_bytes(f.p));
         double total = 0;
-        cuda::forward(f.p, f.forward_out(), {Reduction::kNone, nullptr, DType::kFloat, &total},
-                      f.workspace.data(), nullptr);
+        f.launch(f.p, f.forward_out(), {Reduction::kNone, nullptr, DType::kFloat, &total});
         EXPECT_NE(simt::error().find("Target is out of bounds"), std::string::npos)
             << simt::error();
         simt::clear_error();

@@ -250,8 +250,7 @@ TEST_P(CudaKernel, MeanInEveryTypeOfLoss) {
     for (DType type : {DType::kFloat, DType::kDouble, DType::kBFloat16, DType::kHalf}) {
       Array mean(type, 1);
       double weight = 0;
-      cuda::forward(f.p, f.forward_out(), {Reduction::kMean, mean.data(), type, &weight},
-                    f.workspace.data(), nullptr);
+      f.launch(f.p, f.forward_out(), {Reduction::kMean, mean.data(), type, &weight});
       ASSERT_EQ(simt::error(), "");
       EXPECT_EQ(weight, options.targets == TargetKind::kProbabilities ? 150 : sum.weight);
       EXPECT_NEAR(mean.get(0), sum.loss / weight, epsilon(type) / 2 * sum.loss / weight);

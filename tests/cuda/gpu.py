@@ -26,13 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import modelled
 from gpu_report import report
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "gpu"
 RESULT = ROOT / "benchmarks" / "results" / "gpu.json"
-# Percentages of the peak bandwidth: {"H100": {"4096x32000 float32 forward": 92}}.
-MODEL = ROOT / "tests" / "cuda" / "model.json"
 TOTAL = 590.0  # seconds
 
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-v", "--tb=short"]
@@ -177,13 +176,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def modelled(gpu: str) -> dict[str, float]:
-    """Of this GPU, where it was: NVIDIA A100-SXM4-80GB is an A100 80 GB."""
-    machines: dict[str, dict[str, float]] = json.loads(MODEL.read_text()) if MODEL.exists() else {}
-    found = [m for m in machines if all(word in gpu for word in m.split())]
-    return machines[max(found, key=len)] if found else {}
-
-
 def outcomes(stages: list[Stage]) -> list[dict[str, Any]]:
     return [
         {"name": s.name, "outcome": s.outcome, "seconds": round(s.took, 1), "output": s.output}
@@ -204,7 +196,7 @@ def write(environment: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
         "stages": outcomes(stages),
         **measured.pop("loss", {}),
         **measured,
-        "modelled": modelled(environment["gpu"]),
+        "modelled": modelled.of(environment["gpu"]),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1))

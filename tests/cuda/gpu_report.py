@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import modelled
+
 Result = dict[str, Any]
 Row = list[str]
 FORWARD, BOTH = "forward, no grad", "forward+backward"
@@ -62,7 +64,7 @@ def directions(record: Result) -> dict[str, tuple[float, float]]:
 def of_losses(result: Result) -> str:
     records = result.get("records", [])
     compiled = {(r["shape"], r["dtype"]): r for r in result.get("compiled", {}).get("records", [])}
-    machine, modelled = result.get("machine", {}), result.get("modelled", {})
+    machine, figures = result.get("machine", {}), result.get("modelled", {})
     names = names_in(records, (FORWARD, BOTH), {"fused_ce", "read", "copy"})
     head = ["shape, dtype", "direction", "ms", "GB/s", "of copy", "of peak", "modelled"]
     rows: list[Row] = [[*head, *(f"{name}/ours" for name in [*names, "compile"])]]
@@ -70,7 +72,7 @@ def of_losses(result: Result) -> str:
         case = f"{r['shape']} {r['dtype']}"
         for direction, (seconds, passes) in directions(r).items():
             speed = passes * r["bytes"] / seconds
-            model = modelled.get(f"{case} {direction}")
+            model = figures.get(modelled.name(r["shape"], r["dtype"], direction))
             phase = PHASES.get(direction, "")
             times = r.get(phase, {})
             beside = compiled.get((r["shape"], r["dtype"]), {}).get(phase, {})

@@ -11,7 +11,7 @@ from sass.toolkit import stamp
 # What makes each, and the folders that are the tools for it.
 DOCUMENTS = {
     "report.md": ("make cuda-report", ["sass"]),
-    "model.md": ("make cuda-model", ["sass", "model"]),
+    "model.md": ("make cuda-model", ["sass", "ptx", "model"]),
 }
 
 

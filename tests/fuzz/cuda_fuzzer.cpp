@@ -17,17 +17,14 @@ struct Run {
   Array loss, z_loss;                    // the reduced ones
   double weight = 0;
 
-  explicit Run(const FuzzedProblem& f)
-      : results(f),
-        workspace(cuda::workspace_bytes(f.p), 0xAB),
-        loss(f.loss_dtype, 1),
-        z_loss(loss) {
+  explicit Run(const FuzzedProblem& f) : results(f), loss(f.loss_dtype, 1), z_loss(loss) {
     const bool reduced = f.reduction != Reduction::kNone;
     const Problem p = results.problem(f);
-    cuda::forward(p, results.forward(f),
-                  {f.reduction, reduced ? loss.data() : nullptr, loss.type(), &weight,
-                   reduced ? z_loss.data() : nullptr},
-                  workspace.data(), nullptr);
+    const Forward out = results.forward(f);
+    const cuda::Totals totals{f.reduction, reduced ? loss.data() : nullptr, loss.type(), &weight,
+                              reduced ? z_loss.data() : nullptr};
+    workspace.assign(cuda::workspace_bytes(p, out, totals), 0xAB);
+    cuda::forward(p, out, totals, workspace.data(), nullptr);
     cuda::backward(p, results.backward(f), nullptr);
   }
 

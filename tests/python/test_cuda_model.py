@@ -11,12 +11,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda"))
 
 from model import multiprocessor, tables
-from model.__main__ import SHAPES
-from model.estimate import LAUNCH, START, estimate, occupancy, serial
-from model.gpus import DEVICES, Device
+from model.__main__ import CALLS, SHAPES
+from model.estimate import LAUNCH, START, Estimate, estimate, serial
+from model.gpus import Device
 from model.launches import build, calls_of, parse
 from model.multiprocessor import (
-    WARP,
     Barrier,
     Cached,
     Limits,
@@ -27,11 +26,12 @@ from model.multiprocessor import (
     Store,
     Straight,
 )
-from model.programs import PROGRAMS, Launch, Shape, Work
+from model.programs import PROGRAMS, program
+from model.work import Launch, Shape, Work
 from sass.facts import Kernel
+from sass.occupancy import WARP
 from sass.roofline import Gpu, Roof
 
-H100 = DEVICES[0]
 # Two bytes a cycle, and half a warp of doubles.
 LIMITS = Limits(bytes_a_cycle=2, fp64_lanes=16, resident=2, start=10)
 
@@ -44,7 +44,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(steps: list[Step], warps: int = 1, blocks: int = 1) -> float:
-    return Multiprocessor(LIMITS).run(lambda _: iter(steps), warps, blocks)
+    return Multiprocessor(LIMITS).run(lambda *_: iter(steps), warps, range(blocks))
 
 
 @pytest.mark.parametrize(
@@ -79,36 +79,34 @@ def test_dependent_instructions_leave_slots_to_others():
 
 
 def test_a_barrier_waits_for_the_last():
-    def program(warp):
+    def steps(_, warp):
         yield Cached(50 * warp)
         yield Barrier()
 
-    assert Multiprocessor(LIMITS).run(program, 3, 1) == 10 + 100 + 4
+    assert Multiprocessor(LIMITS).run(steps, 3, [0]) == 10 + 100 + 4
 
 
 def test_blocks_follow_each_other():
     assert run([Cached(50)], blocks=2) == 60
     assert run([Cached(50)], blocks=5) == 3 * 60
+    # Three of them take a place each time that it becomes free, in their order.
+    assert Multiprocessor(LIMITS).run(lambda b, _: iter([Cached(b)]), 1, [50, 9, 8]) == 60
 
 
 def kernel(**facts):
     return Kernel(90, "", "float", **facts)
 
 
-@pytest.mark.parametrize(
-    ("facts", "threads", "dynamic", "blocks"),
-    [
-        ({"registers": 64}, 256, 0, 4),  # 65536 / (64 * 256)
-        ({"registers": 59}, 256, 0, 4),  # 59 * 32 = 1888, of which 2048 are taken
-        ({"registers": 91}, 128, 0, 5),  # 3072 * 4 warps: 5.3
-        ({"registers": 16}, 256, 0, 8),  # 2048 threads
-        ({"registers": 16}, 32, 0, 32),  # no more blocks than that
-        ({"registers": 16, "shared": 1000}, 128, 20000, 10),  # 228 KB / (21120 + 1024)
-    ],
-)
-def test_occupancy(facts, threads, dynamic, blocks):
-    launch = Launch("few_forward<indices>", "float", 0, 1, threads, dynamic)
-    assert occupancy(H100, kernel(**facts), launch) == blocks
+def test_names_of_shapes():
+    assert Shape.named("64x10") == Shape(64, 10)
+    assert Shape.named("8x21x512x512") == Shape(8, 21, 512 * 512)
+    assert tables.title("8x21x512x512") == "(8, 21, 512, 512)"
+
+
+def test_figures():
+    made = Estimate(4, 1, 64, 1, 1, 1, 2, 100, reached=0.8769)
+    results = [tables.Result("H100", "64x10", "BFloat16", "forward", made)]
+    assert tables.figures(results) == {"H100": {"64x10 bfloat16 forward": 87.7}}
 
 
 # A GPU of two multiprocessors, whose memory gives each 10 bytes a cycle of 0.93 nanoseconds.
@@ -119,7 +117,8 @@ def work(launch: Launch, shape: Shape, **facts: int) -> Work:
     """Its loop has 100 instructions, and 1 of 128 an element's cycle is theirs."""
     elements = facts.setdefault("elements", 16)
     roof = Roof("H100", 0, 100 / elements / 128 / (132 * 1.755) * 1e3, "issue")
-    return Work(launch, shape, kernel(loop=100, roof=roof, registers=64, **facts), SMALL)
+    made = kernel(loop=100, roof=roof, registers=64, asked=4 * elements, **facts)
+    return Work(launch, shape, made, SMALL)
 
 
 def of_rows(function: str, team: int, blocks: int) -> Launch:
@@ -127,7 +126,7 @@ def of_rows(function: str, team: int, blocks: int) -> Launch:
 
 
 def loads_of(work: Work) -> list[float]:
-    return [step.size for step in work.program()(0) if isinstance(step, Load)]
+    return [step.size for step in program(work)(0, 0) if isinstance(step, Load)]
 
 
 def test_a_row_by_a_block():
@@ -145,7 +144,7 @@ def test_a_row_by_a_block():
 def test_every_byte_is_read_and_written_once(team, rows, classes):
     """By the eight warps of a block that has so many rows."""
     backward = work(of_rows("rows_backward", team, 5), Shape(5 * rows, classes))
-    steps = [step for warp in range(8) for step in backward.program()(warp)]
+    steps = [step for warp in range(8) for step in program(backward)(0, warp)]
     logits = rows * classes * 4
     saved = 8 * 32
     assert sum(s.size for s in steps if isinstance(s, Load)) - saved == pytest.approx(logits)
@@ -156,6 +155,13 @@ def test_a_slice_of_a_row():
     """Two rows of 8192 in two pieces each: one round of a block, and no rest."""
     launch = Launch("slices_forward<indices>", "float", 0, 4, 256, 0)
     assert loads_of(work(launch, Shape(2, 8192))) == [32, 32, 2048]
+
+
+def test_blocks_take_turns():
+    """Three blocks of a row each at once have seven rows: the first has three, others two."""
+    one = work(of_rows("rows_forward", 256, 3), Shape(7, 4096))
+    loads = [sum(isinstance(step, Load) for step in program(one)(b, 0)) for b in range(3)]
+    assert loads == [3 * 3, 3 * 2, 3 * 2]
 
 
 def test_planes():
@@ -208,9 +214,9 @@ def test_reading_what_was_launched():
 
 @pytest.mark.slow
 def test_every_launch_has_a_program():
-    for calls in calls_of(build(), "float", SHAPES):
-        assert calls.keys() == {"forward", "backward"}
-        launches = [launch for call in calls.values() for launch in call]
+    shapes = [Shape.named(name) for name in SHAPES]
+    for calls in calls_of(build(["float"]), "float", "indices", shapes):
+        launches = [launch for call in CALLS for launch in calls[call]]
         assert [launch for launch in launches if launch.function not in PROGRAMS] == []
 
 

@@ -14,9 +14,11 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cases
 import layers
 import peers
 import pytest
@@ -27,6 +29,7 @@ sys.path.insert(0, str(CUDA))
 
 import gpu  # noqa: E402
 import gpu_report  # noqa: E402
+import modelled  # noqa: E402
 import stand_in  # noqa: E402
 
 TOO_LARGE = "4x99999999999999"
@@ -73,7 +76,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "executable", str(tools / "python"))
     monkeypatch.setattr(gpu, "FOLDER", tmp_path / "build")
     monkeypatch.setattr(gpu, "RESULT", tmp_path / "results" / "gpu.json")
-    monkeypatch.setattr(gpu, "MODEL", tmp_path / "model.json")
+    monkeypatch.setattr(modelled, "FILE", tmp_path / "model.json")
     for name, value in stand_in.CUDA.items():
         monkeypatch.setattr(torch.cuda, name, value)
     before = signal.getsignal(signal.SIGTERM)
@@ -88,8 +91,8 @@ def outcomes(result: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_machine")
 def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = {"H100": 92, "H1": 1, "A100 80 GB": 2}
-    gpu.MODEL.write_text(json.dumps({m: {"96x10 bfloat16 forward": p} for m, p in model.items()}))
+    call = modelled.name("96x10", "bfloat16", "forward")
+    modelled.write({"H100": {call: 92}, "H1": {call: 1}, "A100 80 GB": {call: 2}})
     assert gpu.main() == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
     result = json.loads(gpu.RESULT.read_text())
@@ -181,11 +184,22 @@ def test_stages_fit_into_ten_minutes() -> None:
     assert [stage.name for stage in every][:3] == ["build", "tests", "loss"]
 
 
-def test_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "MODEL", tmp_path / "model.json")
-    assert gpu.modelled("NVIDIA A100-SXM4-80GB") == {}
-    gpu.MODEL.write_text(json.dumps({"H100": {}, "A100 80 GB": {"here": 1}}))
-    assert gpu.modelled("NVIDIA A100-SXM4-80GB") == {"here": 1}
+def test_what_is_modelled_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelled, "FILE", tmp_path / "model.json")
+    assert modelled.of("NVIDIA A100-SXM4-80GB") == {}
+    modelled.write({"H100": {}, "A100 80 GB": {"here": 1}})
+    assert modelled.of("NVIDIA A100-SXM4-80GB") == {"here": 1}
+    assert modelled.of("NVIDIA L4") == {}
+
+
+def test_what_is_measured_is_modelled() -> None:
+    """The file that is kept, by the names of what `make gpu` measures."""
+    names = {
+        modelled.name(shape, dtype, direction)
+        for shape, dtype in product(cases.CUDA, ("float32", "bfloat16"))
+        for direction in ("forward", "backward")
+    }
+    assert modelled.of("NVIDIA H100 80GB HBM3").keys() == names
 
 
 def test_report_of_nothing() -> None:

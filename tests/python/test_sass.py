@@ -7,7 +7,6 @@ keeps what was found until a source changes.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -17,12 +16,22 @@ import pytest
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 sys.path.insert(0, str(CUDA))
 
+from expect import executed, kernels, launches, table  # noqa: E402
+from model.work import Launch  # noqa: E402
+from ptx.count import Count, counts  # noqa: E402
 from sass import toolkit  # noqa: E402
 from sass.facts import Kernel, facts_of, parse_ptxas, survey  # noqa: E402
+from sass.in_flight import asked  # noqa: E402
 from sass.listing import parse_sass  # noqa: E402
-from sass.toolkit import QUICK_ARCHITECTURES, QUICK_STORAGE, MissingToolError  # noqa: E402
+from sass.occupancy import resident  # noqa: E402
+from sass.toolkit import (  # noqa: E402
+    ARCHITECTURES,
+    QUICK_ARCHITECTURES,
+    QUICK_STORAGE,
+    STORAGE,
+    MissingToolError,
+)
 
-EXPECTED = json.loads((CUDA / "expected.json").read_text())
 # The architecture that has the fewest registers to spare for double stands for the others.
 SELECTION = [
     *((arch, QUICK_STORAGE) for arch in QUICK_ARCHITECTURES),
@@ -56,7 +65,7 @@ def test_reading_a_listing():
     assert kernel is not None
     assert (kernel.name, kernel.storage) == ("rows_forward<indices, 32>", "float")
     assert (kernel.instructions, kernel.ldg128, kernel.fp64) == (12, 1, 1)
-    assert (kernel.loop, kernel.elements, kernel.loop_fp64) == (8, 4, 0)
+    assert (kernel.loop, kernel.elements, kernel.loop_fp64, kernel.asked) == (8, 4, 0, 16)
 
 
 def test_ptxas_log():
@@ -94,86 +103,206 @@ def test_a_stamp_is_of_the_code_alone(tmp_path, monkeypatch):
     assert len(set(stamps)) == 4
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(part, marks=pytest.mark.slow) for part in SELECTION],
-    ids=lambda part: f"sm_{part[0]}-{'-'.join(part[1])}",
+REGISTERS = [
+    "LDG.E.128 R4, desc[UR4][R2.64]",
+    "@P0 LDG.E.128.CONSTANT R8, desc[UR4][R2.64+0x100]",
+    "IADD3 R2, R2, 0x200, RZ",
+    "FFMA R20, R6, R21, R22",  # waits for the first
+    "LDG.E.128 R12, [R2]",
+    "LDG.E.128 R4, [R2+0x100]",
+    "LDG.E R30, [R14]",  # waits for the third, and is no vector itself
+    "FFMA R20, R4, R21, R22",
+]
+
+
+def test_what_is_asked_for_at_once():
+    """At most the second, third and fourth of these loads."""
+    vectors = r"LDG\S*\.128\b"
+    assert asked(REGISTERS[:4], vectors, 16) == 2 * 16
+    assert asked(REGISTERS, vectors, 16) == 3 * 16
+    assert asked(REGISTERS[5:6] + REGISTERS[:2], vectors, 16) == 2 * 16  # R4 waits for R4
+    assert asked(REGISTERS, r"LDG\.E$", 4) == 4
+    assert asked([], vectors, 16) == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "threads", "registers", "shared", "blocks"),
+    [
+        (90, 256, 64, 0, 4),  # 65536 / (64 * 256)
+        (90, 256, 59, 0, 4),  # 59 * 32 = 1888, of which 2048 are taken
+        (90, 128, 91, 0, 5),  # 3072 a warp: five for each scheduler
+        (90, 96, 48, 868, 13),  # 1536 a warp: ten for each scheduler, 40 in all, three a block
+        (90, 256, 16, 0, 8),  # 2048 threads
+        (90, 32, 16, 0, 32),  # no more blocks than that
+        (90, 128, 16, 21000, 10),  # 228 KB / (21000 + 1024, in pieces of 128)
+        (75, 256, 64, 0, 4),  # 1024 threads
+        (75, 32, 16, 0, 16),
+        (75, 128, 16, 16384, 4),  # 64 KB, all of it the blocks' own
+        (75, 128, 16, 16385, 3),  # in pieces of 256
+        (86, 32, 16, 0, 16),
+        (120, 32, 16, 0, 24),
+    ],
 )
-def kernels(request: pytest.FixtureRequest) -> list[Kernel]:
+def test_occupancy(arch, threads, registers, shared, blocks):
+    """Each is what the toolkit's cuda_occupancy.h says."""
+    assert resident(arch, threads, registers, shared) == blocks
+
+
+# Kernels that are as they shall be, and in a launch.
+FACTS = {
+    "registers": 64, "ldg128": 4, "stg128": 4, "loop": 200, "elements": 16, "asked": 64
+}  # fmt: skip
+NAME = "rows_backward<indices, 32>"
+LAUNCHES = {
+    (storage, name): Launch(name, storage, 32, 1, 256, 0)
+    for storage in ("float", "BFloat16")
+    for name in (NAME, NAME.replace("indices", "probabilities"))
+}
+
+
+def of_all_architectures(storage: str = "float", name: str = NAME, **facts: int) -> list[Kernel]:
+    return [Kernel(arch, name, storage, **{**FACTS, **facts}) for arch in ARCHITECTURES]
+
+
+def test_expectations_that_are_made_are_met():
+    found = of_all_architectures()
+    found[-1].loop = 100  # not alike: each architecture has a limit of its own
+    limits = kernels.made(found, LAUNCHES)
+    instructions = [14, 14, 14, 14, 14, 14, 7]  # 12.5 and a twentieth; 6.25 likewise
+    expected = {"instructions": instructions, "in_flight": 64}
+    assert limits == {NAME: {"float": expected}}
+    assert list(kernels.missed(found, LAUNCHES, limits)) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault"),
+    [
+        ({"spills": 8}, "spills"),
+        ({"local": 1}, "spills"),
+        ({"stack": 8}, "spills"),
+        ({"loop": 0, "elements": 0}, "no hot loop was found"),
+        ({"loop_fp64": 1}, "double in the hot loop"),
+        ({"loop_exp2": 16}, "1.0 EX2 an element"),
+        ({"stg128": 0, "stg64": 4}, "no stores of 128 bits"),
+        ({"loop": 232}, "14.5 instructions an element, of 14"),
+        ({"registers": 65}, "48 KB in flight, of 64"),
+        ({"asked": 48}, "48 KB in flight, of 64"),
+        ({"shared": 60000}, "48 KB in flight, of 64"),
+    ],
+)
+def test_what_a_kernel_misses(facts, fault):
+    limits = kernels.made(of_all_architectures(), LAUNCHES)
+    found = of_all_architectures()
+    found[4] = Kernel(90, NAME, "float", **{**FACTS, **facts})
+    assert list(kernels.missed(found, LAUNCHES, limits)) == [f"sm_90 float {NAME}: {fault}"]
+
+
+def test_exponentials_of_half_types():
+    found = of_all_architectures("BFloat16", loop_exp2=16)
+    limits = kernels.made(found, LAUNCHES)
+    assert list(kernels.missed(found, LAUNCHES, limits)) == []
+    found[0].loop_exp2 = 8
+    (fault,) = kernels.missed(found, LAUNCHES, limits)
+    assert fault == f"sm_75 BFloat16 {NAME}: 0.5 EX2 an element"
+
+
+def test_stores_of_planes():
+    """Of four neighbouring rows of half types, 64 bits."""
+    name = "planes_backward<indices, 4>"
+    launched = {("Half", name): Launch(name, "Half", 4, 1, 128, 0)}
+    found = of_all_architectures("Half", name, loop_exp2=16, stg128=0, stg64=4)
+    limits = kernels.made(found, launched)
+    assert list(kernels.missed(found, launched, limits)) == []
+    found[0].stg64 = 0
+    fault = f"sm_75 Half {name}: no stores of 64 bits"
+    assert list(kernels.missed(found, launched, limits)) == [fault]
+
+
+def test_kernels_that_come_and_go():
+    """Of types and architectures that are asked about."""
+    limits = kernels.made([*of_all_architectures(), *of_all_architectures("BFloat16")], LAUNCHES)
+    found = of_all_architectures()
+    found[0].name = "new"
+    assert list(kernels.missed(found, LAUNCHES, limits)) == [
+        "sm_75 float new: not expected",
+        f"sm_75 float {NAME}: is not there",
+    ]
+
+
+def test_probabilities_are_loaded_by_vectors():
+    name = NAME.replace("indices", "probabilities")
+    found = [*of_all_architectures(), *of_all_architectures(name=name, ldg128=8)]
+    limits = kernels.made(found, LAUNCHES)
+    assert list(kernels.missed(found, LAUNCHES, limits)) == []
+    found[-1].ldg128 = 4
+    fault = f"sm_120 float {name}: no vectors of probabilities"
+    assert list(kernels.missed(found, LAUNCHES, limits)) == [fault]
+
+
+def test_what_a_call_launches():
+    total = Launch("total", "none", 0, 1, 256, 0)
+    calls = {"forward": [LAUNCHES["float", NAME], total], "backward": [LAUNCHES["float", NAME]]}
+    recorded = {("float", "9x9", terms): calls for terms in ("indices", "smoothed")}
+    recorded["float", "9x9", "probabilities"] = {"forward": [total], "backward": [total]}
+    limits = launches.made(recorded)
+    assert limits == {
+        "9x9": {
+            "indices, smoothed": {"forward": "rows_backward, total", "backward": "rows_backward"},
+            "probabilities": {"forward": "total", "backward": "total"},
+        }
+    }
+    assert list(launches.missed(recorded, limits)) == []
+    recorded["float", "9x9", "smoothed"] = {"forward": [total], "backward": []}
+    assert list(launches.missed(recorded, limits)) == [
+        "9x9 float smoothed forward: total, not rows_backward, total",
+        "9x9 float smoothed backward: , not rows_backward",
+    ]
+
+
+def test_what_is_executed():
+    counts = [Count("float", call, 33, 99.5) for call in ("forward", "backward")]
+    limits = executed.made(counts)
+    assert limits == {"float": {"forward": {"33": 105}, "backward": {"33": 105}}}
+    assert list(executed.missed(counts, limits)) == []
+    more = [Count("float", "backward", 33, 105.25)]
+    fault = "float backward of 33 classes: 105.2 instructions a logit in all, of 105"
+    assert list(executed.missed(more, limits)) == [fault]
+
+
+def test_expectations_are_written_as_they_are_read():
+    assert table.text(table.read()) == table.FILE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "storage"),
+    SELECTION,
+    ids=lambda part: part if isinstance(part, int) else "-".join(part),
+)
+def test_nothing_is_missed(arch, storage):
+    jobs = int(os.environ.get("MAX_JOBS", "1"))
     try:
-        jobs = int(os.environ.get("MAX_JOBS", "1"))
-        arch, storage = request.param
-        return survey([arch], storage, jobs)
+        found = survey([arch], storage, jobs)
     except MissingToolError as error:
         pytest.skip(str(error))
+    recorded = launches.record(storage, jobs)
+    expected = table.read()["kernels"]
+    assert list(kernels.missed(found, launches.of_kernels(recorded), expected)) == []
 
 
-def names(kernels: list[Kernel]) -> list[str]:
-    return [f"{k.storage} {k.name}" for k in kernels]
+@pytest.mark.slow
+def test_launches():
+    recorded = launches.record(list(STORAGE), int(os.environ.get("MAX_JOBS", "1")))
+    assert list(launches.missed(recorded, table.read()["launches"])) == []
+    # Each kernel is launched by one of these calls.
+    listed = {(s, name) for name, types in table.read()["kernels"].items() for s in types}
+    assert launches.of_kernels(recorded).keys() == listed | {("none", "total")}
 
 
-def test_every_kernel_is_expected(kernels):
-    found = {(k.storage, k.name) for k in kernels}
-    storage = {k.storage for k in kernels}
-    assert found == {(s, n) for n, e in EXPECTED.items() for s in e["instructions"] if s in storage}
-
-
-def test_nothing_spills(kernels):
-    assert names([k for k in kernels if k.spills or k.local or k.stack]) == []
-
-
-def test_registers(kernels):
-    over = [k for k in kernels if k.registers > EXPECTED[k.name]["registers"][k.storage]]
-    assert [(k.storage, k.name, k.registers) for k in over] == []
-
-
-def test_vector_loads_and_stores(kernels):
-    """128 bits, or 64 for four neighbouring rows of half types."""
-    lost = []
-    for kernel in kernels:
-        bits = EXPECTED[kernel.name].get("bits", {}).get(kernel.storage)
-        if bits is None:
-            continue
-        loads, stores = (
-            (kernel.ldg128, kernel.stg128) if bits == 128 else (kernel.ldg64, kernel.stg64)
-        )
-        if loads == 0 or ("backward" in kernel.name and stores == 0):
-            lost.append(kernel)
-    assert names(lost) == []
-
-
-def test_probabilities_are_loaded_by_vectors(kernels):
-    """Their kernels have loads for them that those of class indices have not.
-
-    Not asked of double, where a linear sum has fewer loads of logits under way.
-    """
-    loads = {(k.storage, k.name): k.ldg128 for k in kernels}
-    lost = []
-    for kernel in kernels:
-        without = kernel.name.replace("probabilities", "indices")
-        vectors = "bits" in EXPECTED[kernel.name] and kernel.storage != "double"
-        if vectors and "probabilities" in kernel.name:
-            lost += [kernel] * (kernel.ldg128 <= loads[kernel.storage, without])
-    assert names(lost) == []
-
-
-def test_hot_loops_are_found(kernels):
-    assert names([k for k in kernels if k.loop == 0 and k.name in EXPECTED]) == []
-
-
-def test_hot_loops_have_no_double(kernels):
-    over = [k for k in kernels if k.loop_fp64 and k.storage != "double"]
-    assert [(k.storage, k.name, k.loop_fp64) for k in over] == []
-
-
-def test_exponentials(kernels):
-    """Made of IEEE operations for float, double; the hardware's, one an element, for half types."""
-    expected = {"float": 0.0, "double": 0.0, "BFloat16": 1.0, "Half": 1.0}
-    wrong = [k for k in kernels if k.exp2_per_element != expected[k.storage]]
-    assert [(k.storage, k.name, k.exp2_per_element) for k in wrong] == []
-
-
-def test_instructions(kernels):
-    """An element of the hot loop: where it is more, the loop has lost its shape."""
-    over = [k for k in kernels if k.per_element > EXPECTED[k.name]["instructions"][k.storage]]
-    assert [(k.storage, k.name, k.per_element) for k in over] == []
+@pytest.mark.slow
+def test_instructions_of_short_rows():
+    try:
+        found = list(counts(int(os.environ.get("MAX_JOBS", "1"))))
+    except MissingToolError as error:
+        pytest.skip(str(error))
+    assert list(executed.missed(found, table.read()["executed"])) == []

@@ -36,6 +36,22 @@ inline void __syncwarp(unsigned mask = ~0u, simt::Where where = simt::Where::cur
   simt::sync_warp(mask, where);
 }
 
+// ---- Memory shared by blocks -------------------------------------------------------------------
+
+// Blocks run one after another, and threads are interrupted only where they wait: there is nothing
+// to order. Relaxed, as the device's: no sanitizer takes them for a barrier.
+inline void __threadfence() {}
+template <std::integral T>
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+template <std::integral T>
+T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> desired) {
+  __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_RELAXED,
+                              __ATOMIC_RELAXED);
+  return expected;
+}
+
 // ---- Votes -----------------------------------------------------------------------------------
 
 inline unsigned __ballot_sync(unsigned mask, int predicate,
@@ -181,6 +197,11 @@ void store_word(Word* p, const Word& word, simt::Where where = simt::Where::curr
   *p = word;
 }
 
+inline float max_or_nan(float a, float b) { return a < b || b != b ? b : a; }
+inline float saturate(float x) { return x > 0 ? (x < 1 ? x : 1.0f) : 0.0f; }
+inline float2 fma_both(float2 a, float2 b, float2 c) {
+  return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
+}
 // ex2.approx.ftz: a subnormal result is 0
 inline float fast_exp2(float x) {
   const float y = exp2f(x);

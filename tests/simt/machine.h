@@ -37,6 +37,11 @@ void reset_schedule();
 // Blocks outside of [first, last], numbered x fastest, do not run: huge grids by sample.
 void only_blocks(uint64_t first = 0, uint64_t last = UINT64_MAX);
 
+// How many multiprocessors the device has, each with room for one block; 3 unless set here. What
+// runs does not depend on it: it is what a launcher is told that asks.
+constexpr int kMultiprocessors = 3;
+void set_multiprocessors(int count = kMultiprocessors);
+
 // Why the first launch since clear_error() failed; empty where none did. Until it is cleared, later
 // launches do nothing: what they would read is not there.
 std::string error();
@@ -123,5 +128,6 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 enum class Failure { kNone, kValue, kConfiguration, kAssert, kMisaligned, kLaunch };
 Failure failure();
 bool allow_shared_bytes(const void* kernel, int bytes);
+int multiprocessors();
 
 }  // namespace simt

@@ -21,6 +21,7 @@ class Simt : public testing::Test {
   static void reset() {
     simt::reset_schedule();
     simt::only_blocks();
+    simt::set_multiprocessors();
     simt::clear_error();
     simt::clear_launches();
   }

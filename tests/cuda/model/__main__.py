@@ -8,54 +8,59 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+import modelled
+from ptx.count import counts
 from sass.facts import survey
 from sass.toolkit import QUICK_STORAGE, ROOT, MissingToolError, stamp
 
 from .estimate import estimate
 from .gpus import DEVICES
 from .launches import build, calls_of
-from .programs import Shape
-from .tables import Result, between, details, summary
+from .tables import Result, between, details, executed, figures, summary
+from .work import Shape
 
-SHAPES = [
-    Shape(4096, 32000),
-    Shape(8192, 50257),
-    Shape(16384, 131072),
-    Shape(64, 1000000),
-    Shape(65536, 1000),
-    Shape(8, 21, 512 * 512),
-    Shape(64, 10),
-]
+# What `make gpu` measures on a GPU (benchmarks/cases.py).
+SHAPES = ["4096x32000", "8192x50257", "16384x131072", "64x1000000", "65536x1000", "8x21x512x512"]
+SHAPES += ["4194304x10", "64x1000"]
+CALLS = ["forward", "backward"]
 README = ROOT / "kernels" / "README.md"
 DETAILS = ROOT / "tests" / "cuda" / "model.md"
 
 
 def estimates(jobs: int) -> Iterator[Result]:
-    recorder = build(jobs)
-    calls = {storage: calls_of(recorder, storage, SHAPES) for storage in QUICK_STORAGE}
+    recorder = build(QUICK_STORAGE, jobs)
+    shapes = [Shape.named(name) for name in SHAPES]
+    calls = {storage: calls_of(recorder, storage, "indices", shapes) for storage in QUICK_STORAGE}
     architectures = sorted({device.arch for device in DEVICES})
     kernels = {
         (k.arch, k.name, k.storage): k
         for k in survey(architectures, [*QUICK_STORAGE, "none"], jobs)
     }
-    for device, (i, shape), storage in product(DEVICES, enumerate(SHAPES), QUICK_STORAGE):
-        for call, launches in calls[storage][i].items():
+    for device, (i, name), storage in product(DEVICES, enumerate(SHAPES), QUICK_STORAGE):
+        for call in CALLS:
+            launches = calls[storage][i][call]
             made = [(x, kernels[device.arch, x.kernel, x.storage]) for x in launches]
-            yield Result(device.name, shape, storage, call, estimate(device, shape, made))
+            yield Result(device.name, name, storage, call, estimate(device, shapes[i], made))
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="model", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="compilers at once; default 1")
+    jobs = parser.parse_args(arguments).jobs
     try:
-        results = list(estimates(parser.parse_args(arguments).jobs))
+        results, counted = list(estimates(jobs)), list(counts(jobs))
     except MissingToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    made = [stamp("sass", "model"), "", *details(results)]
-    for file, lines in (DETAILS, made), (README, list(summary(results))):
+    modelled.write(figures(results))
+    made = [stamp("sass", "ptx", "model"), "", *details(results)]
+    for file, mark, lines in [
+        (DETAILS, "executed", list(executed(counted))),
+        (DETAILS, "model", made),
+        (README, "model", list(summary(results))),
+    ]:
         print("\n".join(lines))
-        file.write_text(between(file.read_text(), "model", lines))
+        file.write_text(between(file.read_text(), mark, lines))
     return 0
 
 

@@ -7,45 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sass.facts import Kernel
+from sass.occupancy import SCHEDULERS
 
 from .gpus import Device
-from .multiprocessor import (
-    BUSY,
-    DEPENDENT,
-    SCHEDULERS,
-    WARP,
-    Cached,
-    Limits,
-    Load,
-    Multiprocessor,
-    Straight,
-)
-from .programs import BESIDE, Launch, Shape, Work
+from .multiprocessor import BUSY, DEPENDENT, Cached, Limits, Load, Multiprocessor, Straight
+from .programs import BESIDE, program
+from .work import Launch, Shape, Work
 
 # Microseconds from one kernel's end to the next one's first block; before the first as well.
 LAUNCH = 1.5
 # Cycles from a block's place becoming free to the next block's first instruction.
 START = 700
-# Registers of a multiprocessor, given to warps in pieces; pieces of shared memory, and what a block
-# takes of it besides.
-REGISTERS, REGISTERS_PIECE = 65536, 256
-SHARED_PIECE, SHARED_BESIDE = 128, 1024
-
-
-def up(number: int, piece: int) -> int:
-    return -(-number // piece) * piece
-
-
-def occupancy(device: Device, kernel: Kernel, launch: Launch) -> int:
-    """Blocks that a multiprocessor has room for."""
-    registers = up(kernel.registers * WARP, REGISTERS_PIECE) * launch.warps
-    shared = up(kernel.shared + launch.shared, SHARED_PIECE) + SHARED_BESIDE
-    return min(
-        device.blocks,
-        device.threads // launch.threads,
-        REGISTERS // registers,
-        device.shared // shared,
-    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +41,7 @@ def serial(work: Work) -> float:
     Of the rounds of whole vectors the first one's latency: the others hide behind each other.
     """
     cycles, streams = float(START), False
-    for step in work.program()(0):
+    for step in program(work)(0, 0):
         match step:
             case Load(size, latency):
                 cycles += 0 if streams and size == work.round else latency * BUSY
@@ -81,20 +53,21 @@ def serial(work: Work) -> float:
     return work.device.microseconds(cycles)
 
 
-def time(work: Work, resident: int) -> float:
+def time(work: Work) -> float:
     """Microseconds of a launch."""
     launch, sms = work.launch, work.device.gpu.sms
     share = work.device.bytes_a_cycle(min(launch.blocks, sms))
-    limits = Limits(share, work.device.gpu.fp64, resident, START)
+    limits = Limits(share, work.device.gpu.fp64, work.resident, START)
 
-    def cycles(blocks: int) -> float:
-        return Multiprocessor(limits).run(work.program(), launch.warps, blocks)
+    def cycles(multiprocessor: int) -> float:
+        blocks = range(multiprocessor, launch.blocks, sms)
+        return Multiprocessor(limits).run(program(work), launch.warps, blocks)
 
-    # Some multiprocessors have a block more than others, which leave their bandwidth to them.
+    # The first multiprocessors have a block more than others, which leave their bandwidth to them.
     least, more = divmod(launch.blocks, sms)
-    longest = cycles(least + (more > 0))
+    longest = cycles(0)
     if least and more:
-        shortest = cycles(least)
+        shortest = cycles(sms - 1)
         longest = shortest + (longest - shortest) * more / sms
     return LAUNCH + work.device.microseconds(longest)
 
@@ -106,20 +79,18 @@ def estimate(device: Device, shape: Shape, launches: Sequence[tuple[Launch, Kern
         # The rows of the kernel that adds up what blocks left are those blocks.
         its = Shape(works[-1].launch.blocks, 1) if launch.function == "total" else shape
         works.append(Work(launch, its, kernel, device))
-    resident = [occupancy(device, work.kernel, work.launch) for work in works]
-    microseconds = sum(time(work, blocks) for work, blocks in zip(works, resident, strict=True))
+    microseconds = sum(time(work) for work in works)
 
-    first, blocks = works[0], resident[0]
+    first = works[0]
     passes = 1 + first.launch.writes
     peak = device.gpu.terabytes * 1e3 / device.gpu.ghz / device.gpu.sms  # bytes a cycle
-    in_flight = blocks * first.launch.warps * first.round
     moved = shape.rows * (shape.classes * first.size * passes + BESIDE)
     return Estimate(
-        blocks,
-        first.launch.blocks / (blocks * device.gpu.sms),
-        in_flight / 1024,
+        first.resident,
+        first.launch.blocks / (first.resident * device.gpu.sms),
+        first.in_flight / 1024,
         SCHEDULERS * first.round * passes / first.slots / peak,
-        passes * in_flight / (device.memory_latency * BUSY) / peak,
+        passes * first.in_flight / (device.memory_latency * BUSY) / peak,
         serial(first),
         len(works),
         microseconds,

@@ -2,9 +2,8 @@
 """What public figures say of the GPUs.
 
 Multiprocessors, clocks, bandwidths and throughputs: NVIDIA's data sheets (see sass/roofline.py).
-What a multiprocessor holds: the CUDA programming guide's table of compute capabilities. Latencies
-are of the size that Luo et al., arXiv:2402.13499, report for sm_80, sm_89 and sm_90; they were not
-compared with its tables. A B200's are not among them: an H100's and a fifth are taken.
+Latencies are of the size that Luo et al., arXiv:2402.13499, report for sm_80, sm_89 and sm_90; they
+were not compared with its tables. A B200's are not among them: an H100's and a fifth are taken.
 """
 
 from __future__ import annotations
@@ -21,15 +20,12 @@ PORT = 64
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU, and what its multiprocessors hold."""
+    """A GPU, and how far away its memory is."""
 
     gpu: Gpu
     arch: int
     memory_latency: int  # cycles, of an idle memory
     cache_latency: int  # of the cache that all multiprocessors share
-    threads: int = 2048
-    blocks: int = 32
-    shared: int = 228 * 1024
 
     @property
     def name(self) -> str:
@@ -48,6 +44,6 @@ DEVICES = [
     Device(GPUS[90], 90, 480, 260),
     Device(replace(GPUS[90], name="H200", terabytes=4.8), 90, 480, 260),
     Device(GPUS[100], 100, 580, 310),
-    Device(replace(GPUS[80], name="A100 80 GB", terabytes=2.039), 80, 470, 260, shared=164 * 1024),
-    Device(GPUS[89], 89, 540, 270, threads=1536, blocks=24, shared=100 * 1024),
+    Device(replace(GPUS[80], name="A100 80 GB", terabytes=2.039), 80, 470, 260),
+    Device(GPUS[89], 89, 540, 270),
 ]

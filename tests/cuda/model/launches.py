@@ -8,21 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sass.facts import full_name, readable
-from sass.toolkit import QUICK_STORAGE, ROOT, STORAGE, run
+from sass.toolkit import ROOT, STORAGE, run
 
-from .programs import Launch, Shape
+from .work import Launch, Shape
 
 HERE = Path(__file__).resolve().parent / "recorder"
 FOLDER = ROOT / "build" / "model"
 KERNELS = ROOT / "kernels" / "cuda"
-SOURCES = [KERNELS / "launch.cu", KERNELS / "plan.cpp", HERE / "recorder.cpp"]
+SOURCES = [KERNELS / "grid.cu", KERNELS / "launch.cu", KERNELS / "plan.cpp", HERE / "recorder.cpp"]
 
-# The launches of a call, by its name.
+# The launches of a call, by its name: forward, forward_none (without a reduction), backward.
 Calls = dict[str, list[Launch]]
 
 
-def build(jobs: int = 1) -> Path:
-    """The recorder, in seconds. It has no code of types that nobody asks it for."""
+def build(storage: Sequence[str], jobs: int = 1) -> Path:
+    """The recorder, in seconds a type. It has no code of types that nobody asks it for."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = ["c++", "-std=c++20", "-O0", "-w", "-DFUSED_CE_SIMT"]
     command += [f"-I{HERE}", "-I.", "-x", "c++"]
@@ -34,7 +34,7 @@ def build(jobs: int = 1) -> Path:
         return file
 
     with ThreadPoolExecutor(jobs) as pool:
-        units = list(pool.map(unit, QUICK_STORAGE))
+        units = list(pool.map(unit, storage))
     program = FOLDER / "recorder"
     command += ["-no-pie", "-rdynamic", "-Wl,--unresolved-symbols=ignore-all", "-o", program]
     run([*command, *SOURCES, "-x", "none", *units])
@@ -43,19 +43,27 @@ def build(jobs: int = 1) -> Path:
 
 def parse(line: str) -> tuple[str, Launch]:
     """A line of the recorder's: the call, and what it launched."""
-    call, mangled, *numbers = line.split()
+    call, mangled, blocks, threads, shared, *arguments = line.split()
     parts = readable(mangled)
     if parts is None:
         raise ValueError(f"no kernel of ours: {mangled}")
     function, storage, terms, parameter = parts
     kernel = full_name(function, terms, parameter)
-    return call, Launch(kernel, storage, int(parameter or 0), *map(int, numbers))
+    return call, Launch(
+        kernel,
+        storage,
+        int(parameter or 0),
+        int(blocks),
+        int(threads),
+        int(shared),
+        tuple(map(bytes.fromhex, arguments)),
+    )
 
 
-def calls_of(recorder: Path, storage: str, shapes: Sequence[Shape]) -> list[Calls]:
+def calls_of(recorder: Path, storage: str, terms: str, shapes: Sequence[Shape]) -> list[Calls]:
     """For each shape."""
     numbers = [str(n) for s in shapes for n in (s.outer, s.classes, s.inner)]
-    stdout, _ = run([recorder, storage, *numbers])
+    stdout, _ = run([recorder, storage, terms, *numbers])
     result: list[Calls] = []
     for problem in stdout.strip().split("\n\n"):
         calls: Calls = {}

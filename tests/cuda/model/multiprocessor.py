@@ -7,12 +7,13 @@ Memory and schedulers serve in the order of asking. Time is in cycles.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from random import Random
 
-SCHEDULERS, WARP = 4, 32
+from sass.occupancy import SCHEDULERS, WARP
+
 # How much longer than an idle memory's latency that of a busy one is, beside waiting for its turn.
 BUSY = 1.25
 # By lot it is so much more or less.
@@ -64,8 +65,8 @@ class Barrier:
 
 
 Step = Load | Cached | Store | Loop | Straight | Barrier
-# The steps of a warp, by its number in its block.
-Program = Callable[[int], Iterator[Step]]
+# The steps of a warp, by its block's number and its own in that.
+Program = Callable[[int, int], Iterator[Step]]
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,20 @@ class Multiprocessor:
         self.numbers = count()
         self.random = Random(0)
 
-    def run(self, program: Program, warps: int, blocks: int) -> float:
-        """When the last of so many blocks has ended, and its stores have."""
-        begun = end = 0.0
-        for _ in range(min(self.limits.resident, blocks)):
-            begun += 1
-            self._begin(0, program, warps)
+    def run(self, program: Program, warps: int, blocks: Sequence[int]) -> float:
+        """When the last of these blocks has ended, and its stores have."""
+        end = 0.0
+        waiting = iter(blocks)
+        for number in islice(waiting, self.limits.resident):
+            self._begin(0, program, warps, number)
         while self.events:
             end, _, warp = heapq.heappop(self.events)
             block = warp.block
             step = next(warp.steps, None)
             if step is None:
                 block.running -= 1
-                if block.running == 0 and begun < blocks:
-                    begun += 1
-                    self._begin(end, program, warps)
+                if block.running == 0 and (number := next(waiting, -1)) >= 0:
+                    self._begin(end, program, warps, number)
             elif isinstance(step, Barrier):
                 block.waiting.append(warp)
                 if len(block.waiting) == warps:
@@ -127,10 +127,10 @@ class Multiprocessor:
                 self._at(self._done(end, warp.number % SCHEDULERS, step), warp)
         return max(end, self.memory)
 
-    def _begin(self, time: float, program: Program, warps: int) -> None:
+    def _begin(self, time: float, program: Program, warps: int, number: int) -> None:
         block = Block(warps)
-        for number in range(warps):
-            self._at(time + self.limits.start, Warp(number, block, program(number)))
+        for warp in range(warps):
+            self._at(time + self.limits.start, Warp(warp, block, program(number, warp)))
 
     def _at(self, time: float, warp: Warp) -> None:
         heapq.heappush(self.events, (time, next(self.numbers), warp))

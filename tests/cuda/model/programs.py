@@ -7,19 +7,15 @@ here by hand, beside the source. A change of a kernel's loop is a change here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from sass.facts import Kernel
-from sass.hot_loop import SIZES
-from sass.roofline import GPUS
+from sass.occupancy import WARP
 
-from .gpus import Device
-from .multiprocessor import WARP, Barrier, Cached, Load, Loop, Program, Step, Store, Straight
+from .multiprocessor import Barrier, Cached, Loop, Program, Step, Store, Straight
+from .work import Work
 
-# Of the instructions outside of a hot loop: those that a row's warp goes through. Others are for
-# other types of targets, ends of rows, and rows whose guess was bad.
-TAKEN = 0.35
 # Bytes that one scattered number costs the memory.
 SECTOR = 32
 # Bytes of a row beside its logits: an int64 target, and three numbers of float that are saved.
@@ -32,90 +28,21 @@ SUMS, OPERATIONS = 3, 8
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Logits (outer, classes, inner)."""
+class Cut:
+    """How rows are shared: a team of threads has a piece of one."""
 
-    outer: int
-    classes: int
-    inner: int = 1
+    team: int  # threads
+    teams: int  # of a block
+    pieces: int  # of a row
+    classes: int  # of a piece
 
-    @property
-    def rows(self) -> int:
-        return self.outer * self.inner
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A kernel, in so many blocks."""
-
-    kernel: str  # as sass.facts names it
-    storage: str
-    parameter: int  # its last template argument, or 0
-    blocks: int
-    threads: int
-    shared: int  # dynamic
-
-    @property
-    def function(self) -> str:
-        return self.kernel.split("<")[0]
-
-    @property
-    def warps(self) -> int:
-        return -(-self.threads // WARP)
-
-    @property
-    def writes(self) -> bool:
-        return "backward" in self.function
-
-
-@dataclass(frozen=True)
-class Work:
-    """A launch of a shape's, and what nvcc made of its kernel."""
-
-    launch: Launch
-    shape: Shape
-    kernel: Kernel
-    device: Device
-
-    @property
-    def size(self) -> int:
-        return SIZES[self.launch.storage]
-
-    @property
-    def round(self) -> int:
-        """Bytes of logits that a warp asks for at once."""
-        return WARP * self.kernel.elements * self.size
-
-    @property
-    def slots(self) -> float:
-        """Cycles of a scheduler that a warp computes with them, by the slowest of its pipes."""
-        if self.kernel.roof is None:
-            return 0.0
-        gpu = GPUS[self.kernel.arch]
-        cycles = self.kernel.roof.compute * gpu.sms * gpu.ghz / 1e3  # a multiprocessor's, for one
-        return cycles * self.kernel.elements * gpu.issue
-
-    @property
-    def straight(self) -> Straight:
-        kernel = self.kernel
-        return Straight(TAKEN * (kernel.instructions - kernel.loop), TAKEN * kernel.fp64)
-
-    def load(self, size: float) -> Load:
-        return Load(size, self.device.memory_latency)
-
-    def turn(self, size: float) -> Iterator[Step]:
-        """So many bytes of logits are loaded, computed with, and made gradients."""
-        yield self.load(size)
-        yield Loop(self.slots * size / self.round)
-        if self.launch.writes:
-            yield Store(size)
-
-    def turns(self, rows: int) -> int:
-        """How often a block begins anew, that has so many rows at once."""
-        return max(1, round(self.shape.rows / (rows * self.launch.blocks)))
-
-    def program(self) -> Program:
-        return PROGRAMS[self.launch.function](self)
+    @classmethod
+    def of(cls, work: Work) -> Cut:
+        launch, shape = work.launch, work.shape
+        team = launch.parameter or launch.threads
+        teams = launch.threads // team
+        pieces = max(1, launch.blocks * teams // shape.rows)
+        return cls(team, teams, pieces, -(-shape.classes // pieces))
 
 
 def sweep(work: Work, classes: int, team: int) -> Iterator[Step]:
@@ -133,126 +60,114 @@ def sweep(work: Work, classes: int, team: int) -> Iterator[Step]:
         yield from work.turn(rest * work.size * WARP / team / single)
 
 
-def rows(work: Work) -> Program:
+def rows_forward(work: Work, block: int, _: int) -> Iterator[Step]:
     """rows.cuh, and the slices of slices.cuh: a team of threads has a row, or a piece of one."""
-    launch = work.launch
-    team = launch.parameter or launch.threads
-    teams = launch.threads // team
-    pieces = max(1, launch.blocks * teams // work.shape.rows)
-    classes = -(-work.shape.classes // pieces)
+    cut = Cut.of(work)
+    for _ in work.turns(block, cut.pieces * work.shape.rows, cut.teams):
+        yield work.load(SECTOR)  # the target,
+        yield work.load(SECTOR)  # and its logit, which exponentials are relative to
+        yield from sweep(work, cut.classes, cut.team)
+        yield work.straight
+        if cut.team > WARP:
+            yield Barrier()
+    yield Barrier()
 
-    def backward(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(teams)):
-            yield work.load(SECTOR)  # what was saved
-            yield work.straight
-            yield from sweep(work, classes, team)
 
-    def forward(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(teams)):
-            yield work.load(SECTOR)  # the target,
-            yield work.load(SECTOR)  # and its logit, which exponentials are relative to
-            yield from sweep(work, classes, team)
-            yield work.straight
-            if team > WARP:
-                yield Barrier()
+def rows_backward(work: Work, block: int, _: int) -> Iterator[Step]:
+    """rows.cuh."""
+    cut = Cut.of(work)
+    for _ in work.turns(block, cut.pieces * work.shape.rows, cut.teams):
+        yield work.load(SECTOR)  # what was saved
+        yield work.straight
+        yield from sweep(work, cut.classes, cut.team)
+
+
+def slices_finish(work: Work, block: int, _: int) -> Iterator[Step]:
+    """slices.cuh: a block adds up a row's slices, which the cache still has."""
+    for _ in work.turns(block, work.shape.rows):
+        yield work.load(SECTOR)
+        yield work.load(SECTOR)
+        yield Cached(work.device.cache_latency)
+        yield work.straight
         yield Barrier()
 
-    return backward if launch.writes else forward
 
-
-def finish(work: Work) -> Program:
-    """slices.cuh: a block adds up a row's slices, which the cache still has."""
-
-    def warp(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(1)):
-            yield work.load(SECTOR)
-            yield work.load(SECTOR)
-            yield Cached(work.device.cache_latency)
-            yield work.straight
-            yield Barrier()
-
-    return warp
-
-
-def total(work: Work) -> Program:
+def total(work: Work, _: int, __: int) -> Iterator[Step]:
     """total.cuh: one block adds up what the others left, three sums at once; they are its rows."""
     addition = Straight(SUMS * OPERATIONS, SUMS * OPERATIONS)
-
-    def warp(_: int) -> Iterator[Step]:
-        for _ in range(-(-work.shape.rows // work.launch.threads)):
-            yield Cached(work.device.cache_latency)
-            yield addition
-        for _ in range(work.launch.threads.bit_length() - 1):
-            yield Barrier()
-            yield addition
-        yield work.straight
-
-    return warp
-
-
-def planes(work: Work) -> Program:
-    """planes.cuh: a thread has neighbouring rows, and walks through the classes."""
-    launch, classes = work.launch, work.shape.classes
-    rows = WARP * launch.parameter  # of a warp
-    at_once = work.kernel.elements // launch.parameter  # planes
-    plane = rows * work.size  # bytes
-
-    def backward(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(launch.threads * launch.parameter)):
-            yield work.load(rows * BESIDE)
-            yield work.straight
-            yield from walk(0)
-
-    def forward(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(launch.threads * launch.parameter)):
-            yield work.load(rows * TARGET)
-            probed = min(PROBED, classes) // at_once
-            for _ in range(probed):
-                yield work.load(work.round)
-            for _ in range(probed):
-                yield Cached(OWN_CACHE)
-                yield Loop(work.slots)
-            yield from walk(probed)
-            yield work.straight
-            yield Store(rows * (BESIDE - TARGET))
+    for _ in range(-(-work.shape.rows // work.launch.threads)):
+        yield Cached(work.device.cache_latency)
+        yield addition
+    for _ in range(work.launch.threads.bit_length() - 1):
         yield Barrier()
-
-    def walk(rounds: int) -> Iterator[Step]:
-        for _ in range(classes // at_once - rounds):
-            yield from work.turn(work.round)
-        for _ in range(classes % at_once):
-            yield from work.turn(plane)
-
-    return backward if launch.writes else forward
+        yield addition
+    yield work.straight
 
 
-def few(work: Work) -> Program:
+def walk(work: Work, classes: int) -> Iterator[Step]:
+    """A warp's way through so many planes of its rows."""
+    at_once = work.kernel.elements // work.launch.parameter
+    for _ in range(classes // at_once):
+        yield from work.turn(work.round)
+    for _ in range(classes % at_once):
+        yield from work.turn(work.round / at_once)
+
+
+def planes_forward(work: Work, block: int, _: int) -> Iterator[Step]:
+    """planes.cuh: a thread has neighbouring rows, and walks through the classes."""
+    rows = WARP * work.launch.parameter  # of a warp
+    at_once = work.kernel.elements // work.launch.parameter
+    probed = min(PROBED, work.shape.classes) // at_once
+    for _ in work.turns(block, work.shape.rows, rows * work.launch.warps):
+        yield work.load(rows * TARGET)
+        for _ in range(probed):
+            yield work.load(work.round)
+        for _ in range(probed):
+            yield Cached(OWN_CACHE)
+            yield Loop(work.slots)
+        yield from walk(work, work.shape.classes - probed * at_once)
+        yield work.straight
+        yield Store(rows * (BESIDE - TARGET))
+    yield Barrier()
+
+
+def planes_backward(work: Work, block: int, _: int) -> Iterator[Step]:
+    """planes.cuh."""
+    rows = WARP * work.launch.parameter
+    for _ in work.turns(block, work.shape.rows, rows * work.launch.warps):
+        yield work.load(rows * BESIDE)
+        yield work.straight
+        yield from walk(work, work.shape.classes)
+
+
+def few(work: Work, block: int, _: int) -> Iterator[Step]:
     """few.cuh: a tile of rows goes through shared memory, a thread a row."""
     launch, classes = work.launch, work.shape.classes
     tile = min(launch.threads, work.shape.rows) * classes * work.size / launch.warps
-
-    def warp(_: int) -> Iterator[Step]:
-        for _ in range(work.turns(launch.threads)):
-            yield work.load(tile)
-            yield Barrier()
-            yield work.load(SECTOR)
-            yield work.straight
-            yield Loop(work.slots * classes / work.kernel.elements)
-            yield Barrier()
-            if launch.writes:
-                yield Store(tile)
-
-    return warp
+    for _ in work.turns(block, work.shape.rows, launch.threads):
+        yield work.load(tile)
+        yield Barrier()
+        yield work.load(SECTOR)
+        yield work.straight
+        yield Loop(work.slots * classes / work.kernel.elements)
+        yield Barrier()
+        if launch.writes:
+            yield Store(tile)
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[Work, int, int], Iterator[Step]]] = {
     "few_backward": few,
     "few_forward": few,
-    "planes_backward": planes,
-    "planes_forward": planes,
-    "rows_backward": rows,
-    "rows_forward": rows,
-    "slices_finish": finish,
-    "slices_forward": rows,
+    "planes_backward": planes_backward,
+    "planes_forward": planes_forward,
+    "rows_backward": rows_backward,
+    "rows_forward": rows_forward,
+    "slices_finish": slices_finish,
+    "slices_forward": rows_forward,
     "total": total,
 }
+
+
+def program(work: Work) -> Program:
+    """What the warps of a launch do."""
+    return partial(PROGRAMS[work.launch.function], work)

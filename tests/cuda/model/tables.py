@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import modelled
+from ptx.count import Count
+
 from .estimate import Estimate
-from .programs import Shape
 
 TYPES = {"float": "float32", "BFloat16": "bfloat16"}
 PARTS = "blocks, waves, in flight KB, issue %, latency %, serial µs, launches, time µs, bandwidth %"
@@ -18,15 +20,14 @@ class Result:
     """The estimate of a call."""
 
     gpu: str
-    shape: Shape
+    shape: str
     storage: str
     call: str
     estimate: Estimate
 
 
-def title(shape: Shape) -> str:
-    inner = "" if shape.inner == 1 else f", {shape.inner}"
-    return f"({shape.outer}, {shape.classes}{inner})"
+def title(shape: str) -> str:
+    return f"({', '.join(shape.split('x'))})"
 
 
 def line(cells: Sequence[str]) -> str:
@@ -38,9 +39,9 @@ def head(cells: Sequence[str]) -> list[str]:
 
 
 def in_short(estimate: Estimate) -> str:
-    """Per cent, or microseconds where launches are all there is."""
-    percent = f"{100 * estimate.reached:.0f}"
-    return f"{estimate.microseconds:.0f} µs" if percent == "0" else percent
+    """Per cent, or microseconds of what leaves most of a GPU idle."""
+    idle = estimate.waves < 0.5
+    return f"{estimate.microseconds:.0f} µs" if idle else f"{100 * estimate.reached:.0f}"
 
 
 def summary(results: Sequence[Result]) -> Iterator[str]:
@@ -67,6 +68,26 @@ def details(results: Sequence[Result]) -> Iterator[str]:
             if r.gpu == gpu:
                 yield line([title(r.shape), TYPES[r.storage], r.call, *cells(r.estimate)])
         yield ""
+
+
+def executed(counts: Sequence[Count]) -> Iterator[str]:
+    """A column for each type and call."""
+    columns = {(c.storage, c.call): f"{TYPES[c.storage]} {c.call}" for c in counts}
+    yield from head(["classes", *columns.values()])
+    for classes in dict.fromkeys(c.classes for c in counts):
+        of_classes = {(c.storage, c.call): c for c in counts if c.classes == classes}
+        cells = [f"{of_classes[column].instructions:.0f}" for column in columns]
+        yield line([str(classes), *cells])
+    yield ""
+
+
+def figures(results: Sequence[Result]) -> modelled.Figures:
+    """The bandwidths, for `make gpu`."""
+    found: modelled.Figures = {}
+    for r in results:
+        name = modelled.name(r.shape, TYPES[r.storage], r.call)
+        found.setdefault(r.gpu, {})[name] = round(100 * r.estimate.reached, 1)
+    return found
 
 
 def cells(e: Estimate) -> list[str]:

@@ -2,8 +2,7 @@
 """What nvcc made of the CUDA kernels: registers, spills, and the machine code of their hot loops.
 
 No GPU is needed: nvcc compiles kernels/cuda for each architecture, ptxas tells what it used, and
-nvdisasm prints the instructions. `make cuda-report` calls this; tests/python/test_sass.py compares
-a selection with expected.json.
+nvdisasm prints the instructions. `make cuda-report` calls this. What should come out: ../expect.
 
 A kernel's hot loop is the shortest way round the loop of exponentials that has most of its vector
 loads, which is the way of a row's whole vectors where no optional input is there. What it costs is

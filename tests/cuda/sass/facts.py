@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from .flow import Graph
 from .hot_loop import SIZES, hot_loop, load_pattern
+from .in_flight import asked
 from .listing import Code, count, opcode, parse_sass
 from .roofline import FP64, GPUS, Roof, roofline
 from .toolkit import build, find_nvcc, find_nvdisasm
@@ -17,6 +19,8 @@ from .toolkit import build, find_nvcc, find_nvdisasm
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
 # Loads of logits that a thread makes at once, or fewer: kLoads, kPlanes, kTogether.
 UNDER_WAY = 4
+# The loads that bring a tile of `few`, and their bytes.
+TILE = (r"LDG\S*\.128\b", 16)
 TERMS = {
     "0": "indices",
     "1": "smoothed",
@@ -52,6 +56,7 @@ class Kernel:
     loop_fp64: int = 0
     loop_local: int = 0
     loop_wide: int = 0  # instructions of 64-bit index arithmetic
+    asked: int = 0  # bytes that a thread asks the memory for before it waits
     roof: Roof | None = None
 
     @property
@@ -146,6 +151,11 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     kernel.loop_wide = sum(
         bool(re.search(r"\.X\b|\.WIDE|\.HI\b|\.64\.HI", opcode(i))) for i in loop
     )
+    kernel.asked = asked([*loop, *loop], pattern, each * size)
+    if kernel.name.startswith("few"):  # it is a tile's copying that asks
+        graph = Graph(code)
+        blocks = [graph.instructions([block]) for block in range(len(graph.blocks))]
+        kernel.asked = max(asked(block, *TILE) for block in blocks)
     moved = size * (1 + ("backward" in kernel.name) + probabilities)
     if kernel.arch in GPUS:
         kernel.roof = roofline(GPUS[kernel.arch], loop, kernel.elements, moved)

@@ -87,23 +87,43 @@ def run(command: Sequence[str | Path]) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-def compile_unit(nvcc: Path, storage: str, arch: int, cubin: Path) -> str:
-    """kernels.cu for a storage type, or launch.cu for the type `none`; what ptxas said."""
+def compile_unit(nvcc: Path, storage: str, arch: int, file: Path) -> str:
+    """kernels.cu for a storage type, or launch.cu for the type `none`; what ptxas said.
+
+    The file is a .cubin or, of another suffix, PTX.
+    """
     command: list[str | Path] = [nvcc, "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-I."]
-    command += [f"-arch=sm_{arch}", "-cubin", "-Xptxas", "-v", "-o", cubin]
+    kind = ["-cubin", "-Xptxas", "-v"] if file.suffix == ".cubin" else ["-ptx"]
+    command += [f"-arch=sm_{arch}", *kind, "-o", file]
     if storage == "none":
         return run([*command, "kernels/cuda/launch.cu"])[1]
     command += [f"-DFUSED_CE_STORAGE={storage}", f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}"]
     return run([*command, "kernels/cuda/kernels.cu"])[1]
 
 
-def build(nvcc: Path, nvdisasm: Path, storage: str, arch: int) -> tuple[str, str]:
-    """What ptxas said and nvdisasm printed; kept in build/sass until a source changes."""
+def kept(nvcc: Path, storage: str, arch: int) -> Path:
+    """Where what is made of a unit lies, but for its suffix, until a source changes."""
     version = hashlib.sha256(run([nvcc, "--version"])[0].encode()).hexdigest()[:8]
-    stem = CACHE / f"{sources_digest()}-{version}" / f"{storage}.sm_{arch}"
+    folder = CACHE / f"{sources_digest()}-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{storage}.sm_{arch}"
+
+
+def ptx(nvcc: Path, storage: str, arch: int) -> str:
+    stem = kept(nvcc, storage, arch)
+    file = stem.with_name(stem.name + ".ptx")
+    if not file.exists():
+        partial = stem.with_name(stem.name + ".partial.ptx")
+        compile_unit(nvcc, storage, arch, partial)
+        partial.rename(file)
+    return file.read_text()
+
+
+def build(nvcc: Path, nvdisasm: Path, storage: str, arch: int) -> tuple[str, str]:
+    """What ptxas said and nvdisasm printed."""
+    stem = kept(nvcc, storage, arch)
     log, sass = stem.with_name(stem.name + ".log"), stem.with_name(stem.name + ".sass")
     if not (log.exists() and sass.exists()):
-        stem.parent.mkdir(parents=True, exist_ok=True)
         cubin = stem.with_name(stem.name + ".cubin")
         log.write_text(compile_unit(nvcc, storage, arch, cubin))
         partial = stem.with_name(stem.name + ".partial")

@@ -9,18 +9,18 @@ CUDA = [
     Mutant(
         "dropped barrier after the tile is read",
         "cuda/few.cuh",
-        """    __syncwarp();
-    if (is_there) {""",
-        """    if (is_there) {""",
+        """      __syncwarp();
+      if (is_there) {""",
+        """      if (is_there) {""",
     ),
     Mutant(
         "dropped barrier before the next tile",
         "cuda/few.cuh",
-        """    __syncwarp();
-  }
-  totals.put(partials);""",
-        """  }
-  totals.put(partials);""",
+        """      __syncwarp();
+    }
+    reducer.template put""",
+        """    }
+    reducer.template put""",
     ),
     Mutant(
         "dropped barrier before gradients are stored",
@@ -37,9 +37,9 @@ CUDA = [
     ),
     Mutant(
         "dropped barrier in the total",
-        "cuda/total.cuh",
-        "    __syncthreads();\n    if (thread < half)",
-        "    if (thread < half)",
+        "cuda/totals.cuh",
+        "    __syncthreads();\n    if (threadIdx.x != 0) return;",
+        "    if (threadIdx.x != 0) return;",
     ),
     Mutant(
         "one buffer for two rows' sums",
@@ -92,12 +92,12 @@ CUDA = [
     Mutant(
         "missing guard",
         "cuda/few.cuh",
-        """    const bool is_there = static_cast<int>(threadIdx.x) < n;
-    const int64_t i = first + threadIdx.x;
-    const int64_t y""",
-        """    const bool is_there = true;
-    const int64_t i = first + threadIdx.x;
-    const int64_t y""",
+        """      const bool is_there = static_cast<int>(threadIdx.x) < n;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y""",
+        """      const bool is_there = true;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y""",
     ),
     Mutant(
         "32-bit offset of a row",
@@ -256,16 +256,58 @@ CUDA = [
         "static_cast<const A*>(problem.weight)[0]",
     ),
     Mutant(
-        "all blocks leave their sums in one place",
-        "cuda/results.cuh",
-        "partials[blockIdx.x] =",
-        "partials[0] =",
+        "all tiles leave their sums in one place",
+        "cuda/totals.cuh",
+        "place(k)[tile] = sum.total();",
+        "place(k)[0] = sum.total();",
     ),
     Mutant(
         "warps' losses left out",
-        "cuda/results.cuh",
-        "i < blockDim.x / kWarp;",
-        "i < 1;",
+        "cuda/totals.cuh",
+        "for (const double part : parts[k]) sum.add({part});",
+        "sum.add({parts[k][0]});",
+    ),
+    Mutant(
+        "dropped barrier before a tile is added up",
+        "cuda/totals.cuh",
+        "if (tiles_.wanted) __syncthreads();",
+        "",
+    ),
+    Mutant(
+        "one buffer for two tiles' sums",
+        "cuda/totals.cuh",
+        "parts[tile / gridDim.x % 2]",
+        "parts[0]",
+    ),
+    Mutant(
+        "a tile's sum beyond float",
+        "cuda/totals.cuh",
+        "if (is_finite(sum.high)) return wide(sum);",
+        "return wide(sum);",
+    ),
+    Mutant(
+        "last row of each tile left out",
+        "cuda/tiles.h",
+        "const int64_t end = begin(tile + 1);",
+        "const int64_t end = begin(tile + 1) - 1;",
+    ),
+    Mutant(
+        "the last block before it has written",
+        "cuda/ticket.cuh",
+        "    __shared__ bool last;\n    __syncthreads();",
+        "    __shared__ bool last;",
+    ),
+    Mutant(
+        "another call's arrivals",
+        "cuda/ticket.cuh",
+        "while (seen >> kArrivalBits != number >> kArrivalBits)",
+        "while (seen == 0)",
+    ),
+    Mutant(
+        "a ticket that is not cleared",
+        "cuda/ticket.cuh",
+        "    *word = 0;\n",
+        "",
     ),
     Mutant(
         "rounded reference",

@@ -38,6 +38,7 @@ std::mutex mutex;
 std::optional<Schedule> chosen_schedule;
 std::optional<uint8_t> chosen_poison;
 Selection chosen_blocks;
+int chosen_multiprocessors = kMultiprocessors;
 std::map<const void*, size_t> allowed_shared_bytes;
 
 // What they are told.
@@ -166,6 +167,15 @@ void reset_schedule() {
 void only_blocks(uint64_t first, uint64_t last) {
   const std::lock_guard lock(mutex);
   chosen_blocks = {first, last};
+}
+
+void set_multiprocessors(int number) {
+  const std::lock_guard lock(mutex);
+  chosen_multiprocessors = number;
+}
+int multiprocessors() {
+  const std::lock_guard lock(mutex);
+  return chosen_multiprocessors;
 }
 
 std::string error() {

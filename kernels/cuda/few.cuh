@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Rows of few classes: a thread a row. A tile of rows goes through shared memory, so that global
-// memory is read and written in long runs though each thread walks a row of its own.
+// memory is read and written in long runs though each thread walks a row of its own. A warp has a
+// share of the tile, its own rows, and waits for no other; where it needs no logit it loads none.
 #pragma once
 
 #include "results.cuh"
@@ -13,8 +14,7 @@ inline constexpr int kFewBlocks = sizeof(S) == 8       ? 3
                                   : kIsGeneral<kTerms> ? 7
                                                        : 8;
 
-static_assert(kFewRows * (kFewClasses + 2) * sizeof(double) <= 48 * 1024,
-              "shared memory of a block");
+static_assert(kFewRows * (kFewBytes + 2 * sizeof(double)) <= 48 * 1024, "shared memory of a block");
 
 // Elements from row to row of a tile: such that the rows' same classes lie in different banks.
 inline int few_pitch(int64_t classes, int size) {
@@ -22,6 +22,8 @@ inline int few_pitch(int64_t classes, int size) {
   if (size != 2) return c | 1;
   return c % 4 == 0 ? c + 2 : c;
 }
+
+inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 template <class S, Terms kTerms>
 class FewTile {
@@ -38,23 +40,23 @@ class FewTile {
         pitch_(pitch),
         inverse_(classes_ > 1 ? 0xffffffffu / static_cast<unsigned>(classes_) + 1 : 0) {}
 
-  // Rows [first, first + n) into the tile.
+  // The warp's share of rows [first, first + n) into the tile.
   __device__ void load(int64_t first, int n) {
     const auto* logits = static_cast<const S*>(p_.logits);
     for_runs(logits, p_.logits_strides, first, n, [&]<int kRun>(const S* from, int e) {
       const Values<S, kRun> values = load_values<S, kRun>(from);
 #pragma unroll
-      for (int k = 0; k < kRun; ++k) tile_[place(e + k)] = values.v[k];
+      for (int k = 0; k < kRun; ++k) share()[place(e + k)] = values.v[k];
     });
   }
 
-  // The tile to where the gradients of those rows belong.
+  // The warp's share of the tile to where the gradients of those rows belong.
   __device__ void store(const Backward& back, int64_t first, int n) const {
     auto* grad = static_cast<S*>(back.grad_logits);
     for_runs(grad, back.grad_strides, first, n, [&]<int kRun>(S* to, int e) {
       Values<S, kRun> values;
 #pragma unroll
-      for (int k = 0; k < kRun; ++k) values.v[k] = tile_[place(e + k)];
+      for (int k = 0; k < kRun; ++k) values.v[k] = share()[place(e + k)];
       store_values<S, kRun>(to, values);
     });
   }
@@ -83,6 +85,10 @@ class FewTile {
   // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
     S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
+    if (!factors.counts) {
+      for (int c = 0; c < classes_; ++c) put(x + c, A(0));
+      return;
+    }
     const int64_t t = objective_.probabilities(i);
     const Reference<S> ref = objective_.reference(factors.offset);
     for_classes([&]<int n>(int c) {
@@ -111,9 +117,12 @@ class FewTile {
   __device__ bool is_dense(const Strides& s) const {
     return p_.inner == 1 && s.classes == 1 && s.outer == classes_;
   }
-  // Element e of the tile's n * C lies in this row: a division by C, exact for e < 2^32 / C.
+  // The first of the warp's rows in the tile, and where it lies there.
+  static __device__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp * kWarp; }
+  __device__ S* share() const { return tile_ + first_row() * pitch_; }
+  // Element e of the share's n * C lies in this row: a division by C, exact for e < 2^32 / C.
   __device__ int row_of(int e) const { return classes_ > 1 ? divided(e) : e; }
-  // Where that element lies in memory, if the tile begins with row `first`.
+  // Where that element lies in memory, if the share begins with row `first`.
   __device__ int64_t offset(const Strides& s, int64_t first, int e) const {
     const int r = row_of(e);
     return row_offset(p_, s, first + r) + (e - r * classes_) * s.classes;
@@ -124,13 +133,17 @@ class FewTile {
     return static_cast<int>(__umulhi(static_cast<unsigned>(e), inverse_));
   }
 
-  // Calls f<kN>(p, e) for the whole aligned vectors among rows [first, first + n), and f<1>(p, e)
-  // for what lies before, after, or not beside its neighbours: element e of the tile is at p.
+  // Calls f<kN>(p, e) for the whole aligned vectors of the warp's share of rows [first, first + n),
+  // and f<1>(p, e) for what lies before, after, or not beside its neighbours: element e of the
+  // share is at p.
   template <class T, class F>
   __device__ void for_runs(T* memory, const Strides& s, int64_t first, int n, F f) const {
-    const int size = n * classes_, thread = static_cast<int>(threadIdx.x);
+    first += first_row();
+    n -= first_row();
+    const int size = (n < kWarp ? n : kWarp) * classes_;
+    const int thread = static_cast<int>(threadIdx.x) % kWarp;
     if (!is_dense(s)) {
-      for (int e = thread; e < size; e += kFewRows) {
+      for (int e = thread; e < size; e += kWarp) {
         f.template operator()<1>(memory + offset(s, first, e), e);
       }
       return;
@@ -142,7 +155,7 @@ class FewTile {
     const int tail = head + (size - head) / kN * kN;
     if (thread < head) f.template operator()<1>(memory + thread, thread);
 #pragma unroll 4
-    for (int e = head + thread * kN; e < tail; e += kFewRows * kN) {
+    for (int e = head + thread * kN; e < tail; e += kWarp * kN) {
       f.template operator()<kN>(memory + e, e);
     }
     if (thread < size - tail) f.template operator()<1>(memory + tail + thread, tail + thread);
@@ -168,15 +181,16 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     RowTotals<A> totals;
     for (int64_t first = tiles.begin(t); first < tiles.end(t, rows); first += kFewRows) {
       const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
-      tile.load(first, n);
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < n) {
-        const int64_t i = first + threadIdx.x;
-        const int64_t y = objective.target(i);
-        put_row(objective, is_read(objective, y, out) ? tile.sum(i, y) : ignored_state<A>(), i, out,
-                totals);
+      const bool is_there = static_cast<int>(threadIdx.x) < n;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y = is_there ? objective.target(i) : int64_t{kIgnored};
+      const bool reads = is_there && is_read(objective, y, out);
+      if (__any_sync(kWholeWarp, reads)) tile.load(first, n);
+      __syncwarp();
+      if (is_there) {
+        put_row(objective, reads ? tile.sum(i, y) : ignored_state<A>(), i, out, totals);
       }
-      __syncthreads();
+      __syncwarp();
     }
     reducer.template put<kFewRows>(t, totals);
   }
@@ -192,15 +206,15 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
   for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
        first += int64_t{gridDim.x} * kFewRows) {
     const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
-    tile.load(first, n);
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < n) {
-      const int64_t i = first + threadIdx.x;
-      tile.differentiate(i, objective.factors(back, i));
-    }
-    __syncthreads();
+    const bool is_there = static_cast<int>(threadIdx.x) < n;
+    const int64_t i = first + threadIdx.x;
+    const bool reads = is_there && objective.counts(objective.target(i));
+    if (__any_sync(kWholeWarp, reads)) tile.load(first, n);
+    __syncwarp();
+    if (is_there) tile.differentiate(i, objective.factors(back, i));
+    __syncwarp();
     tile.store(back, first, n);
-    __syncthreads();
+    __syncwarp();
   }
 }
 

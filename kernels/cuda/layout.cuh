@@ -22,6 +22,8 @@ struct Chunk {
     const uint64_t place = static_cast<uint64_t>(y - c);
     return {c, place < static_cast<uint64_t>(n) ? static_cast<int>(place) : -1};
   }
+  // Those of its classes from the n-th on.
+  __device__ __forceinline__ Chunk from(int n) const { return {first + n, target - n}; }
 };
 
 }  // namespace fused_ce::cuda

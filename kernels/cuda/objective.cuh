@@ -118,15 +118,17 @@ class Objective {
     }
     f(q);
   }
-  // The same for kN neighbouring rows that lie in one plane: q[u][k] of class c + u in row k.
+  // The same for kN neighbouring rows that lie in one plane: q[u][k] of class c + u, u < last, in
+  // row k.
   template <int kClasses, int kN, class F>
-  __device__ __forceinline__ void with_weights_of_rows(int64_t t, int64_t c, F f) const {
+  __device__ __forceinline__ void with_weights_of_rows(int64_t t, int64_t c, int last, F f) const {
     A q[kClasses][kN];
 #pragma unroll
     for (int i = 0; i < kClasses * kN; ++i) q[i / kN][i % kN] = 1;
     if (all_weigh_the_same()) return f(q);
 #pragma unroll
     for (int u = 0; u < kClasses; ++u) {
+      if (u >= last) continue;
       const A w = has_class_weights() ? class_weight(c + u) : A(1);
 #pragma unroll
       for (int k = 0; k < kN; ++k) q[u][k] = w;

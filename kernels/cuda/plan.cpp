@@ -54,7 +54,7 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
       plan.neighbours = static_cast<int>(n);
     }
     rows_at_once = kPlaneBlock * plan.neighbours;
-  } else if (p.classes > kFewClasses) {
+  } else if (p.classes > kFewBytes / size) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
     const int64_t most = rows >= kRowsOfSmallTeams ? kMostOfSmallTeam : kSmallTeamClasses;

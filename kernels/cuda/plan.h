@@ -12,9 +12,9 @@ inline constexpr int kWarp = 32;
 inline constexpr int kBlock = 256;
 // Teams are of this size, of a warp's, or of a block's.
 inline constexpr int kSmallTeam = 8;
-// Rows a block, and threads, where a thread has a row of few classes; with more of them, the rows
-// would fill the shared memory.
-inline constexpr int kFewRows = 128, kFewClasses = 32;
+// Rows a block, and threads, where a thread has a row of few classes, which are at most so many
+// bytes; with more of them, the rows would fill the shared memory.
+inline constexpr int kFewRows = 128, kFewBytes = 256;
 // Threads a block, where a thread has neighbouring rows: one, or as many as `neighbours` says of
 // logits of so many bytes.
 inline constexpr int kPlaneBlock = 128;

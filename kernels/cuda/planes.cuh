@@ -8,94 +8,124 @@
 
 namespace fused_ce::cuda {
 
-// Planes whose loads are under way at once.
-inline constexpr int kPlanes = 4;
-// Classes whose largest logit is the first guess of a row's reference.
-inline constexpr int64_t kProbedPlanes = 8;
 // How far a target's z may be above a guessed reference: its exponential fits, and the sum too.
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// As kForwardBlocks in rows.cuh: at most 96 registers a thread, and 168; 255 of double.
-template <class S, Terms kTerms>
+// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 128 registers, and
+// 168; where it has one 64, 96 and of the general loops 128; of double 255.
+template <class S, Terms kTerms, int kN>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
-                                    : kHasLinear<kTerms> ? 3
-                                                         : 5;
+                                    : kN > 1             ? (kHasLinear<kTerms> ? 3 : 4)
+                                    : kIsGeneral<kTerms> ? 4
+                                    : kHasLinear<kTerms> ? 5
+                                                         : 8;
+// Planes that are added up before Sum, which costs more.
+inline constexpr int kPlanesTogether = 4;
+// Planes whose loads are under way at once in a thread: 40 KB in all threads of a multiprocessor,
+// which hide the latency of its memory.
+template <class S, Terms kTerms, int kN>
+inline constexpr int kPlanes = [] {
+  constexpr int kBytes = kPlaneBlock * kPlaneBlocks<S, kTerms, kN> * kPlanesTogether *
+                         static_cast<int>(sizeof(S)) * kN;
+  return (40 * 1024 + kBytes - 1) / kBytes * kPlanesTogether;
+}();
 
 // kN rows side by side: rows [i, i + kN) of the problem.
 template <class S, Terms kTerms, int kN>
 class PlaneReader {
   using A = Accumulate<S>;
+  static constexpr int kAtOnce = kPlanes<S, kTerms, kN>, kTogether = kPlanesTogether;
 
  public:
+  using Planes = Values<S, kN>[kAtOnce];
+
   __device__ PlaneReader(const Objective<S, kTerms>& objective, int64_t i)
       : objective_(objective),
         logits_(static_cast<const S*>(objective.problem.logits) +
                 row_offset(objective.problem, objective.problem.logits_strides, i)),
         probabilities_(objective.probabilities(i)) {}
 
-  // Calls f(q) with the weights of the logits of n classes from c in the linear sums.
-  template <int n, class F>
-  __device__ __forceinline__ void with_weights(int64_t c, F f) const {
-    objective_.template with_weights_of_rows<n, kN>(probabilities_, c, f);
+  // Calls f(q) with the weights of the logits of kTogether classes from c in the linear sums, of
+  // which `last` are there.
+  template <class F>
+  __device__ __forceinline__ void with_weights(int64_t c, int last, F f) const {
+    objective_.template with_weights_of_rows<kTogether, kN>(probabilities_, c, last, f);
   }
 
-  // Calls f(c, x) for the logits x[u] of classes c + u, some at once: all classes < `classes`.
+  // Calls f(c, x, last) for all classes, some at once: x[u] has the logits of class c + u for u <
+  // last, and -inf beyond.
   template <class F>
-  __device__ __forceinline__ void for_planes(int64_t classes, F f) const {
+  __device__ __forceinline__ void for_planes(F f) const {
+    const int64_t classes = objective_.problem.classes;
     const int64_t stride = objective_.problem.logits_strides.classes;
+    const S* from = logits_;
+    Planes x;
     int64_t c = 0;
 #pragma unroll 1
-    for (; c + kPlanes <= classes; c += kPlanes) {
-      Values<S, kN> values[kPlanes];
+    for (; c + kAtOnce <= classes; c += kAtOnce) {
 #pragma unroll
-      for (int u = 0; u < kPlanes; ++u) values[u] = load_values<S, kN>(logits_ + (c + u) * stride);
-      f(c, values);
+      for (int u = 0; u < kAtOnce; ++u, from += stride) x[u] = load_values<S, kN>(from);
+      f(c, x, kAtOnce);
     }
-#pragma unroll 1
-    for (; c < classes; ++c) {
-      const Values<S, kN> values[1] = {load_values<S, kN>(logits_ + c * stride)};
-      f(c, values);
+    if (c == classes) return;
+    const int last = static_cast<int>(classes - c);
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u, from += stride)
+      x[u] = u < last ? load_values<S, kN>(from) : absent();
+    f(c, x, last);
+  }
+  // Calls f(u, last) for those of the planes [0, `planes`) that are added up together: u + [0,
+  // last).
+  template <class F>
+  static __device__ __forceinline__ void for_together(int planes, F f) {
+#pragma unroll
+    for (int u = 0; u < kAtOnce; u += kTogether) {
+      if (u < planes) f(u, planes - u < kTogether ? planes - u : kTogether);
     }
   }
 
-  __device__ void find_largest(int64_t classes, A (&m)[kN]) const {
+  __device__ void find_largest(A (&m)[kN]) const {
     for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
-    for_planes(classes, [&]<int n>(int64_t, const Values<S, kN>(&x)[n]) {
-#pragma unroll
-      for (int u = 0; u < n; ++u) {
-#pragma unroll
-        for (int k = 0; k < kN; ++k) m[k] = larger(m[k], get(x[u].v[k]));
-      }
-    });
+    for_planes([&](int64_t, const Planes& x, int) { see_largest(x, m); });
     for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
   }
 
-  // The rows' states relative to m. y: their targets, or NoClass.
-  __device__ void sum(const A (&m)[kN], const int64_t (&y)[kN], RowState<A> (&rows)[kN]) const {
+  // The rows' states relative to m, or to a guess, which m becomes: the largest logits of the
+  // first planes. y: their targets, or NoClass.
+  __device__ void sum(bool guessed, A (&m)[kN], const int64_t (&y)[kN],
+                      RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    A target_logit[kN] = {}, finite[kN];
+    A target_logit[kN] = {};
+    for_planes([&](int64_t c, const Planes& x, int planes) {
+      if (guessed && c == 0) {
+        for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
+        see_largest(x, m);
+        for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
+      }
+      for_together(planes, [&](int u, int last) {
+        // Planes beyond the last add nothing to exponentials.
+        if (!kHasLinear<kTerms>) last = kTogether;
+        with_weights(c + u, last, [&](const A(&q)[kTogether][kN]) {
 #pragma unroll
-    for (int k = 0; k < kN; ++k) finite[k] = objective_.finite(m[k]);
-    for_planes(objective_.problem.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
-      with_weights<n>(c, [&](const A(&q)[n][kN]) {
+          for (int k = 0; k < kN; ++k) {
+            // Made anew for each chunk: what it takes is less than the registers it would hold.
+            const Reference<S> ref = objective_.reference(objective_.finite(m[k]));
+            const Chunk chunk = Chunk::of(c, kAtOnce, y[k]).from(u);
+            S numbers[kTogether];
+            A z[kTogether], weights[kTogether];
 #pragma unroll
-        for (int k = 0; k < kN; ++k) {
-          // Made anew for each chunk: what it takes is less than the registers it would hold.
-          const Reference<S> ref = objective_.reference(finite[k]);
-          const Chunk chunk = Chunk::of(c, n, y[k]);
-          S numbers[n];
-          A z[n], weights[n];
+            for (int j = 0; j < kTogether; ++j) {
+              numbers[j] = x[u + j].v[k];
+              weights[j] = q[j][k];
+            }
+            objective_.logits(numbers, z);
+            objective_.add(sums[k], chunk, 0, last, ref, m[k], z, weights);
 #pragma unroll
-          for (int u = 0; u < n; ++u) {
-            numbers[u] = x[u].v[k];
-            weights[u] = q[u][k];
+            for (int j = 0; j < kTogether; ++j)
+              target_logit[k] = j == chunk.target ? z[j] : target_logit[k];
           }
-          objective_.logits(numbers, z);
-          objective_.add(sums[k], chunk, 0, n, ref, m[k], z, weights);
-#pragma unroll
-          for (int u = 0; u < n; ++u) target_logit[k] = u == chunk.target ? z[u] : target_logit[k];
-        }
+        });
       });
     });
 #pragma unroll
@@ -103,16 +133,30 @@ class PlaneReader {
   }
 
  private:
+  static __device__ __forceinline__ Values<S, kN> absent() {
+    Values<S, kN> values;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) put(&values.v[k], -infinity<A>());
+    return values;
+  }
+  static __device__ __forceinline__ void see_largest(const Planes& x, A (&m)[kN]) {
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+#pragma unroll
+      for (int k = 0; k < kN; ++k) m[k] = larger(m[k], get(x[u].v[k]));
+    }
+  }
+
   const Objective<S, kTerms>& objective_;
   const S* const logits_;
   const int64_t probabilities_;
 };
 
 template <class S, Terms kTerms, int kN>
-__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
     planes_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   using A = Accumulate<S>;
-  const int64_t rows = rows_of(objective.problem), classes = objective.problem.classes;
+  const int64_t rows = rows_of(objective.problem);
   const Reducer<A, kPlaneBlock> reducer(tiles);
   for (unsigned t = blockIdx.x; t < tiles.count; t += gridDim.x) {
     RowTotals<A> totals;
@@ -123,11 +167,12 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
       for (int k = 0; k < kN; ++k) y[k] = objective.target(i + k);
       A m[kN];
       RowState<A> row[kN];
-      int64_t probed = classes < kProbedPlanes ? classes : kProbedPlanes;
+      bool any_read = false;
+      for (int k = 0; k < kN; ++k) any_read |= is_read(objective, y[k], out);
 #pragma unroll 1
-      for (;; probed = classes) {
-        reader.find_largest(probed, m);
-        reader.sum(m, y, row);
+      for (bool guessed = true; any_read; guessed = false) {
+        if (!guessed) reader.find_largest(m);
+        reader.sum(guessed, m, y, row);
         bool in_range = true;
 #pragma unroll
         for (int k = 0; k < kN; ++k) {
@@ -136,7 +181,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
           const bool far = is_class(y[k]) && !(lead < kFarTarget<S>);
           in_range &= !is_read(objective, y[k], out) || (!far && objective.is_in_range(row[k]));
         }
-        if (in_range || probed == classes) break;
+        if (in_range || !guessed) break;
       }
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
@@ -150,30 +195,42 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
 }
 
 template <class S, Terms kTerms, int kN>
-__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
     planes_backward(const Objective<S, kTerms> objective, const Backward back) {
-  using A = Accumulate<S>;
+  using Reader = PlaneReader<S, kTerms, kN>;
   const Problem& p = objective.problem;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
-    const PlaneReader<S, kTerms, kN> reader(objective, i);
+    const Reader reader(objective, i);
     S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
     Factors<S> factors[kN];
 #pragma unroll
     for (int k = 0; k < kN; ++k) factors[k] = objective.factors(back, i + k);
-    reader.for_planes(p.classes, [&]<int n>(int64_t c, const Values<S, kN>(&x)[n]) {
-      reader.template with_weights<n>(c, [&](const A(&q)[n][kN]) {
+    bool any_counts = false;
+    for (int k = 0; k < kN; ++k) any_counts |= factors[k].counts;
+    if (!any_counts) {
+      for (int64_t c = 0; c < p.classes; ++c)
+        store_values<S, kN>(grad + c * back.grad_strides.classes, Values<S, kN>{});
+      continue;
+    }
+    reader.for_planes([&](int64_t c, const auto& x, int planes) {
+      S* to = grad + c * back.grad_strides.classes;
+      Reader::for_together(planes, [&](int u, int last) {
+        reader.with_weights(c + u, last, [&](const auto& q) {
 #pragma unroll
-        for (int u = 0; u < n; ++u) {
-          Values<S, kN> values;
+          for (int j = 0; j < kPlanesTogether; ++j) {
+            Values<S, kN> values;
 #pragma unroll
-          for (int k = 0; k < kN; ++k) {
-            const Factors<S>& f = factors[k];
-            put(&values.v[k], objective.gradient(objective.reference(f.offset), f,
-                                                 Chunk::of(c, n, f.target), u, x[u].v[k], q[u][k]));
+            for (int k = 0; k < kN; ++k) {
+              const Factors<S>& f = factors[k];
+              const Chunk chunk = Chunk::of(c, kPlanes<S, kTerms, kN>, f.target).from(u);
+              put(&values.v[k], objective.gradient(objective.reference(f.offset), f, chunk, j,
+                                                   x[u + j].v[k], q[j][k]));
+            }
+            if (j < last) store_values<S, kN>(to, values);
+            to += back.grad_strides.classes;
           }
-          store_values<S, kN>(grad + (c + u) * back.grad_strides.classes, values);
-        }
+        });
       });
     });
   }

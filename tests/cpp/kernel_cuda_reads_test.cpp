@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
 
 #include "cuda_fixture.h"
 #include "page_reads.h"
@@ -52,6 +53,60 @@ TEST_P(CudaReads, NothingOfIgnoredRows) {
         if (HasFailure()) return;
       }
     }
+  }
+}
+
+// As many as share what they read: a warp's rows of few classes.
+constexpr int64_t kTogether = 32;
+
+// The pages that the logits of the first rows lie in.
+int64_t pages_of_first_rows(const CudaFixture& f) {
+  std::set<int64_t> pages;
+  for (int64_t row = 0; row < kTogether; ++row) {
+    for (int64_t c = 0; c < f.p.classes; ++c) {
+      const int64_t byte = at(f.p, f.p.logits_strides, row, c) * size_of(f.p.dtype);
+      pages.insert(byte / sysconf(_SC_PAGESIZE));
+    }
+  }
+  return static_cast<int64_t>(pages.size());
+}
+
+// The first rows count, and no other. Some thousands of rows: planes of several pages.
+TEST_P(CudaReads, NoneOfIgnoredRows) {
+  const int64_t inner = 3 * 4096 / size_of(dtype());
+  const Shape shapes[] = {{2, 13, inner}, {2, 13, inner + 1}, {2001, 5, 1}, {1001, 31, 1}};
+  for (const Shape& s : shapes) {
+    for (const Options& options : {kPlain, kWeightedSmoothed, kEntropy}) {
+      SCOPED_TRACE(::testing::Message()
+                   << s.classes << " classes, inner " << s.inner << ", " << options);
+      CudaFixture f(dtype(), s.inner > 1 ? Layout::kPlanes : Layout::kRows, options, s, 1);
+      for (int64_t row = 0; row < f.rows(); ++row) f.target[row] = row < kTogether ? 0 : 1;
+      PageReads memory(f.logits.size() * size_of(dtype()));
+      std::memcpy(memory.data(), f.logits.data(), f.logits.size() * size_of(dtype()));
+      f.p.logits = memory.data();
+      const int64_t pages = pages_of_first_rows(f);
+      ASSERT_LT(pages, memory.pages());
+      Partial sum;
+      EXPECT_EQ(memory.of([&] { sum = f.forward(); }), pages);
+      EXPECT_EQ(memory.of([&] { f.backward(); }), pages);
+      f.check({sum});
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// But for a prediction.
+TEST_P(CudaReads, AllForPredictions) {
+  for (const Shape& s : {Shape{2, 5, 2048}, Shape{2001, 5, 1}}) {
+    CudaFixture f(dtype(), s.inner > 1 ? Layout::kPlanes : Layout::kRows, kPrediction, s, 1);
+    for (int64_t& y : f.target) y = f.p.ignore_index;
+    PageReads memory(f.logits.size() * size_of(dtype()));
+    std::memcpy(memory.data(), f.logits.data(), f.logits.size() * size_of(dtype()));
+    f.p.logits = memory.data();
+    Partial sum;
+    EXPECT_GE(memory.of([&] { sum = f.forward(); }), memory.pages());
+    EXPECT_EQ(memory.of([&] { f.backward(); }), 0);
+    f.check({sum});
   }
 }
 

@@ -2,7 +2,9 @@
 // The CUDA kernels, their unchanged source, executed on the CPU by the SIMT shim: against float64,
 // under several schedules.
 #include <gtest/gtest.h>
+#include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "cuda_fixture.h"
@@ -153,6 +155,65 @@ TEST_P(CudaKernel, CutOutOfAWiderBuffer) {
           grad.values.set(grad.place(row, c), 77);
         });
         ASSERT_TRUE(grad.values.same_bits(Array(dtype(), grad.values.size(), 77)));
+      }
+    }
+  }
+}
+
+// Planes of any size that begin anywhere, cut out of wider ones or not: neighbouring rows at once
+// where all of them are aligned, and the same answer. As many classes as are under way at once, and
+// others.
+TEST_P(CudaKernel, PlanesThatBeginAnywhere) {
+  constexpr std::tuple<int, int, int> kPlaces[] = {{32, 0, 0}, {33, 0, 0}, {33, 0, 3}, {34, 1, 5},
+                                                   {35, 1, 0}, {36, 0, 1}, {36, 1, 2}, {36, 4, 4},
+                                                   {37, 3, 7}, {300, 0, 6}};
+  for (const Options& options :
+       {kPlain, kWeightedSmoothed, kWeightedSmoothedProbabilities, kStatistics}) {
+    for (int64_t classes : {1, 3, 12, 21, 40, 61}) {
+      for (auto [inner, more, start] : kPlaces) {
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << inner << " rows of "
+                                          << inner + more << " from " << start << ", " << options);
+        CudaFixture f(dtype(), Layout::kPlanes, options, {2, classes, inner});
+        const Strides dense = f.p.logits_strides;
+        const Strides wide{classes * (inner + more), inner + more, 1};
+        const double nan = std::numeric_limits<double>::quiet_NaN();
+        Array logits(dtype(), 2 * wide.outer, nan, start),
+            grad(dtype(), 2 * wide.outer, nan, start);
+        const auto for_places = [&](auto f_of) {
+          for (int64_t row = 0; row < f.rows(); ++row)
+            for (int64_t c = 0; c < classes; ++c)
+              f_of(at(f.p, dense, row, c), at(f.p, wide, row, c));
+        };
+        for_places([&](int64_t i, int64_t place) { logits.set(place, f.logits.get(i)); });
+        f.p.logits = logits.data();
+        f.p.logits_strides = wide;
+        const Partial sum = f.forward();
+        Backward out = f.backward_out();
+        out.grad_logits = grad.data();
+        f.backward(out);
+        int64_t written = 0;
+        for (int64_t i = 0; i < grad.size(); ++i) written += !std::isnan(grad.get(i));
+        EXPECT_EQ(written, f.grad.size());
+        for_places([&](int64_t i, int64_t place) { f.grad.set(i, grad.get(place)); });
+        f.p.logits = f.logits.data();
+        f.p.logits_strides = dense;
+        f.check({sum});
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+// As many classes as a thread a row has, or one less or more, in whole tiles and a part of one.
+TEST_P(CudaKernel, FullTilesOfFewClasses) {
+  const int64_t most = 256 / size_of(dtype());
+  for (const Options& options : {kPlain, kWeightedSmoothedProbabilities}) {
+    for (int64_t classes : {most / 2 + 2, most - 1, most, most + 1}) {
+      for (Layout layout : {Layout::kRows, Layout::kPadded}) {
+        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
+        CudaFixture f(dtype(), layout, options, {150, classes, 1});
+        f.run_and_check();
+        if (HasFailure()) return;
       }
     }
   }

@@ -9,18 +9,14 @@ CUDA = [
     Mutant(
         "dropped barrier after the tile is read",
         "cuda/few.cuh",
-        """      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < n) {
-        const int64_t i = first + threadIdx.x;
-        const int64_t y""",
-        """      if (static_cast<int>(threadIdx.x) < n) {
-        const int64_t i = first + threadIdx.x;
-        const int64_t y""",
+        """      __syncwarp();
+      if (is_there) {""",
+        """      if (is_there) {""",
     ),
     Mutant(
         "dropped barrier before the next tile",
         "cuda/few.cuh",
-        """      __syncthreads();
+        """      __syncwarp();
     }
     reducer.template put""",
         """    }
@@ -29,7 +25,7 @@ CUDA = [
     Mutant(
         "dropped barrier before gradients are stored",
         "cuda/few.cuh",
-        """    __syncthreads();
+        """    __syncwarp();
     tile.store(""",
         """    tile.store(""",
     ),
@@ -195,12 +191,12 @@ CUDA = [
     Mutant(
         "missing guard",
         "cuda/few.cuh",
-        """      if (static_cast<int>(threadIdx.x) < n) {
-        const int64_t i = first + threadIdx.x;
-        const int64_t y""",
-        """      {
-        const int64_t i = first + threadIdx.x;
-        const int64_t y""",
+        """      const bool is_there = static_cast<int>(threadIdx.x) < n;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y""",
+        """      const bool is_there = true;
+      const int64_t i = first + threadIdx.x;
+      const int64_t y""",
     ),
     Mutant(
         "32-bit offset of a row",
@@ -241,8 +237,8 @@ CUDA = [
     Mutant(
         "target's own term left in the sum (planes)",
         "cuda/planes.cuh",
-        "Chunk::of(c, n, y[k])",
-        "Chunk::of(c, n, kMixed)",
+        "Chunk::of(c, kAtOnce, y[k])",
+        "Chunk::of(c, kAtOnce, kMixed)",
     ),
     Mutant(
         "first class left out, not the largest",
@@ -353,7 +349,7 @@ CUDA = [
     Mutant(
         "overflow not noticed (planes)",
         "cuda/planes.cuh",
-        "if (in_range || probed == classes) break;",
+        "if (in_range || !guessed) break;",
         "break;",
     ),
     Mutant(

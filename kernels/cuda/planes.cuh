@@ -13,10 +13,10 @@ template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
 // As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 128 registers, and
-// 168; where it has one 64, 96 and of the general loops 128; of double 255.
+// 255; where it has one 64, 96 and of the general loops 128; of double 255.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
-                                    : kN > 1             ? (kHasLinear<kTerms> ? 3 : 4)
+                                    : kN > 1             ? (kHasLinear<kTerms> ? 2 : 4)
                                     : kIsGeneral<kTerms> ? 4
                                     : kHasLinear<kTerms> ? 5
                                                          : 8;
@@ -96,7 +96,6 @@ class PlaneReader {
   __device__ void sum(bool guessed, A (&m)[kN], const int64_t (&y)[kN],
                       RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    A target_logit[kN] = {};
     for_planes([&](int64_t c, const Planes& x, int planes) {
       if (guessed && c == 0) {
         for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
@@ -121,18 +120,21 @@ class PlaneReader {
             }
             objective_.logits(numbers, z);
             objective_.add(sums[k], chunk, 0, last, ref, m[k], z, weights);
-#pragma unroll
-            for (int j = 0; j < kTogether; ++j)
-              target_logit[k] = j == chunk.target ? z[j] : target_logit[k];
           }
         });
       });
     });
 #pragma unroll
-    for (int k = 0; k < kN; ++k) rows[k] = objective_.state(sums[k], m[k], y[k], target_logit[k]);
+    for (int k = 0; k < kN; ++k) {
+      // Read again, while a cache has it: a comparison an element less, and a register a row.
+      rows[k] = objective_.state(sums[k], m[k], y[k], is_class(y[k]) ? logit(y[k], k) : A(0));
+    }
   }
 
  private:
+  __device__ A logit(int64_t c, int k) const {
+    return objective_.logit(get(logits_[c * objective_.problem.logits_strides.classes + k]));
+  }
   static __device__ __forceinline__ Values<S, kN> absent() {
     Values<S, kN> values;
 #pragma unroll

@@ -17,7 +17,8 @@ from .roofline import FP64, GPUS, Roof, roofline
 from .toolkit import build, find_nvcc, find_nvdisasm
 
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
-# Loads of logits that a thread makes at once, or fewer: kLoads, kPlanes, kTogether.
+# Loads of logits that a thread of `rows` makes at once, or fewer: kLoads. One of `planes` makes a
+# multiple of it: kPlanesTogether.
 UNDER_WAY = 4
 # The loads that bring a tile of `few`, and their bytes.
 TILE = (r"LDG\S*\.128\b", 16)
@@ -143,7 +144,10 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     # Loads of probabilities look like those of logits, which `few` has in shared memory.
     alike = probabilities and not kernel.name.startswith("few")
     kernel.loop = len(loop)
-    kernel.elements = (min(loads, UNDER_WAY) if alike else count(loop, pattern)) * each
+    if kernel.name.startswith("planes"):
+        kernel.elements = loads // UNDER_WAY * UNDER_WAY * each  # weights are loaded one by one
+    else:
+        kernel.elements = (min(loads, UNDER_WAY) if alike else count(loop, pattern)) * each
     kernel.loop_exp2 = count(loop, r"MUFU\.EX2")
     kernel.loop_fp64 = count(loop, FP64)
     kernel.loop_local = count(loop, r"(LDL|STL)\b")

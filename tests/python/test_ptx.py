@@ -135,6 +135,9 @@ def test_votes():
     vote.sync.ballot.b32 %r3, !%p1, -1;
     add.s32 %r4, %r2, %r3;
     sub.s32 %r2, %r2, %r4;
+    vote.sync.any.pred %p2, %p1, -1;
+    bar.warp.sync -1;
+    @!%p2 mov.u32 %r2, 0;
     st.global.u32 [%rd3], %r2;
 """)
     assert written(block) == [8] * 32

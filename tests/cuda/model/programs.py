@@ -21,8 +21,6 @@ SECTOR = 32
 # Bytes of a row beside its logits: an int64 target, and three numbers of float that are saved.
 TARGET = 8
 BESIDE = TARGET + 3 * 4
-# Planes that are looked at for a guess (kProbedPlanes), and cycles to read them again.
-PROBED, OWN_CACHE = 8, 40
 # Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
 OF_BLOCKS, OF_SMALLER = 8, WARP
 # How often a block's last warp waits for the shared cache before it is known which block is the
@@ -182,15 +180,6 @@ def rows_backward(work: Work, block: int, warp: int) -> Iterator[Step]:
         yield Barrier()
 
 
-def walk(work: Work, classes: int) -> Iterator[Step]:
-    """A warp's way through so many planes of its rows."""
-    at_once = work.round_classes(1)
-    for _ in range(classes // at_once):
-        yield from work.turn()
-    for _ in range(classes % at_once):
-        yield from work.rest(work.round / at_once)
-
-
 def turns(work: Work, block: int, at_once: int) -> Iterator[int]:
     """The turns of a block that takes so many rows in each: of a tile forward, or of all."""
     rows = work.shape.rows
@@ -202,20 +191,22 @@ def turns(work: Work, block: int, at_once: int) -> Iterator[int]:
         yield from range(-(-min(tile_rows, rows - tile * tile_rows) // at_once))
 
 
+def walk(work: Work) -> Iterator[Step]:
+    """A warp's way through the planes of its rows, a round of them at a time."""
+    whole, rest = divmod(work.shape.classes, work.round_classes(1))
+    for _ in range(whole):
+        yield from work.turn()
+    if rest:
+        yield from work.rest(work.round * rest / work.round_classes(1))
+    yield work.item
+
+
 def planes_forward(work: Work, block: int, _: int) -> Iterator[Step]:
     """planes.cuh: a thread has neighbouring rows, and walks through the classes."""
     rows = WARP * work.launch.parameter  # of a warp
-    at_once = work.round_classes(1)
-    probed = min(PROBED, work.shape.classes) // at_once
     for _ in turns(work, block, rows * work.launch.warps):
         yield work.load(rows * TARGET)
-        for _ in range(probed):
-            yield work.load(work.round)
-        for _ in range(probed):
-            yield Cached(OWN_CACHE)
-            yield Loop(work.slots)
-        yield from walk(work, work.shape.classes - probed * at_once)
-        yield work.item
+        yield from walk(work)
         yield Store(rows * (BESIDE - TARGET))
     yield from arrive(work)
 
@@ -225,22 +216,24 @@ def planes_backward(work: Work, block: int, _: int) -> Iterator[Step]:
     rows = WARP * work.launch.parameter
     for _ in turns(work, block, rows * work.launch.warps):
         yield work.load(rows * BESIDE)
-        yield work.item
-        yield from walk(work, work.shape.classes)
+        yield from walk(work)
 
 
 def few(work: Work, block: int, _: int) -> Iterator[Step]:
-    """few.cuh: a tile of rows goes through shared memory, a thread a row."""
-    launch, classes = work.launch, work.shape.classes
-    tile = min(launch.threads, work.shape.rows) * classes * work.size / launch.warps
+    """few.cuh: a warp's rows go through shared memory, a thread a row.
+
+    A round is of their copying: what is computed with a row is in `item`.
+    """
+    launch = work.launch
+    share = WARP * work.shape.classes * work.size
     for _ in turns(work, block, launch.threads):
-        yield work.load(tile)
-        yield Barrier()
-        yield work.load(WARP * (BESIDE if launch.writes else TARGET))
+        yield work.load(WARP * TARGET)
+        for begin in range(0, share, WARP * work.kernel.asked):
+            yield work.load(min(WARP * work.kernel.asked, share - begin))
+        if launch.writes:
+            yield work.load(WARP * (BESIDE - TARGET))
         yield work.item
-        yield Loop(work.slots * (classes // work.round_classes(1)))
-        yield Barrier()
-        yield Store(tile if launch.writes else WARP * (BESIDE - TARGET))
+        yield Store(share if launch.writes else WARP * (BESIDE - TARGET))
     if not launch.writes:
         yield from arrive(work)
 

@@ -18,7 +18,7 @@ from ptx.memory import Memory
 from .programs import Cut, program
 from .work import Launch, Taken, Work
 
-# Rounds that are left of those of a longer row: two guess its reference, where planes do.
+# Rounds that are left of those of a longer row.
 ROUNDS = 3
 
 
@@ -47,10 +47,13 @@ def taken(code: Code, work: Work) -> Taken:
         for warp in range(one.launch.warps)
     ]
     cut = Cut.of(one)
-    rounds, rest = divmod(cut.classes, one.round_classes(cut.team))
+    size = one.round_classes(cut.team)
+    # `few` copies as well as it computes, and has rows that are short enough.
+    rounds = 0 if one.launch.function.startswith("few") else cut.classes // size
     more = min(rounds, ROUNDS)
-    long = run(code, one.launch, rest + more * one.round_classes(cut.team))
-    short = run(code, one.launch, rest + (more - 1) * one.round_classes(cut.team)) if more else long
+    classes = cut.classes - (rounds - more) * size
+    long = run(code, one.launch, classes)
+    short = run(code, one.launch, classes - size) if more else long
 
     def beside(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         """Of an item, and of a batch."""

@@ -147,7 +147,7 @@ class Block:
                 lane.registers[name] = int(inside)
 
     def vote(self, instruction: Instruction, lanes: Sequence[Lane]) -> None:
-        """vote.sync.ballot.b32 result, predicate, members."""
+        """vote.sync.ballot.b32 result, predicate, members; or any."""
         result, predicate, _ = instruction.operands
         name = predicate.removeprefix("!")
         asked = [bool(self.value(lane, name)) == (name == predicate) for lane in lanes]
@@ -155,7 +155,7 @@ class Block:
             1 << int(lane.registers["%laneid"]) for lane, a in zip(lanes, asked, strict=True) if a
         )
         for lane in lanes:
-            lane.registers[result] = mask
+            lane.registers[result] = mask if "ballot" in instruction.opcode else int(mask != 0)
 
     def exchange(self, instruction: Instruction, lane: Lane) -> None:
         """atom.global.add.u64 before, [address], value; or cas with what is expected first."""

@@ -33,7 +33,7 @@ struct Case {
 };
 constexpr Case kCases[] = {
     {Layout::kRows, {4 * 128 + 7, 3, 1}}, {Layout::kPlanes, {3, 2, 700}},
-    {Layout::kPlanes, {3, 2, 177}},       {Layout::kRows, {4 * 32 + 5, 40, 1}},
+    {Layout::kPlanes, {3, 2, 177}},       {Layout::kRows, {4 * 32 + 5, 200, 1}},
     {Layout::kRows, {4 * 8 + 5, 300, 1}}, {Layout::kRows, {7, 1030, 1}},
     {Layout::kRows, {5, 16390, 1}}};
 bool is_sliced(const Case& c) { return c.shape.classes > 16384; }

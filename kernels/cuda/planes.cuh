@@ -12,11 +12,14 @@ namespace fused_ce::cuda {
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 128 registers, and
-// 255; where it has one 64, 96 and of the general loops 128; of double 255.
+// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 168 registers of
+// float and 128 of half types, and with a linear sum 255; where it has one 64, 96 and of the
+// general loops 128; of double 255.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
-                                    : kN > 1             ? (kHasLinear<kTerms> ? 2 : 4)
+                                    : kN > 1             ? (kHasLinear<kTerms> ? 2
+                                                            : kIsHalf<S>       ? 4
+                                                                               : 3)
                                     : kIsGeneral<kTerms> ? 4
                                     : kHasLinear<kTerms> ? 5
                                                          : 8;

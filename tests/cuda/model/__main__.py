@@ -54,7 +54,9 @@ def estimates(jobs: int) -> Iterator[Result]:
                 replace(work(launch, shapes[i], device), taken=executed[launch, shapes[i]])
                 for launch in calls[storage][i][call]
             ]
-            yield Result(device.name, name, storage, call, estimate(works))
+            # There is none where the hot loop was not found.
+            if all(w.kernel.elements for w in works):
+                yield Result(device.name, name, storage, call, estimate(works))
 
 
 def main(arguments: Sequence[str]) -> int:

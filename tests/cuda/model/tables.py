@@ -45,15 +45,17 @@ def in_short(estimate: Estimate) -> str:
 
 
 def summary(results: Sequence[Result]) -> Iterator[str]:
-    """A table for each call, a column for each GPU, float32 / bfloat16."""
+    """A table for each call, a column for each GPU, float32 / bfloat16; ? where there is none."""
     gpus = list(dict.fromkeys(r.gpu for r in results))
     for call in dict.fromkeys(r.call for r in results):
         yield from head([f"{call}, {' / '.join(TYPES.values())}", *gpus])
         for shape in dict.fromkeys(r.shape for r in results):
-            of_shape = [r for r in results if (r.shape, r.call) == (shape, call)]
-            columns = (
-                " / ".join(in_short(r.estimate) for r in of_shape if r.gpu == gpu) for gpu in gpus
-            )
+            found = {
+                (r.gpu, r.storage): in_short(r.estimate)
+                for r in results
+                if (r.shape, r.call) == (shape, call)
+            }
+            columns = (" / ".join(found.get((gpu, s), "?") for s in TYPES) for gpu in gpus)
             yield line([title(shape), *columns])
         yield ""
 

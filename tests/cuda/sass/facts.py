@@ -143,11 +143,15 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     probabilities = "probabilities" in kernel.name
     # Loads of probabilities look like those of logits, which `few` has in shared memory.
     alike = probabilities and not kernel.name.startswith("few")
-    kernel.loop = len(loop)
     if kernel.name.startswith("planes"):
-        kernel.elements = loads // UNDER_WAY * UNDER_WAY * each  # weights are loaded one by one
+        # Weights are loaded one by one. Where there are none, loads may be in several blocks.
+        planes = count(loop, pattern) if "indices" in kernel.name else loads
+        kernel.elements = planes // UNDER_WAY * UNDER_WAY * each
     else:
         kernel.elements = (min(loads, UNDER_WAY) if alike else count(loop, pattern)) * each
+    if not kernel.elements:
+        return
+    kernel.loop = len(loop)
     kernel.loop_exp2 = count(loop, r"MUFU\.EX2")
     kernel.loop_fp64 = count(loop, FP64)
     kernel.loop_local = count(loop, r"(LDL|STL)\b")

@@ -55,16 +55,13 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
     return values;
   };
   reader.for_all(
-      reader.first(), /*special=*/-1,
+      reader.first(),
       [&](auto loop) {
         ref.with_nearness([&](const auto& near) {
-          loop([&](int64_t c, const typename Reader::Vectors& x) {
-#pragma unroll
-            for (int u = 0; u < kLoads<S>; ++u) {
-              const int64_t at = Reader::class_at(c, u);
-              store_values<S, kN>(grad.first + at,
-                                  differentiated(near, at, values_of<S, kN>(x[u]).v));
-            }
+          loop([&](int, int64_t first, const typename Reader::Vectors& vectors) {
+            Reader::for_vectors(first, vectors, [&](int64_t c, const S(&x)[kN]) {
+              store_values<S, kN>(grad.first + c, differentiated(near, c, x));
+            });
           });
         });
       },

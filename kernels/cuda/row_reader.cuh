@@ -66,58 +66,27 @@ class RowReader {
   // Asks for what a thread begins with.
   __device__ __forceinline__ Round first() const {
     Round round;
-    if (packed_) load(0, round.vectors);
+    if (packed_) load(0, first_class(0), round.vectors);
     round.end = thread() < ends_ ? number(end_class(thread())) : S();
     return round;
   }
 
-  // Calls full(c, x) for the thread's full rounds of vectors x, the first of which has class c, but
-  // for round `special`; vector(c, x) for its other vectors, and end(c, x) for what it has of the
-  // classes at the ends. `choose` calls what it is given, a loop, with the `full` of its choice.
+  // Calls end(c, x) for what the thread has of the classes at the ends; then round(r, c, x) for its
+  // full rounds of vectors x, the first of which has class c, and vector(c, x) for other vectors.
+  // `choose` calls what it is given, a loop, with the `round` of its choice.
   template <class Choose, class OfVector, class OfEnd>
-  __device__ __forceinline__ void for_all(Round now, int special, Choose choose, OfVector vector,
+  __device__ __forceinline__ void for_all(Round now, Choose choose, OfVector vector,
                                           OfEnd end) const {
-#pragma unroll 1
-    for (int e = thread(); e < ends_; e += kThreads) {
-      const int64_t c = end_class(e);
-      end(c, e == thread() ? now.end : number(c));
+    for_ends(now, end);
+    if (!packed_) return for_unpacked(vector);
+    if (full_ > 0) {
+      choose([&](auto round) { for_rounds</*kFull=*/true>(full_, now, round); });
+      load(full_, first_class(full_), now.vectors);
     }
-    if (!packed_) {
-#pragma unroll 1
-      for (int64_t v = thread(); v < vectors_; v += kThreads) {
-        const int64_t c = begin_ + v * kN;
-        S x[kN];
+    const int vectors = vectors_in(full_);
 #pragma unroll
-        for (int k = 0; k < kN; ++k) x[k] = number(c + k);
-        vector(c, x);
-      }
-      return;
-    }
-    const int rounds = rounds_of(vectors_ - thread());
-    int r = 0;
-#pragma unroll 1
-    while (r < rounds) {
-      const int stop = r <= special && special < full_ ? special : full_;
-      if (r < stop) {
-        choose([&](auto full) {
-          int64_t c = first_class(r);
-#pragma unroll 1
-          for (;;) {
-            full(c, now.vectors);
-            if (++r == stop) break;
-            c += kRound;
-            load_full(c, now.vectors);
-          }
-        });
-      } else {
-        const int vectors = vectors_in(r);
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          if (u < vectors) vector(class_at(first_class(r), u), values_of<S, kN>(now.vectors[u]).v);
-        }
-        ++r;
-      }
-      load(r, now.vectors);
+    for (int u = 0; u < kUnroll; ++u) {
+      if (u < vectors) vector(class_at(first_class(full_), u), values_of<S, kN>(now.vectors[u]).v);
     }
   }
   // Calls vector(c) and end(c) for the classes of the thread, without a look at them.
@@ -130,30 +99,54 @@ class RowReader {
   }
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
-  __device__ RowSums<A, kTerms> sum(const Round& first, A m, int64_t y) const {
+  __device__ RowSums<A, kTerms> sum(Round first, A m, int64_t y) const {
     RowSums<A, kTerms> row;
     const Reference<S> ref = objective_.reference(objective_.finite(m));
     const auto add_vector = [&](int64_t c, const S(&x)[kN]) { add(row, ref, m, c, x, y); };
-    for_all(
-        first, round_of(y),
-        [&](auto loop) {
-          if (objective_.all_weigh_the_same()) {
-            ref.with_nearness([&](const auto& near) {
-              loop([&](int64_t, const Vectors& x) { add_round(row, near, m, x); });
-            });
-          } else {
-            loop([&](int64_t c, const Vectors& x) {
-#pragma unroll
-              for (int u = 0; u < kUnroll; ++u)
-                add_vector(class_at(c, u), values_of<S, kN>(x[u]).v);
-            });
-          }
-        },
-        add_vector,
-        [&](int64_t c, S x) {
-          const S one[1] = {x};
-          add(row, ref, m, c, one, y);
+    const auto add_end = [&](int64_t c, S x) {
+      const S one[1] = {x};
+      add(row, ref, m, c, one, y);
+    };
+    const int of_target = round_of(y);
+    if constexpr (kTerms == Terms::kIndices) {
+      // The last round as well, and that of the target: a warp's lanes, which may have several
+      // rows, stay together.
+      for_ends(first, add_end);
+      if (!packed_) {
+        for_unpacked(add_vector);
+      } else if (const int rounds = rounds_of(vectors_ - thread()); rounds > 0) {
+        int special = of_target >= 0 && of_target < full_ ? of_target : full_;
+        ref.with_nearness([&](const auto& near) {
+          for_rounds</*kFull=*/false>(rounds, first, [&](int r, int64_t c, Vectors& x) {
+            if (r == special) {
+              if (r == full_) silence_behind(vectors_in(r), x);
+              if (r == of_target) silence(static_cast<int>(y - c), x);
+              special = full_;
+            }
+            add_round(row, near, m, x);
+          });
         });
+      }
+    } else {
+      for_all(
+          first,
+          [&](auto loop) {
+            if (objective_.all_weigh_the_same()) {
+              ref.with_nearness([&](const auto& near) {
+                loop([&](int r, int64_t c, const Vectors& x) {
+                  if (r != of_target) {
+                    add_round(row, near, m, x);
+                  } else {
+                    for_vectors(c, x, add_vector);
+                  }
+                });
+              });
+            } else {
+              loop([&](int, int64_t c, const Vectors& x) { for_vectors(c, x, add_vector); });
+            }
+          },
+          add_vector, add_end);
+    }
     return row;
   }
 
@@ -187,8 +180,12 @@ class RowReader {
     }
     return false;
   }
-  // The class where the u-th vector of a round begins whose first begins with class c.
-  static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
+  // Calls vector(c, x) for the vectors of a full round.
+  template <class F>
+  static __device__ __forceinline__ void for_vectors(int64_t c, const Vectors& x, F vector) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) vector(class_at(c, u), values_of<S, kN>(x[u]).v);
+  }
 
  private:
   __device__ int64_t stride() const { return objective_.problem.logits_strides.classes; }
@@ -201,6 +198,8 @@ class RowReader {
   static __device__ __forceinline__ int rounds_of(int64_t vectors) {
     return vectors <= 0 ? 0 : static_cast<int>((vectors + kVectors - 1) / kVectors);
   }
+  // The class where the u-th vector of a round begins whose first begins with class c.
+  static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
   // The class where the thread's round r begins, and how many vectors it has.
   __device__ __forceinline__ int64_t first_class(int r) const {
     return begin_ + int64_t{thread()} * kN + int64_t{r} * kRound;
@@ -215,14 +214,43 @@ class RowReader {
     return begin_ - head_ + e + (e < head_ ? 0 : vectors_ * kN);
   }
 
-  // A full round whose first vector is of class c.
-  __device__ __forceinline__ void load_full(int64_t c, Vectors& x) const {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) x[u] = vector_at(class_at(c, u));
+  template <class F>
+  __device__ __forceinline__ void for_ends(const Round& now, F end) const {
+#pragma unroll 1
+    for (int e = thread(); e < ends_; e += kThreads) {
+      const int64_t c = end_class(e);
+      end(c, e == thread() ? now.end : number(c));
+    }
   }
-  // What is there of a round of packed vectors.
-  __device__ __forceinline__ void load(int r, Vectors& x) const {
-    const int64_t c = first_class(r);
+  template <class F>
+  __device__ __forceinline__ void for_unpacked(F vector) const {
+#pragma unroll 1
+    for (int64_t v = thread(); v < vectors_; v += kThreads) {
+      const int64_t c = begin_ + v * kN;
+      S x[kN];
+#pragma unroll
+      for (int k = 0; k < kN; ++k) x[k] = number(c + k);
+      vector(c, x);
+    }
+  }
+  // The first rounds, at least one. kFull: whether all of them are known to be full.
+  template <bool kFull, class F>
+  __device__ __forceinline__ void for_rounds(int rounds, Round& now, F round) const {
+    int64_t c = first_class(0);
+#pragma unroll 1
+    for (int r = 0;;) {
+      round(r, c, now.vectors);
+      if (++r == rounds) break;
+      c += kRound;
+      if constexpr (kFull) {
+        load_full(c, now.vectors);
+      } else {
+        load(r, c, now.vectors);
+      }
+    }
+  }
+  // What is there of round r of packed vectors, the first of which is of class c.
+  __device__ __forceinline__ void load(int r, int64_t c, Vectors& x) const {
     if (r < full_) return load_full(c, x);
     const int vectors = vectors_in(r);
 #pragma unroll
@@ -230,11 +258,37 @@ class RowReader {
       if (u < vectors) x[u] = vector_at(class_at(c, u));
     }
   }
+  __device__ __forceinline__ void load_full(int64_t c, Vectors& x) const {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) x[u] = vector_at(class_at(c, u));
+  }
   __device__ __forceinline__ Word<S, kN> vector_at(int64_t c) const {
     return load_word(reinterpret_cast<const Word<S, kN>*>(logits_ + c));
   }
 
-  // A full round without the target.
+  // -inf, whose exponential is 0, in the place of vectors that are not there, and in one place of a
+  // round.
+  static __device__ __forceinline__ void silence_behind(int vectors, Vectors& x) {
+    Values<S, kN> absent;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) put(&absent.v[k], -infinity<A>());
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) x[u] = u < vectors ? x[u] : word_of(absent);
+  }
+  static __device__ __forceinline__ void silence(int place, Vectors& x) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int k = place - u * kStep;
+      if (k < 0 || k >= kN) continue;
+      Values<S, kN> values = values_of<S, kN>(x[u]);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+        if (j == k) put(&values.v[j], -infinity<A>());
+      }
+      x[u] = word_of(values);
+    }
+  }
+  // All of a round, of which nothing is special.
   template <class Ref>
   __device__ __forceinline__ void add_round(RowSums<A, kTerms>& row, const Ref& ref, A m,
                                             const Vectors& x) const {

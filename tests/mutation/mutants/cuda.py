@@ -112,8 +112,7 @@ CUDA = [
     Mutant(
         "one round again and again",
         "cuda/row_reader.cuh",
-        """            c += kRound;
-""",
+        "      c += kRound;\n",
         "",
     ),
     Mutant(
@@ -219,8 +218,20 @@ CUDA = [
     Mutant(
         "target's round as any other",
         "cuda/row_reader.cuh",
-        "first, round_of(y),",
-        "first, -1,",
+        "const int of_target = round_of(y);",
+        "const int of_target = -1;",
+    ),
+    Mutant(
+        "vectors that are not there counted in the last round",
+        "cuda/row_reader.cuh",
+        "if (r == full_) silence_behind(vectors_in(r), x);",
+        "",
+    ),
+    Mutant(
+        "last round of rows left as it is behind the target's",
+        "cuda/row_reader.cuh",
+        "special = full_;",
+        "",
     ),
     Mutant(
         "target's own term left in the sum (ends)",

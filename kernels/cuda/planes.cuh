@@ -29,6 +29,7 @@ inline constexpr int kPlanesTogether = 4;
 // which hide the latency of its memory.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlanes = [] {
+  if (sizeof(S) == 8) return kPlanesTogether;  // double waits for the FP64 units instead
   constexpr int kBytes = kPlaneBlock * kPlaneBlocks<S, kTerms, kN> * kPlanesTogether *
                          static_cast<int>(sizeof(S)) * kN;
   return (40 * 1024 + kBytes - 1) / kBytes * kPlanesTogether;

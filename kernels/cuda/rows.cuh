@@ -9,16 +9,14 @@
 namespace fused_ce::cuda {
 
 // Blocks a multiprocessor must have room for: with three a thread has at most 80 registers, with
-// two 128. Left to itself, ptxas takes up to 240 for some architectures, and spills at 48 for
-// others.
+// two 128, with one 255. Left to itself, ptxas takes up to 240 for some architectures, and spills
+// at 48 for others.
 template <class S, Terms kTerms>
-inline constexpr int kForwardBlocks = sizeof(S) == 8       ? (kHasMass<kTerms> ? 1 : 2)
-                                      : kHasLinear<kTerms> ? 2
-                                                           : 3;
+inline constexpr int kForwardBlocks = (kHasLinear<kTerms> ? 2 : 3) - (sizeof(S) == 8);
 template <class S, Terms kTerms>
-inline constexpr int kBackwardBlocks = sizeof(S) == 8 ? (kHasMass<kTerms> ? 1 : 2)
-                                       : kHasMass<kTerms> || kIsGeneral<kTerms> ? 2
-                                                                                : 3;
+inline constexpr int kBackwardBlocks = kHasMass<kTerms>     ? 2 - (sizeof(S) == 8)
+                                       : kIsGeneral<kTerms> ? 2
+                                                            : 3 - (sizeof(S) == 8);
 
 // A warp's part of row i, relative to a guess or to the row's largest logit.
 template <class S, Terms kTerms, class Team, class A = Accumulate<S>>

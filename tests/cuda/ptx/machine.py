@@ -124,6 +124,9 @@ class Block:
 
     def compute(self, instruction: Instruction, lane: Lane) -> None:
         result, *operands = instruction.operands
+        if instruction.opcode.startswith("selp"):
+            # What is not chosen may never have been written: a vector that a row does not have.
+            operands[int(bool(self.value(lane, operands[2])))] = "0"
         to, from_, does = known(instruction.opcode)
         values = [
             decode(v, t) if t else v

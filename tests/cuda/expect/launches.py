@@ -11,7 +11,7 @@ from sass.facts import TERMS
 
 # few (as many classes as it takes); rows by 8 threads, by a warp, by a block; slices; planes by
 # vectors, and of an odd number of neighbours.
-SHAPES = ["65536x32", "65536x100", "65536x1000", "4096x32000", "64x1000000"]
+SHAPES = ["65536x32", "65536x200", "16384x2000", "4096x32000", "64x1000000"]
 SHAPES += ["8x21x512x512", "8x21x513x513"]
 
 # The functions that each call launches, by shape and terms (those that are alike): of any type.

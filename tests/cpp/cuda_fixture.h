@@ -71,6 +71,7 @@ class CudaKernel : public ::testing::TestWithParam<std::tuple<Schedule, DType>> 
   }
   void TearDown() override {
     simt::reset_schedule();
+    simt::set_multiprocessors();
     simt::clear_error();
   }
 };

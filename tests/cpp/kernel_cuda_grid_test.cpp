@@ -13,13 +13,7 @@ namespace {
 
 using namespace testing;  // fused_ce::testing
 
-class CudaGrid : public CudaKernel {
- protected:
-  void TearDown() override {
-    simt::set_multiprocessors();
-    CudaKernel::TearDown();
-  }
-};
+using CudaGrid = CudaKernel;
 INSTANTIATE_TEST_SUITE_P(, CudaGrid,
                          ::testing::Combine(::testing::ValuesIn(kSchedules),
                                             ::testing::ValuesIn(kDTypes)),

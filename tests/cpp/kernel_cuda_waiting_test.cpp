@@ -10,13 +10,7 @@ namespace {
 
 using namespace testing;  // fused_ce::testing
 
-class CudaWaiting : public CudaKernel {
- protected:
-  void TearDown() override {
-    simt::set_multiprocessors();
-    CudaKernel::TearDown();
-  }
-};
+using CudaWaiting = CudaKernel;
 INSTANTIATE_TEST_SUITE_P(, CudaWaiting,
                          ::testing::Combine(::testing::ValuesIn(kSchedules),
                                             ::testing::ValuesIn(kDTypes)),

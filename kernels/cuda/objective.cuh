@@ -45,9 +45,10 @@ class Objective {
   }
 
   // What exponentials of a row are taken relative to, by a reference m.
-  __device__ __forceinline__ Reference<S> reference(A m) const {
-    return reference(Offset<S>::of(m, coefficients_.scale));
+  __device__ __forceinline__ Offset<S> offset(A m) const {
+    return Offset<S>::of(m, coefficients_.scale);
   }
+  __device__ __forceinline__ Reference<S> reference(A m) const { return reference(offset(m)); }
   __device__ __forceinline__ Reference<S> reference(const Offset<S>& offset) const {
     return Reference<S>(offset, coefficients_.scale);
   }

@@ -12,21 +12,22 @@ namespace fused_ce::cuda {
 template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
-// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 168 registers of
-// float and 128 of half types, and with a linear sum 255; where it has one 64, 96 and of the
-// general loops 128; of double 255.
+// As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 168 registers, of
+// half types without a linear sum 128, and beside probabilities 255; where it has one 64, 96 and of
+// the general loops 128; of double 255.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
-                                    : kN > 1             ? (kHasLinear<kTerms> ? 2
-                                                            : kIsHalf<S>       ? 4
-                                                                               : 3)
+                                    : kN > 1             ? (kHasMass<kTerms>                    ? 2
+                                                            : kHasLinear<kTerms> || !kIsHalf<S> ? 3
+                                                                                                : 4)
                                     : kIsGeneral<kTerms> ? 4
                                     : kHasLinear<kTerms> ? 5
                                                          : 8;
-// Planes that are added up before Sum, which costs more.
+// Planes that are added up before Sum, which costs more: where there are weights, or where a round
+// is not full. (More of them would have many registers, or many be absent.)
 inline constexpr int kPlanesTogether = 4;
-// Planes whose loads are under way at once in a thread: 40 KB in all threads of a multiprocessor,
-// which hide the latency of its memory.
+// A round: planes whose loads are under way at once in a thread. They are 40 KB in all threads of a
+// multiprocessor, which hide the latency of its memory.
 template <class S, Terms kTerms, int kN>
 inline constexpr int kPlanes = [] {
   if (sizeof(S) == 8) return kPlanesTogether;  // double waits for the FP64 units instead
@@ -39,7 +40,9 @@ inline constexpr int kPlanes = [] {
 template <class S, Terms kTerms, int kN>
 class PlaneReader {
   using A = Accumulate<S>;
-  static constexpr int kAtOnce = kPlanes<S, kTerms, kN>, kTogether = kPlanesTogether;
+  static constexpr int kAtOnce = kPlanes<S, kTerms, kN>;
+  // Whether a target's logit is taken out of a round; a linear sum has it.
+  static constexpr bool kSilences = !kHasLinear<kTerms>;
 
  public:
   using Planes = Values<S, kN>[kAtOnce];
@@ -50,17 +53,23 @@ class PlaneReader {
                 row_offset(objective.problem, objective.problem.logits_strides, i)),
         probabilities_(objective.probabilities(i)) {}
 
-  // Calls f(q) with the weights of the logits of kTogether classes from c in the linear sums, of
-  // which `last` are there.
-  template <class F>
+  // The number in memory for a class of the k-th row, and its logit.
+  __device__ S number(int64_t c, int k) const {
+    return logits_[c * objective_.problem.logits_strides.classes + k];
+  }
+  __device__ A logit(int64_t c, int k) const { return objective_.logit(get(number(c, k))); }
+
+  // Calls f(q) with the weights of the logits of n classes from c in the linear sums, of which
+  // `last` are there.
+  template <int n, class F>
   __device__ __forceinline__ void with_weights(int64_t c, int last, F f) const {
-    objective_.template with_weights_of_rows<kTogether, kN>(probabilities_, c, last, f);
+    objective_.template with_weights_of_rows<n, kN>(probabilities_, c, last, f);
   }
 
-  // Calls f(c, x, last) for all classes, some at once: x[u] has the logits of class c + u for u <
-  // last, and -inf beyond.
+  // Calls f(c, x, last) for all classes, a round at a time: x[u] has the logits of class c + u for
+  // u < last, and -inf beyond.
   template <class F>
-  __device__ __forceinline__ void for_planes(F f) const {
+  __device__ __forceinline__ void for_rounds(F f) const {
     const int64_t classes = objective_.problem.classes;
     const int64_t stride = objective_.problem.logits_strides.classes;
     const S* from = logits_;
@@ -79,46 +88,60 @@ class PlaneReader {
       x[u] = u < last ? load_values<S, kN>(from) : absent();
     f(c, x, last);
   }
-  // Calls f(u, last) for those of the planes [0, `planes`) that are added up together: u + [0,
-  // last).
+  // Calls f<n>(u, last) for those of a round's first `planes` that are added up together: of u +
+  // [0, n) those before u + last are there.
   template <class F>
   static __device__ __forceinline__ void for_together(int planes, F f) {
+    if (!kHasLinear<kTerms> && planes == kAtOnce) return f.template operator()<kAtOnce>(0, kAtOnce);
+    constexpr int n = kPlanesTogether;
 #pragma unroll
-    for (int u = 0; u < kAtOnce; u += kTogether) {
-      if (u < planes) f(u, planes - u < kTogether ? planes - u : kTogether);
+    for (int u = 0; u < kAtOnce; u += n) {
+      if (u < planes) f.template operator()<n>(u, planes - u < n ? planes - u : n);
     }
   }
 
   __device__ void find_largest(A (&m)[kN]) const {
     for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
-    for_planes([&](int64_t, const Planes& x, int) { see_largest(x, m); });
+    for_rounds([&](int64_t, const Planes& x, int) { see_largest(x, m); });
     for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
   }
 
-  // The rows' states relative to m, or to a guess, which m becomes: the largest logits of the
-  // first planes. y: their targets, or NoClass.
+  // The rows' states relative to m, or to a guess, which m becomes: the largest logits of the first
+  // round. y: their targets, or NoClass.
   __device__ void sum(bool guessed, A (&m)[kN], const int64_t (&y)[kN],
                       RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    for_planes([&](int64_t c, const Planes& x, int planes) {
+    Offset<S> offsets[kN];
+    const auto reference = [&](int k) {
+      // Beside weights there are no registers for offsets.
+      return objective_.reference(kHasLinear<kTerms> ? objective_.offset(objective_.finite(m[k]))
+                                                     : offsets[k]);
+    };
+    for_rounds([&](int64_t c, Planes& x, int planes) {
       if (guessed && c == 0) {
         for (int k = 0; k < kN; ++k) m[k] = -infinity<A>();
         see_largest(x, m);
         for (int k = 0; k < kN; ++k) m[k] = objective_.logit(m[k]);
       }
-      for_together(planes, [&](int u, int last) {
+      if (c == 0) {
+        for (int k = 0; k < kN; ++k) offsets[k] = objective_.offset(objective_.finite(m[k]));
+      }
+      if constexpr (kSilences) {
+#pragma unroll
+        for (int k = 0; k < kN; ++k) silence(Chunk::of(c, kAtOnce, y[k]).target, k, x);
+      }
+      for_together(planes, [&]<int n>(int u, int last) {
         // Planes beyond the last add nothing to exponentials.
-        if (!kHasLinear<kTerms>) last = kTogether;
-        with_weights(c + u, last, [&](const A(&q)[kTogether][kN]) {
+        if (!kHasLinear<kTerms>) last = n;
+        with_weights<n>(c + u, last, [&](const A(&q)[n][kN]) {
 #pragma unroll
           for (int k = 0; k < kN; ++k) {
-            // Made anew for each chunk: what it takes is less than the registers it would hold.
-            const Reference<S> ref = objective_.reference(objective_.finite(m[k]));
-            const Chunk chunk = Chunk::of(c, kAtOnce, y[k]).from(u);
-            S numbers[kTogether];
-            A z[kTogether], weights[kTogether];
+            const Reference<S> ref = reference(k);
+            const Chunk chunk = kSilences ? Chunk{c + u, -1} : Chunk::of(c + u, n, y[k]);
+            S numbers[n];
+            A z[n], weights[n];
 #pragma unroll
-            for (int j = 0; j < kTogether; ++j) {
+            for (int j = 0; j < n; ++j) {
               numbers[j] = x[u + j].v[k];
               weights[j] = q[j][k];
             }
@@ -136,14 +159,19 @@ class PlaneReader {
   }
 
  private:
-  __device__ A logit(int64_t c, int k) const {
-    return objective_.logit(get(logits_[c * objective_.problem.logits_strides.classes + k]));
-  }
   static __device__ __forceinline__ Values<S, kN> absent() {
     Values<S, kN> values;
 #pragma unroll
-    for (int k = 0; k < kN; ++k) put(&values.v[k], -infinity<A>());
+    for (int k = 0; k < kN; ++k) values.v[k] = no_logit<S>();
     return values;
+  }
+  // -inf, whose exponential is 0, in the place of the k-th row's u-th plane, if there is one.
+  static __device__ __forceinline__ void silence(int u, int k, Planes& x) {
+    if (u < 0) return;
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      x[j].v[k] = j == u ? no_logit<S>() : x[j].v[k];
+    }
   }
   static __device__ __forceinline__ void see_largest(const Planes& x, A (&m)[kN]) {
 #pragma unroll
@@ -204,7 +232,9 @@ template <class S, Terms kTerms, int kN>
 __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
     planes_backward(const Objective<S, kTerms> objective, const Backward back) {
   using Reader = PlaneReader<S, kTerms, kN>;
+  using A = Accumulate<S>;
   const Problem& p = objective.problem;
+  const int64_t stride = back.grad_strides.classes;
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
     const Reader reader(objective, i);
@@ -216,29 +246,42 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
     for (int k = 0; k < kN; ++k) any_counts |= factors[k].counts;
     if (!any_counts) {
       for (int64_t c = 0; c < p.classes; ++c)
-        store_values<S, kN>(grad + c * back.grad_strides.classes, Values<S, kN>{});
+        store_values<S, kN>(grad + c * stride, Values<S, kN>{});
       continue;
     }
-    reader.for_planes([&](int64_t c, const auto& x, int planes) {
-      S* to = grad + c * back.grad_strides.classes;
-      Reader::for_together(planes, [&](int u, int last) {
-        reader.with_weights(c + u, last, [&](const auto& q) {
+    // What is in memory for the targets may be gone when their gradients are written.
+    S target_numbers[kN] = {};
+    if constexpr (kIsGeneral<kTerms>) {
+      for (int k = 0; k < kN; ++k) {
+        if (is_class(factors[k].target)) target_numbers[k] = reader.number(factors[k].target, k);
+      }
+    }
+    reader.for_rounds([&](int64_t c, const auto& x, int planes) {
+      S* to = grad + c * stride;
+      Reader::for_together(planes, [&]<int n>(int u, int last) {
+        reader.template with_weights<n>(c + u, last, [&](const auto& q) {
 #pragma unroll
-          for (int j = 0; j < kPlanesTogether; ++j) {
+          for (int j = 0; j < n; ++j, to += stride) {
             Values<S, kN> values;
 #pragma unroll
             for (int k = 0; k < kN; ++k) {
               const Factors<S>& f = factors[k];
-              const Chunk chunk = Chunk::of(c, kPlanes<S, kTerms, kN>, f.target).from(u);
-              put(&values.v[k], objective.gradient(objective.reference(f.offset), f, chunk, j,
-                                                   x[u + j].v[k], q[j][k]));
+              put(&values.v[k],
+                  objective.gradient(objective.reference(f.offset), f, x[u + j].v[k], q[j][k]));
             }
             if (j < last) store_values<S, kN>(to, values);
-            to += back.grad_strides.classes;
           }
         });
       });
     });
+    for (int k = 0; k < kN; ++k) {
+      const Factors<S>& f = factors[k];
+      if (!f.counts) {
+        for (int64_t c = 0; c < p.classes; ++c) put(grad + c * stride + k, A(0));
+      } else if (is_class(f.target)) {
+        put(grad + f.target * stride + k, objective.gradient_at_target(f, target_numbers[k]));
+      }
+    }
   }
 }
 

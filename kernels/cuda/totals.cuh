@@ -17,7 +17,7 @@ struct RowTotals {
   __device__ void add(A loss, A weight, A z_loss) {
     sums[kLossSum].add(loss);
     sums[kWeightSum].add(weight);
-    sums[kZLossSum].add(z_loss);
+    if (z_loss != 0) sums[kZLossSum].add(z_loss);  // of most problems there is none
   }
 };
 
@@ -26,6 +26,10 @@ template <class A>
 struct WideSum {
   double sum = 0;
 
+  static __device__ WideSum of(const Sum<A>& own) {
+    const double high = static_cast<double>(own.high);
+    return {is_finite(own.high) ? high + static_cast<double>(own.low) : high};
+  }
   __device__ void add(const WideSum& other) { sum += other.sum; }
   __device__ double total() const { return sum; }
 };
@@ -33,6 +37,7 @@ template <>
 struct WideSum<double> {
   Sum<double> sum;
 
+  static __device__ WideSum of(const Sum<double>& own) { return {own}; }
   __device__ void add(const WideSum& other) { sum.add(other.sum); }
   __device__ double total() const { return sum.total(); }
 };
@@ -53,12 +58,15 @@ class Reducer {
     // Who still reads those of one tile cannot meet who writes those of the next.
     double (&parts)[kTileSums][kWarps] = shared().parts[tile / gridDim.x % 2];
     for_wanted([&](int k) {
-      const double sum = kCallers == 1 ? wide(totals.sums[k]) : sum_of_warp(totals.sums[k]);
-      if (kCallers > 1 && !is_first_lane()) return;
+      WideSum<A> sum = WideSum<A>::of(totals.sums[k]);
+      if constexpr (kCallers > 1) {
+        sum = sum_of_warp(sum);
+        if (!is_first_lane()) return;
+      }
       if constexpr (kCallers > kWarp) {
-        parts[k][threadIdx.x / kWarp] = sum;
+        parts[k][threadIdx.x / kWarp] = sum.total();
       } else {
-        place(k)[tile] = sum;
+        place(k)[tile] = sum.total();
       }
     });
     if constexpr (kCallers > kWarp) {
@@ -81,7 +89,7 @@ class Reducer {
       WideSum<A> sum;
 #pragma unroll 8
       for (unsigned i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({place(k)[i]});
-      for (int distance = kWarp / 2; distance > 0; distance /= 2) sum.add(other(sum, distance));
+      sum = sum_of_warp(sum);
       if (is_first_lane()) parts[k][threadIdx.x / kWarp] = sum;
     });
     __syncthreads();
@@ -132,20 +140,10 @@ class Reducer {
     return {other(sum.sum, distance)};
   }
 
-  static __device__ double wide(const Sum<A>& sum) {
-    const double high = static_cast<double>(sum.high);
-    return is_finite(sum.high) ? high + static_cast<double>(sum.low) : high;
-  }
   // Over a warp's lanes, in all of them.
-  static __device__ double sum_of_warp(const Sum<A>& own) {
-    Sum<A> sum = own;
+  static __device__ WideSum<A> sum_of_warp(WideSum<A> sum) {
     for (int distance = kWarp / 2; distance > 0; distance /= 2) sum.add(other(sum, distance));
-    if (is_finite(sum.high)) return wide(sum);
-    // Beyond A's largest number, or not finite at all.
-    double all = 0;
-#pragma unroll 1
-    for (int lane = 0; lane < kWarp; ++lane) all += __shfl_sync(0xffffffffu, wide(own), lane);
-    return all;
+    return sum;
   }
 
   __device__ void write(const double (&sums)[kTileSums]) const {

@@ -34,6 +34,20 @@ __device__ __forceinline__ double get(double x) { return x; }
 __device__ __forceinline__ float get(BFloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float get(Half x) { return __half2float(x); }
 
+// The logit whose exponential is 0.
+template <class S>
+__device__ __forceinline__ S no_logit() {
+  return -static_cast<S>(__builtin_huge_val());
+}
+template <>
+__device__ __forceinline__ BFloat16 no_logit() {
+  return __ushort_as_bfloat16(0xff80);
+}
+template <>
+__device__ __forceinline__ Half no_logit() {
+  return __ushort_as_half(0xfc00);
+}
+
 __device__ __forceinline__ void put(float* p, float x) { *p = x; }
 __device__ __forceinline__ void put(double* p, double x) { *p = x; }
 __device__ __forceinline__ void put(BFloat16* p, float x) { *p = __float2bfloat16_rn(x); }

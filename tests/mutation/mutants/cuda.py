@@ -252,6 +252,30 @@ CUDA = [
         "Chunk::of(c, kAtOnce, kMixed)",
     ),
     Mutant(
+        "target's own term left in the sum (smoothed planes)",
+        "cuda/planes.cuh",
+        "Chunk::of(c + u, n, y[k])",
+        "Chunk{c + u, -1}",
+    ),
+    Mutant(
+        "target's gradient as another class's (planes)",
+        "cuda/planes.cuh",
+        "} else if (is_class(f.target)) {",
+        "} else if (false) {",
+    ),
+    Mutant(
+        "target's logit after its gradient (planes)",
+        "cuda/planes.cuh",
+        "if (is_class(factors[k].target)) target_numbers",
+        "if (false) target_numbers",
+    ),
+    Mutant(
+        "ignored row beside one that counts",
+        "cuda/planes.cuh",
+        "if (!f.counts) {",
+        "if (false) {",
+    ),
+    Mutant(
         "first class left out, not the largest",
         "cuda/sums.cuh",
         "kIsGeneral<kTerms> ? other.pivot.leads(pivot) : other.pivot.logit > pivot.logit;",
@@ -426,8 +450,8 @@ CUDA = [
     Mutant(
         "all tiles leave their sums in one place",
         "cuda/totals.cuh",
-        "place(k)[tile] = sum.total();",
-        "place(k)[0] = sum.total();",
+        "sum.add({part});\n          place(k)[tile]",
+        "sum.add({part});\n          place(k)[0]",
     ),
     Mutant(
         "warps' losses left out",
@@ -448,10 +472,10 @@ CUDA = [
         "parts[0]",
     ),
     Mutant(
-        "a tile's sum beyond float",
+        "an infinite sum's rest",
         "cuda/totals.cuh",
-        "if (is_finite(sum.high)) return wide(sum);",
-        "return wide(sum);",
+        "{is_finite(own.high) ? high + static_cast<double>(own.low) : high}",
+        "{high + static_cast<double>(own.low)}",
     ),
     Mutant(
         "last row of each tile left out",

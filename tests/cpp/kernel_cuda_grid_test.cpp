@@ -153,5 +153,17 @@ TEST_P(CudaGrid, ASumBeyondFloat) {
   }
 }
 
+// Such a sum's rest is NaN, and is left out.
+TEST_P(CudaGrid, AnInfiniteRow) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(::testing::Message() << c);
+    CudaFixture f(dtype(), c.layout, kPlain, c.shape);
+    f.p.ignore_index = -100;
+    f.set_row_weights([&](int64_t row) { return row == 2 ? INFINITY : 1; });
+    const double loss = f.forward().loss;
+    ASSERT_TRUE(std::isinf(loss) && loss > 0) << loss;
+  }
+}
+
 }  // namespace
 }  // namespace fused_ce

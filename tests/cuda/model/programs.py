@@ -13,7 +13,7 @@ from functools import partial
 
 from sass.occupancy import WARP
 
-from .multiprocessor import Await, Barrier, Cached, Loop, Program, Step, Store
+from .multiprocessor import Await, Barrier, Cached, Program, Step, Store
 from .work import Work
 
 # Bytes that one scattered number costs the memory.
@@ -23,6 +23,7 @@ TARGET = 8
 BESIDE = TARGET + 3 * 4
 # Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
 OF_BLOCKS, OF_SMALLER = 8, WARP
+PLANES_TOGETHER = 4
 # How often a block's last warp waits for the shared cache before it is known which block is the
 # last: its writes have to be there, the ticket is looked at, and drawn (ticket.cuh).
 ARRIVAL = 3
@@ -61,32 +62,33 @@ class Cut:
             yield min(self.at_once, items - begin)
 
 
-def again(work: Work, rounds: int, targets: int) -> Iterator[Step]:
-    """Rounds of lanes that have a row's target, after the other lanes': those behind its own.
+def last_part(work: Work, cut: Cut) -> float:
+    """How much of a round's instructions an item's last one takes, which is not full.
 
-    What such a lane has in its target's round it takes one vector at a time, and is behind others
-    from then on (for_all in row_reader.cuh). Of some such lanes the first is the furthest behind.
+    Vectors that are not there are computed with all the same; of planes, those that would make up
+    four with others (kPlanesTogether).
     """
-    for _ in range(round(rounds * targets / (targets + 1))):
-        yield Cached(work.device.cache_latency)
-        yield Loop(work.slots)
+    classes = work.round_classes(cut.team)
+    rest = cut.classes % classes
+    if work.launch.function.startswith("planes"):
+        return -(-rest // PLANES_TOGETHER) * PLANES_TOGETHER / classes
+    return 1.0 if rest else 0.0
 
 
-def sweep(work: Work, cut: Cut, items: int, targets: int = 0, beside: float = 0) -> Iterator[Step]:
+def sweep(work: Work, cut: Cut, items: int, beside: float = 0) -> Iterator[Step]:
     """A warp's part of an item, or of several that its lanes have.
 
     Whole rounds are asked for vector by vector, each of which all teams have; what is left, at
-    once. `targets`: how many of the items' targets the warp has apart from others; `beside`: bytes
-    that are asked for with the first.
+    once. `beside`: bytes that are asked for with the first.
     """
     whole, rest = divmod(cut.classes, work.round_classes(cut.team))
     part = items / cut.at_once
     for _ in range(whole):
         yield from work.turn(part, beside)
         beside = 0
-    yield from again(work, whole, targets)
     if rest:
-        yield from work.rest(rest * work.size * items * min(1, WARP / cut.team), beside)
+        size = rest * work.size * items * min(1, WARP / cut.team)
+        yield from work.rest(size, last_part(work, cut), beside)
     yield work.item
 
 
@@ -107,17 +109,15 @@ def runs(items: int, longest: int) -> Iterator[int]:
 
 
 def forward_of_rows(
-    work: Work, block: int, warp: int, row: Callable[[Cut, int, int], Iterator[Step]]
+    work: Work, block: int, warp: int, row: Callable[[Cut, int], Iterator[Step]]
 ) -> Iterator[Step]:
-    """waiting.cuh: `row` is what a warp does for some rows of a batch, and for their targets."""
+    """waiting.cuh: `row` is what a warp does for some rows of a batch."""
     cut = Cut.of(work)
     yield work.load(cut.together * TARGET)
     yield Barrier()
     for rows in batches(work, cut, block):
-        for r, own in enumerate(cut.own(warp, rows)):
-            # A row that all warps share has its target in one of them.
-            has_targets = cut.team <= WARP or r % work.launch.warps == warp
-            yield from row(cut, own, own if has_targets else 0)
+        for own in cut.own(warp, rows):
+            yield from row(cut, own)
         yield Barrier()
         if warp == 0:
             yield work.ask(rows * TARGET)  # those of the next batch
@@ -140,14 +140,14 @@ def rows_forward(work: Work, block: int, warp: int) -> Iterator[Step]:
         work,
         block,
         warp,
-        lambda cut, rows, targets: sweep(work, cut, rows, targets, rows * SECTOR),
+        lambda cut, rows: sweep(work, cut, rows, rows * SECTOR),
     )
 
 
 def slices_finish(work: Work, block: int, warp: int) -> Iterator[Step]:
     """slices.cuh: a block adds up what its row's slices left, which the cache still has."""
 
-    def row(_: Cut, __: int, ___: int) -> Iterator[Step]:
+    def row(_: Cut, __: int) -> Iterator[Step]:
         yield work.load(SECTOR)
         yield Cached(work.device.cache_latency)
         yield work.item
@@ -156,7 +156,7 @@ def slices_finish(work: Work, block: int, warp: int) -> Iterator[Step]:
 
 
 def slices_forward(work: Work, block: int, _: int) -> Iterator[Step]:
-    """slices.cuh: no warp waits for another. (Few of them have a target.)"""
+    """slices.cuh: no warp waits for another."""
     cut = Cut.of(work)
     for _ in work.turns(block, work.launch.blocks):
         yield work.load(SECTOR)  # the target
@@ -197,7 +197,9 @@ def walk(work: Work) -> Iterator[Step]:
     for _ in range(whole):
         yield from work.turn()
     if rest:
-        yield from work.rest(work.round * rest / work.round_classes(1))
+        yield from work.rest(
+            work.round * rest / work.round_classes(1), last_part(work, Cut.of(work))
+        )
     yield work.item
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What warps execute beside full rounds of their hot loops: counted by an interpreter (../ptx).
+"""What warps execute beside rounds of their hot loops: counted by an interpreter (../ptx).
 
 One block runs, whose rows are cut short: what is beside the rounds stays as it is. nvcc's PTX is
 counted, of one architecture for all: ptxas merges some of it, and drops moves.
@@ -15,7 +15,7 @@ from ptx.machine import Block
 from ptx.machine import Warp as Counted
 from ptx.memory import Memory
 
-from .programs import Cut, program
+from .programs import Cut, last_part, program
 from .work import Launch, Taken, Work
 
 # Rounds that are left of those of a longer row.
@@ -51,6 +51,7 @@ def taken(code: Code, work: Work) -> Taken:
     # `few` copies as well as it computes, and has rows that are short enough.
     rounds = 0 if one.launch.function.startswith("few") else cut.classes // size
     more = min(rounds, ROUNDS)
+    last = last_part(one, cut) if more else 0.0
     classes = cut.classes - (rounds - more) * size
     long = run(code, one.launch, classes)
     short = run(code, one.launch, classes - size) if more else long
@@ -58,7 +59,7 @@ def taken(code: Code, work: Work) -> Taken:
     def beside(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         """Of an item, and of a batch."""
         each = [
-            (after - more * (after - before), n)
+            (after - (more + last) * (after - before), n)
             for (after, before), n in zip(counts, items, strict=True)
             if n
         ]

@@ -76,7 +76,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a warp executes beside full rounds of its hot loop: instructions, and those of FP64."""
+    """What a warp executes beside rounds of its hot loop: instructions, and those of FP64."""
 
     item: float = 0  # for each of those that it sums, or differentiates
     item_fp64: float = 0
@@ -173,9 +173,13 @@ class Work:
         if self.launch.writes:
             yield Store(size)
 
-    def rest(self, size: float, beside: float = 0) -> Iterator[Step]:
-        """Less than a round, of which all is asked for at once; what it takes is in `item`."""
+    def rest(self, size: float, part: float = 1, beside: float = 0) -> Iterator[Step]:
+        """Less than a round, of which all is asked for at once.
+
+        `part`: of a round, that it is computed with as if all of that were there.
+        """
         yield self.load(size + beside)
+        yield Loop(part * self.slots)
         if self.launch.writes:
             yield Store(size)
 

@@ -18,10 +18,16 @@ __global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
   using T = Team<kBlock, A, kTerms>;
   const int64_t classes = objective.problem.classes;
   const int64_t items = rows_of(objective.problem) * slices;
+  // What stands for a slice's target is asked for while the slice before it is summed.
+  const auto index_of = [&](int64_t item) {
+    return item < items ? objective.index(item / slices) : int64_t{0};
+  };
+  int64_t next_index = index_of(blockIdx.x);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t i = item / slices, begin = item % slices * slice_classes;
     const int64_t end = begin + slice_classes < classes ? begin + slice_classes : classes;
-    const int64_t y = objective.target(i);
+    const int64_t y = objective.target_of(next_index);
+    next_index = index_of(item + gridDim.x);
     if (!is_read(objective, y, out)) continue;
     const RowReader<S, kTerms, kBlock> slice(objective, i, begin, end);
     const A target_logit = is_class(y) ? slice.logit(y) : A(0);

@@ -158,8 +158,9 @@ def slices_finish(work: Work, block: int, warp: int) -> Iterator[Step]:
 def slices_forward(work: Work, block: int, _: int) -> Iterator[Step]:
     """slices.cuh: no warp waits for another."""
     cut = Cut.of(work)
+    yield work.load(SECTOR)  # the target
     for _ in work.turns(block, work.launch.blocks):
-        yield work.load(SECTOR)  # the target
+        yield Store(SECTOR)  # the next one, which is there when it is looked at
         yield from sweep(work, cut, 1, beside=SECTOR)
 
 

@@ -8,19 +8,22 @@
 
 namespace fused_ce::cuda {
 
-// As kForwardBlocks in rows.cuh: at most 64 registers a thread, and 72; 168 of double.
+// As kForwardBlocks in rows.cuh: at most 64 registers a thread, beside probabilities 72, and of the
+// general loops 96; 168 of double.
 template <class S, Terms kTerms>
 inline constexpr int kFewBlocks = sizeof(S) == 8       ? 3
-                                  : kIsGeneral<kTerms> ? 7
+                                  : kIsGeneral<kTerms> ? 5
+                                  : kHasMass<kTerms>   ? 7
                                                        : 8;
 
 static_assert(kFewRows * (kFewBytes + 2 * sizeof(double)) <= 48 * 1024, "shared memory of a block");
 
-// Elements from row to row of a tile: such that the rows' same classes lie in different banks.
+// Elements from row to row of a tile. Rows of whole vectors begin an odd number of vectors apart,
+// so that those of neighbouring rows lie in different banks. Other rows lie as in memory, where no
+// more than two neighbours' numbers share a bank. Either way vectors stay whole on their way.
 inline int few_pitch(int64_t classes, int size) {
-  const int c = static_cast<int>(classes);
-  if (size != 2) return c | 1;
-  return c % 4 == 0 ? c + 2 : c;
+  const int c = static_cast<int>(classes), vector = 16 / size;
+  return c % (2 * vector) == 0 ? c + vector : c;
 }
 
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
@@ -29,7 +32,11 @@ template <class S, Terms kTerms>
 class FewTile {
   using A = Accumulate<S>;
   static constexpr int kN = kVector<S>;
-  static constexpr int kTogether = 4;  // classes: added up before Sum, which costs more
+  // Classes that are added up before Sum, which costs more.
+  static constexpr int kTogether = sizeof(S) == 8 ? 4 : 8;
+  // Whether a row is summed relative to a guess, the target's logit, which spares a look for the
+  // largest. As guess in row_reader.cuh has it: not beside a linear sum.
+  static constexpr bool kGuesses = kTerms == Terms::kIndices;
 
  public:
   __device__ FewTile(const Objective<S, kTerms>& objective, S* shared, int pitch)
@@ -45,8 +52,11 @@ class FewTile {
     const auto* logits = static_cast<const S*>(p_.logits);
     for_runs(logits, p_.logits_strides, first, n, [&]<int kRun>(const S* from, int e) {
       const Values<S, kRun> values = load_values<S, kRun>(from);
-#pragma unroll
-      for (int k = 0; k < kRun; ++k) share()[place(e + k)] = values.v[k];
+      if constexpr (kRun == 1) {
+        share()[place(e)] = values.v[0];
+      } else {
+        put_vectors(share() + place(e), values);
+      }
     });
   }
 
@@ -54,52 +64,63 @@ class FewTile {
   __device__ void store(const Backward& back, int64_t first, int n) const {
     auto* grad = static_cast<S*>(back.grad_logits);
     for_runs(grad, back.grad_strides, first, n, [&]<int kRun>(S* to, int e) {
-      Values<S, kRun> values;
-#pragma unroll
-      for (int k = 0; k < kRun; ++k) values.v[k] = share()[place(e + k)];
-      store_values<S, kRun>(to, values);
+      store_values<S, kRun>(to, load_values<S, kRun>(share() + place(e)));
     });
   }
 
   // The state of this thread's row, which is row i of the problem. y: its target, or a NoClass.
-  __device__ RowState<A> sum(int64_t i, int64_t y) const {
-    const S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
+  __device__ RowState<A> sum(int64_t i, int64_t y) {
+    S* const x = row();
+    const A target_logit = is_class(y) ? objective_.logit(get(x[y])) : A(0);
+    // Out of the tile: then nobody has to look for it in every chunk.
+    if (kGuesses && is_class(y)) put(x + y, -infinity<A>());
     const int64_t t = objective_.probabilities(i);
-    A m = -infinity<A>();
-#pragma unroll 4
-    for (int c = 0; c < classes_; ++c) m = larger(m, get(x[c]));
-    m = objective_.logit(m);
-    const Reference<S> ref = objective_.reference(objective_.finite(m));
-    RowSums<A, kTerms> row;
-    for_classes([&]<int n>(int c) {
-      const Chunk chunk = chunk_of(c, y);
-      objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
-        A z[n];
-        objective_.logits(x + c, z);
-        objective_.add(row, chunk, 0, n, ref, m, z, q);
+#pragma unroll 1
+    for (bool guessed = kGuesses;; guessed = false) {
+      // A bad guess is too small: then the largest logit is another's.
+      const A m = guessed ? target_logit : largest(x);
+      const Reference<S> ref = objective_.reference(objective_.finite(m));
+      RowSums<A, kTerms> row;
+      with_nearness(ref, [&](const auto& near) {
+        for_classes([&]<int n>(int c) {
+          const Chunk chunk = kGuesses ? Chunk{c, -1} : chunk_of(c, y);
+          objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+            A z[n];
+            objective_.logits(get_values<n>(x + c).v, z);
+            objective_.add(row, chunk, 0, n, near, m, z, q);
+          });
+        });
       });
-    });
-    return objective_.state(row, m, y, is_class(y) ? objective_.logit(get(x[y])) : A(0));
+      const RowState<A> state = objective_.state(row, m, y, target_logit);
+      if (!guessed || objective_.is_in_range(state)) return state;
+    }
   }
 
   // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
-    S* x = tile_ + static_cast<int>(threadIdx.x) * pitch_;
+    S* const x = row();
     if (!factors.counts) {
       for (int c = 0; c < classes_; ++c) put(x + c, A(0));
       return;
     }
+    // The target's class is written last, when its number is gone: only a cap asks for that.
+    const int64_t y = factors.target;
+    const S target_number = kIsGeneral<kTerms> && is_class(y) ? x[y] : S();
     const int64_t t = objective_.probabilities(i);
     const Reference<S> ref = objective_.reference(factors.offset);
-    for_classes([&]<int n>(int c) {
-      const Chunk chunk = chunk_of(c, factors.target);
-      objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+    with_nearness(ref, [&](const auto& near) {
+      for_classes([&]<int n>(int c) {
+        objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+          Values<S, n> values = get_values<n>(x + c);
 #pragma unroll
-        for (int k = 0; k < n; ++k) {
-          put(x + c + k, objective_.gradient(ref, factors, chunk, k, x[c + k], q[k]));
-        }
+          for (int k = 0; k < n; ++k) {
+            put(&values.v[k], objective_.gradient(near, factors, values.v[k], q[k]));
+          }
+          put_values(x + c, values);
+        });
       });
     });
+    if (is_class(y)) put(x + y, objective_.gradient_at_target(factors, target_number));
   }
 
  private:
@@ -107,8 +128,60 @@ class FewTile {
   template <class F>
   __device__ __forceinline__ void for_classes(F f) const {
     int c = 0;
+#pragma unroll 1
     for (; c + kTogether <= classes_; c += kTogether) f.template operator()<kTogether>(c);
+    if (c + kTogether / 2 <= classes_) {
+      f.template operator()<kTogether / 2>(c);
+      c += kTogether / 2;
+    }
+#pragma unroll 1
     for (; c < classes_; ++c) f.template operator()<1>(c);
+  }
+  // As Reference has it; but there is one copy of the general loops, of which there is much code.
+  template <class F>
+  static __device__ __forceinline__ void with_nearness(const Reference<S>& ref, F f) {
+    if constexpr (kIsGeneral<kTerms>) {
+      f(ref);
+    } else {
+      ref.with_nearness(f);
+    }
+  }
+  __device__ A largest(const S* x) const {
+    A m = -infinity<A>();
+    for_classes([&]<int n>(int c) {
+      const Values<S, n> numbers = get_values<n>(x + c);
+#pragma unroll
+      for (int k = 0; k < n; ++k) m = larger(m, get(numbers.v[k]));
+    });
+    return objective_.logit(m);
+  }
+  // Neighbouring numbers of a row, by vectors where it has whole ones.
+  template <int n>
+  __device__ __forceinline__ Values<S, n> get_values(const S* from) const {
+    if constexpr (n % kN == 0) {
+      if (classes_ % kN == 0) return load_values<S, n>(from);
+    }
+    Values<S, n> values;
+#pragma unroll
+    for (int k = 0; k < n; ++k) values.v[k] = from[k];
+    return values;
+  }
+  template <int n>
+  __device__ __forceinline__ void put_values(S* to, const Values<S, n>& values) const {
+    if constexpr (n % kN == 0) {
+      if (classes_ % kN == 0) return put_vectors(to, values);
+    }
+#pragma unroll
+    for (int k = 0; k < n; ++k) to[k] = values.v[k];
+  }
+  // As store_values, which is for global memory alone.
+  template <int n>
+  static __device__ __forceinline__ void put_vectors(S* to, const Values<S, n>& values) {
+    constexpr int kWords = sizeof values / kAccess<S, n>;
+    Word<S, n> words[kWords];
+    memcpy(words, &values, sizeof values);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) reinterpret_cast<Word<S, n>*>(to)[i] = words[i];
   }
   // Places of few classes are small: a comparison of them in 32 bits will do.
   static __device__ __forceinline__ Chunk chunk_of(int c, int64_t y) {
@@ -119,6 +192,8 @@ class FewTile {
   }
   // The first of the warp's rows in the tile, and where it lies there.
   static __device__ int first_row() { return static_cast<int>(threadIdx.x) / kWarp * kWarp; }
+  // This thread's row.
+  __device__ S* row() const { return tile_ + static_cast<int>(threadIdx.x) * pitch_; }
   __device__ S* share() const { return tile_ + first_row() * pitch_; }
   // Element e of the share's n * C lies in this row: a division by C, exact for e < 2^32 / C.
   __device__ int row_of(int e) const { return classes_ > 1 ? divided(e) : e; }
@@ -133,32 +208,33 @@ class FewTile {
     return static_cast<int>(__umulhi(static_cast<unsigned>(e), inverse_));
   }
 
-  // Calls f<kN>(p, e) for the whole aligned vectors of the warp's share of rows [first, first + n),
-  // and f<1>(p, e) for what lies before, after, or not beside its neighbours: element e of the
-  // share is at p.
+  // Calls f<kN>(p, e) for the whole vectors of the warp's share of rows [first, first + n), if they
+  // are aligned, and f<1>(p, e) for what lies behind, or not beside its neighbours: element e of
+  // the share is at p.
   template <class T, class F>
-  __device__ void for_runs(T* memory, const Strides& s, int64_t first, int n, F f) const {
+  __device__ __forceinline__ void for_runs(T* memory, const Strides& s, int64_t first, int n,
+                                           F f) const {
     first += first_row();
     n -= first_row();
     const int size = (n < kWarp ? n : kWarp) * classes_;
     const int thread = static_cast<int>(threadIdx.x) % kWarp;
     if (!is_dense(s)) {
+#pragma unroll 1
       for (int e = thread; e < size; e += kWarp) {
         f.template operator()<1>(memory + offset(s, first, e), e);
       }
       return;
     }
     memory += first * classes_;
-    const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(memory) / sizeof(S) % kN);
-    int head = misaligned > 0 ? kN - misaligned : 0;
-    if (head > size) head = size;
-    const int tail = head + (size - head) / kN * kN;
-    if (thread < head) f.template operator()<1>(memory + thread, thread);
+    const int whole = is_aligned<S, kN>(memory) ? size / kN * kN : 0;
+    T* p = memory + thread * kN;
 #pragma unroll 4
-    for (int e = head + thread * kN; e < tail; e += kWarp * kN) {
-      f.template operator()<kN>(memory + e, e);
+    for (int e = thread * kN; e < whole; e += kWarp * kN) {
+      f.template operator()<kN>(p, e);
+      p += kWarp * kN;
     }
-    if (thread < size - tail) f.template operator()<1>(memory + tail + thread, tail + thread);
+#pragma unroll 4
+    for (int e = whole + thread; e < size; e += kWarp) f.template operator()<1>(memory + e, e);
   }
 
   const Objective<S, kTerms>& objective_;
@@ -208,10 +284,10 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
     const bool is_there = static_cast<int>(threadIdx.x) < n;
     const int64_t i = first + threadIdx.x;
-    const bool reads = is_there && objective.counts(objective.target(i));
-    if (__any_sync(kWholeWarp, reads)) tile.load(first, n);
+    const Factors<S> factors = is_there ? objective.factors(back, i) : Factors<S>{};
+    if (__any_sync(kWholeWarp, factors.counts)) tile.load(first, n);
     __syncwarp();
-    if (is_there) tile.differentiate(i, objective.factors(back, i));
+    if (is_there) tile.differentiate(i, factors);
     __syncwarp();
     tile.store(back, first, n);
     __syncwarp();

@@ -246,6 +246,36 @@ CUDA = [
         "chunk_of(c, kMixed)",
     ),
     Mutant(
+        "target's own term left in the tile",
+        "cuda/few.cuh",
+        "if (kGuesses && is_class(y)) put(x + y, -infinity<A>());",
+        "",
+    ),
+    Mutant(
+        "overflow not noticed (few)",
+        "cuda/few.cuh",
+        "if (!guessed || objective_.is_in_range(state)) return state;",
+        "return state;",
+    ),
+    Mutant(
+        "target's number read when it is gone",
+        "cuda/few.cuh",
+        "const S target_number = kIsGeneral<kTerms> && is_class(y) ? x[y] : S();",
+        "const S target_number = S();",
+    ),
+    Mutant(
+        "tiles taken for aligned",
+        "cuda/few.cuh",
+        "is_aligned<S, kN>(memory) ? size / kN * kN : 0",
+        "size / kN * kN",
+    ),
+    Mutant(
+        "no gaps between a tile's rows",
+        "cuda/few.cuh",
+        "return e + divided(e) * (pitch_ - classes_);",
+        "return e;",
+    ),
+    Mutant(
         "target's own term left in the sum (planes)",
         "cuda/planes.cuh",
         "Chunk::of(c, kAtOnce, y[k])",

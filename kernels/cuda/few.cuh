@@ -111,10 +111,11 @@ class FewTile {
     with_nearness(ref, [&](const auto& near) {
       for_classes([&]<int n>(int c) {
         objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
-          Values<S, n> values = get_values<n>(x + c);
+          const Values<S, n> numbers = get_values<n>(x + c);
+          Values<S, n> values;
 #pragma unroll
           for (int k = 0; k < n; ++k) {
-            put(&values.v[k], objective_.gradient(near, factors, values.v[k], q[k]));
+            put(&values.v[k], objective_.gradient(near, factors, numbers.v[k], q[k]));
           }
           put_values(x + c, values);
         });
@@ -177,11 +178,13 @@ class FewTile {
   // As store_values, which is for global memory alone.
   template <int n>
   static __device__ __forceinline__ void put_vectors(S* to, const Values<S, n>& values) {
-    constexpr int kWords = sizeof values / kAccess<S, n>;
-    Word<S, n> words[kWords];
-    memcpy(words, &values, sizeof values);
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) reinterpret_cast<Word<S, n>*>(to)[i] = words[i];
+    for (int i = 0; i < n; i += kN) {
+      Values<S, kN> some;
+#pragma unroll
+      for (int k = 0; k < kN; ++k) some.v[k] = values.v[i + k];
+      *reinterpret_cast<Word<S, kN>*>(to + i) = word_of(some);
+    }
   }
   // Places of few classes are small: a comparison of them in 32 bits will do.
   static __device__ __forceinline__ Chunk chunk_of(int c, int64_t y) {

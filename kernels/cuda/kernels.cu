@@ -65,8 +65,9 @@ void forward_of(const Objective<S, kTerms>& objective, const Forward& out, const
     }
     case Loop::kRows:
       return with_team<kTerms, kBlock>(plan.team, [&]<int kTeam>() {
-        const dim3 blocks = grid_of(rows_forward<S, kTerms, kTeam>, tiles.count, kBlock, 0);
-        FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kBlock), 0, stream,
+        constexpr int kThreads = block_of(kTeam);
+        const dim3 blocks = grid_of(rows_forward<S, kTerms, kTeam>, tiles.count, kThreads, 0);
+        FUSED_CE_LAUNCH((rows_forward<S, kTerms, kTeam>), blocks, dim3(kThreads), 0, stream,
                         objective, out, tiles);
       });
     case Loop::kSlices:
@@ -106,12 +107,13 @@ void backward_of(const Objective<S, kTerms>& objective, const Backward& back, co
     case Loop::kRows:
     case Loop::kSlices:
       return with_team<kTerms, kIsGeneral<kTerms> ? kWarp : kBlock>(plan.team, [&]<int kTeam>() {
+        constexpr int kThreads = block_of(kTeam);
         const int64_t pieces = rows_of(objective.problem) * plan.slices;
-        const int64_t at_once = kBlock / kTeam;
-        FUSED_CE_LAUNCH(
-            (rows_backward<S, kTerms, kTeam>),
-            grid_of(rows_backward<S, kTerms, kTeam>, (pieces + at_once - 1) / at_once, kBlock, 0),
-            dim3(kBlock), 0, stream, objective, back, plan.slices, plan.slice_classes);
+        const int64_t at_once = kThreads / kTeam;
+        const dim3 blocks =
+            grid_of(rows_backward<S, kTerms, kTeam>, (pieces + at_once - 1) / at_once, kThreads, 0);
+        FUSED_CE_LAUNCH((rows_backward<S, kTerms, kTeam>), blocks, dim3(kThreads), 0, stream,
+                        objective, back, plan.slices, plan.slice_classes);
       });
     case Loop::kPlanes:
       return with_neighbours<kTerms>(plan.neighbours, [&]<int kN>() {

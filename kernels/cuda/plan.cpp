@@ -61,7 +61,7 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
     plan.team = p.classes <= most && !general       ? kSmallTeam
                 : p.classes <= kWarpClasses && many ? kWarp
                                                     : kBlock;
-    rows_at_once = kBlock / plan.team;
+    rows_at_once = block_of(plan.team) / plan.team;
     const bool has_slices = !general || p.target_kind != TargetKind::kProbabilities;
     if (has_slices && rows < kFewRowsOfBlocks && p.classes >= 2 * kShortestSlice) {
       plan.loop = Loop::kSlices;

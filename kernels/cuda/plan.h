@@ -8,10 +8,11 @@
 namespace fused_ce::cuda {
 
 inline constexpr int kWarp = 32;
-// Threads a block, where teams of them have a row each.
-inline constexpr int kBlock = 256;
-// Teams are of this size, of a warp's, or of a block's.
-inline constexpr int kSmallTeam = 8;
+// Teams of threads that share a row are of this size, of a warp's, or of a block's.
+inline constexpr int kSmallTeam = 4, kBlock = 256;
+// Threads a block that has teams of so many: no more than a warp's lanes are small teams, so that
+// a warp finishes what all of them have at once.
+constexpr int block_of(int team) { return team * kWarp < kBlock ? team * kWarp : kBlock; }
 // Rows a block, and threads, where a thread has a row of few classes, which are at most so many
 // bytes; with more of them, the rows would fill the shared memory.
 inline constexpr int kFewRows = 128, kFewBytes = 256;

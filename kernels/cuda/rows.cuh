@@ -8,15 +8,17 @@
 
 namespace fused_ce::cuda {
 
-// Blocks a multiprocessor must have room for: with three a thread has at most 80 registers, with
-// two 128, with one 255. Left to itself, ptxas takes up to 240 for some architectures, and spills
-// at 48 for others.
-template <class S, Terms kTerms>
-inline constexpr int kForwardBlocks = (kHasLinear<kTerms> ? 2 : 3) - (sizeof(S) == 8);
-template <class S, Terms kTerms>
-inline constexpr int kBackwardBlocks = kHasMass<kTerms>     ? 2 - (sizeof(S) == 8)
-                                       : kIsGeneral<kTerms> ? 2
-                                                            : 3 - (sizeof(S) == 8);
+// Blocks a multiprocessor must have room for. With three of kBlock threads a thread has at most 80
+// registers, with two 128, with one 255; of smaller blocks there are as many more. Left to itself,
+// ptxas takes up to 240 for some architectures, and spills at 48 for others.
+template <class S, Terms kTerms, int kTeam>
+inline constexpr int kForwardBlocks =
+    kBlock / block_of(kTeam) * ((kHasLinear<kTerms> ? 2 : 3) - (sizeof(S) == 8));
+template <class S, Terms kTerms, int kTeam>
+inline constexpr int kBackwardBlocks = kBlock / block_of(kTeam) *
+                                       (kHasMass<kTerms>     ? 2 - (sizeof(S) == 8)
+                                        : kIsGeneral<kTerms> ? 2
+                                                             : 3 - (sizeof(S) == 8));
 
 // A warp's part of row i, relative to a guess or to the row's largest logit.
 template <class S, Terms kTerms, class Team, class A = Accumulate<S>>
@@ -32,7 +34,7 @@ __device__ RowPart<A, kTerms> sum_of_row(const Objective<S, kTerms>& objective, 
 }
 
 template <class S, Terms kTerms, int kThreads>
-__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
+__global__ void __launch_bounds__(block_of(kThreads), kForwardBlocks<S, kTerms, kThreads>)
     rows_forward(const Objective<S, kTerms> objective, const Forward out, const Tiles tiles) {
   forward_of_rows<S, kTerms, kThreads>(
       objective, out, tiles, [&](auto& team, int64_t i, int64_t y, bool guessed) {
@@ -43,7 +45,7 @@ __global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
 // A row's gradient is cut into `slices`, each of which is one team's. Threads work out the factors
 // of some of them at once, one thread each.
 template <class S, Terms kTerms, int kThreads>
-__global__ void __launch_bounds__(kBlock, kBackwardBlocks<S, kTerms>)
+__global__ void __launch_bounds__(block_of(kThreads), kBackwardBlocks<S, kTerms, kThreads>)
     rows_backward(const Objective<S, kTerms> objective, const Backward back, const int64_t slices,
                   const int64_t slice_classes) {
   using A = Accumulate<S>;

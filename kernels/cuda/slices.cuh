@@ -11,7 +11,7 @@ namespace fused_ce::cuda {
 
 // Each warp leaves what it has of a slice: no block waits for all of its warps.
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms, kBlock>)
     slices_forward(const Objective<S, kTerms> objective, RowSums<Accumulate<S>, kTerms>* slice_sums,
                    const Forward out, const int64_t slices, const int64_t slice_classes) {
   using A = Accumulate<S>;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
 }
 
 template <class S, Terms kTerms>
-__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms>)
+__global__ void __launch_bounds__(kBlock, kForwardBlocks<S, kTerms, kBlock>)
     slices_finish(const Objective<S, kTerms> objective, const Forward out,
                   const RowSums<Accumulate<S>, kTerms>* slice_sums, const int64_t slices,
                   const Tiles tiles) {

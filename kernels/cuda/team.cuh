@@ -16,7 +16,8 @@ class Team {
 
  public:
   static constexpr int kSize = kThreads;
-  static constexpr int kTeams = kBlock / kThreads;  // in a block
+  static constexpr int kBlockThreads = block_of(kThreads);
+  static constexpr int kTeams = kBlockThreads / kThreads;  // in a block
   static constexpr int kLanes = kThreads < kWarp ? kThreads : kWarp;
   static constexpr int kWarps = kThreads / kLanes;  // parts that a row's sums come in
 

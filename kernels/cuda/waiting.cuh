@@ -37,6 +37,14 @@ struct WaitingRows {
   unsigned again;              // a bit for each row that has to be summed again
 };
 
+// Room for a T in shared memory, which begins as it is: no constructor runs.
+template <class T>
+struct Room {
+  alignas(T) unsigned char bytes[sizeof(T)];
+
+  __device__ T& get() { return reinterpret_cast<T&>(bytes); }
+};
+
 // The rows of a block that wait together: of one tile, or, where a tile is a row, of several tiles.
 // (Two registers; what follows from them is worked out where it is needed.)
 class WaitingBatch {
@@ -89,9 +97,10 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
   using Waiting = WaitingRows<T, A, kTerms>;
   constexpr unsigned kRows = Waiting::kRows;
   __shared__ typename T::Shared shared;
-  __shared__ Waiting waiting;
+  __shared__ Room<Waiting> room;
+  Waiting& waiting = room.get();
   T team(shared);
-  const Reducer<A, kBlock> reducer(tiles);
+  const Reducer<A, T::kBlockThreads> reducer(tiles);
   const unsigned mine = threadIdx.x;  // the row that a thread finishes, of those that wait
 
   // Finishes row i, the r-th that waits. Whether it has to be summed again.

@@ -20,7 +20,7 @@ INSTANTIATE_TEST_SUITE_P(, CudaGrid,
                          cuda_kernel_name);
 
 // Several tiles, the last of them not full: a thread a row; neighbouring rows, by four and alone;
-// eight threads a row, a warp, a block; slices.
+// a small team a row, a warp, a block; slices.
 struct Case {
   Layout layout;
   Shape shape;

@@ -17,18 +17,28 @@ inline constexpr int kLoads = sizeof(S) == 8 ? 2 : 4;
 // The first guess of a row's reference is the largest of so many logits.
 inline constexpr int kProbe = 128;
 
+// What a team counts the classes and vectors of a row, or of its piece, in: within a warp it has
+// few (see plan.cpp).
+template <bool kIsFew>
+struct CountOf {
+  using type = uint32_t;
+};
+template <>
+struct CountOf<false> {
+  using type = uint64_t;
+};
+
 // Classes [begin, end) of one row, which a team of kThreads reads.
 template <class S, Terms kTerms, int kThreads>
 class RowReader {
   using A = Accumulate<S>;
+  using Count = typename CountOf<kThreads <= kWarp>::type;
   static constexpr int kN = kVector<S>;
-  static constexpr int kUnroll = kLoads<S>;
-  // Vectors of all the team's in a round.
-  static constexpr int kVectors = kUnroll * kThreads;
   // Classes from one of a thread's vectors to its next, and from round to round.
-  static constexpr int kStep = kThreads * kN, kRound = kUnroll * kStep;
+  static constexpr int kStep = kThreads * kN, kRound = kLoads<S> * kStep;
 
  public:
+  static constexpr int kUnroll = kLoads<S>;  // a thread's vectors in a round
   using Vectors = Word<S, kN>[kUnroll];
   struct Round {
     Vectors vectors;
@@ -42,16 +52,16 @@ class RowReader {
       : objective_(objective),
         logits_(row_of(objective, row)),
         probabilities_(objective.probabilities(row)) {
-    const int64_t classes = end - begin;
+    const Count classes = static_cast<Count>(end - begin);
     const int past =
         static_cast<int>(reinterpret_cast<uintptr_t>(aligned + begin) / sizeof(S) % kN);
     const int before = packed && past > 0 ? kN - past : 0;
-    head_ = classes < before ? static_cast<int>(classes) : before;
+    head_ = classes < static_cast<Count>(before) ? static_cast<int>(classes) : before;
     begin_ = begin + head_;
     vectors_ = (classes - head_) / kN;
-    ends_ = head_ + static_cast<int>((classes - head_) % kN);
+    ends_ = static_cast<int>(classes - vectors_ * kN);
     packed_ = packed && stride() == 1 && is_aligned<S, kN>(logits_ + begin_);
-    full_ = packed_ ? rounds_of(vectors_ - thread() - (kUnroll - 1) * kThreads) : 0;
+    mine_ = static_cast<int>((vectors_ + (kThreads - 1 - thread())) / kThreads);
   }
   // Vectors as the logits have them.
   __device__ RowReader(const Objective<S, kTerms>& objective, int64_t row, int64_t begin,
@@ -66,28 +76,22 @@ class RowReader {
   // Asks for what a thread begins with.
   __device__ __forceinline__ Round first() const {
     Round round;
-    if (packed_) load(0, first_class(0), round.vectors);
+    if (packed_) load(mine_, first_class(), round.vectors);
     round.end = thread() < ends_ ? number(end_class(thread())) : S();
     return round;
   }
 
-  // Calls end(c, x) for what the thread has of the classes at the ends; then round(r, c, x) for its
-  // full rounds of vectors x, the first of which has class c, and vector(c, x) for other vectors.
-  // `choose` calls what it is given, a loop, with the `round` of its choice.
+  // Calls end(c, x) for what the thread has of the classes at the ends; then round(left, c, x) for
+  // its rounds of vectors x, the first of which has class c, or vector(c, x) where a vector is no
+  // one load. What a last round lacks is -inf, whose exponential is 0: a warp's lanes, which may
+  // have several rows, stay together. `choose` calls what it is given, a loop, with the `round` of
+  // its choice.
   template <class Choose, class OfVector, class OfEnd>
   __device__ __forceinline__ void for_all(Round now, Choose choose, OfVector vector,
                                           OfEnd end) const {
     for_ends(now, end);
     if (!packed_) return for_unpacked(vector);
-    if (full_ > 0) {
-      choose([&](auto round) { for_rounds</*kFull=*/true>(full_, now, round); });
-      load(full_, first_class(full_), now.vectors);
-    }
-    const int vectors = vectors_in(full_);
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (u < vectors) vector(class_at(first_class(full_), u), values_of<S, kN>(now.vectors[u]).v);
-    }
+    if (mine_ > 0) choose([&](auto round) { for_rounds(now, round); });
   }
   // Calls vector(c) and end(c) for the classes of the thread, without a look at them.
   template <class OfVector, class OfEnd>
@@ -95,7 +99,7 @@ class RowReader {
 #pragma unroll 1
     for (int e = thread(); e < ends_; e += kThreads) end(end_class(e));
 #pragma unroll 1
-    for (int64_t v = thread(); v < vectors_; v += kThreads) vector(begin_ + v * kN);
+    for (int v = 0; v < mine_; ++v) vector(begin_ + (thread() + int64_t{v} * kThreads) * kN);
   }
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
@@ -107,53 +111,35 @@ class RowReader {
       const S one[1] = {x};
       add(row, ref, m, c, one, y);
     };
-    const int of_target = round_of(y);
-    if constexpr (kTerms == Terms::kIndices) {
-      // The last round as well, and that of the target: a warp's lanes, which may have several
-      // rows, stay together.
-      for_ends(first, add_end);
-      if (!packed_) {
-        for_unpacked(add_vector);
-      } else if (const int rounds = rounds_of(vectors_ - thread()); rounds > 0) {
-        int special = of_target >= 0 && of_target < full_ ? of_target : full_;
-        ref.with_nearness([&](const auto& near) {
-          for_rounds</*kFull=*/false>(rounds, first, [&](int r, int64_t c, Vectors& x) {
-            if (r == special) {
-              if (r == full_) silence_behind(vectors_in(r), x);
-              if (r == of_target) silence(static_cast<int>(y - c), x);
-              special = full_;
-            }
-            add_round(row, near, m, x);
+    Count way = way_to(y);
+    for_all(
+        first,
+        [&](auto loop) {
+          if (!objective_.all_weigh_the_same())
+            return loop([&](int left, int64_t c, const Vectors& x) {
+              for_vectors(left, c, x, add_vector);
+            });
+          ref.with_nearness([&](const auto& near) {
+            loop([&](int left, int64_t c, Vectors& x) {
+              const Count place = way;
+              way -= kRound;
+              if constexpr (kTerms == Terms::kIndices) {
+                if (place < kRound) silence(static_cast<int>(place), x);
+              } else if (place < kRound || left < kUnroll) {
+                return for_vectors(left, c, x, add_vector);
+              }
+              add_round(row, near, m, x);
+            });
           });
-        });
-      }
-    } else {
-      for_all(
-          first,
-          [&](auto loop) {
-            if (objective_.all_weigh_the_same()) {
-              ref.with_nearness([&](const auto& near) {
-                loop([&](int r, int64_t c, const Vectors& x) {
-                  if (r != of_target) {
-                    add_round(row, near, m, x);
-                  } else {
-                    for_vectors(c, x, add_vector);
-                  }
-                });
-              });
-            } else {
-              loop([&](int, int64_t c, const Vectors& x) { for_vectors(c, x, add_vector); });
-            }
-          },
-          add_vector, add_end);
-    }
+        },
+        add_vector, add_end);
     return row;
   }
 
   // The largest logit that a thread sees; -inf if all are NaN. The largest number has it.
   __device__ A largest() const {
     A m = -infinity<A>();
-    const int64_t begin = begin_ - head_, end = begin + ends_ + vectors_ * kN;
+    const int64_t begin = begin_ - head_, end = begin + ends_ + in_vectors();
 #pragma unroll 4
     for (int64_t c = begin + thread(); c < end; c += kThreads) m = larger(m, get(number(c)));
     return objective_.logit(m);
@@ -165,27 +151,44 @@ class RowReader {
     objective_.template with_weights<n>(probabilities_, c, 0, n, f);
   }
 
-  // The round that has a class in one of the thread's vectors, or -1.
-  __device__ __forceinline__ int round_of(int64_t y) const {
-    const int64_t place = y - first_class(0);
-    const bool is_mine = place >= 0 && place % kStep < kN && y < begin_ + vectors_ * kN;
-    return is_mine ? static_cast<int>(place / kRound) : -1;
+  // How many classes the thread's first is before one that it has in a vector; else more than any.
+  __device__ __forceinline__ Count way_to(int64_t y) const {
+    const auto place = static_cast<uint64_t>(y - begin_);
+    const auto c = static_cast<Count>(place);
+    const bool is_mine = place < static_cast<uint64_t>(in_vectors()) && is_of_thread(c / kN);
+    return is_mine ? c - thread() * kN : ~Count{0};
   }
   // Whether the thread has a class, in a vector or at the ends; -1 or less: none.
   __device__ __forceinline__ bool has(int64_t y) const {
-    if (round_of(y) >= 0) return true;
-#pragma unroll 1
-    for (int e = thread(); e < ends_; e += kThreads) {
-      if (end_class(e) == y) return true;
-    }
-    return false;
+    const int64_t place = y - begin_, behind = place - in_vectors();
+    if (place >= 0 && behind < 0) return is_of_thread(static_cast<Count>(place) / kN);
+    const int64_t e = head_ + (place < 0 ? place : behind);
+    return e >= 0 && e < ends_ && is_of_thread(static_cast<Count>(e));
   }
-  // Calls vector(c, x) for the vectors of a full round.
+  // Calls f(u) for the vectors of a round where the thread has so many left.
   template <class F>
-  static __device__ __forceinline__ void for_vectors(int64_t c, const Vectors& x, F vector) {
+  static __device__ __forceinline__ void for_present(int left, F f) {
+    if (left >= kUnroll) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) vector(class_at(c, u), values_of<S, kN>(x[u]).v);
+      for (int u = 0; u < kUnroll; ++u) f(u);
+    } else {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (u < left) f(u);
+      }
+    }
   }
+  // Calls vector(c, x) for them: x are those of the round, the first of which has class c.
+  template <class F>
+  static __device__ __forceinline__ void for_vectors(int left, int64_t c, const Vectors& x,
+                                                     F vector) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (u < left) vector(class_at(c, u), values_of<S, kN>(x[u]).v);
+    }
+  }
+  // The class where the u-th vector of a round begins whose first begins with class c.
+  static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
 
  private:
   __device__ int64_t stride() const { return objective_.problem.logits_strides.classes; }
@@ -194,24 +197,17 @@ class RowReader {
     const Problem& p = objective.problem;
     return static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
   }
-  // Rounds that so many vectors of the team's begin.
-  static __device__ __forceinline__ int rounds_of(int64_t vectors) {
-    return vectors <= 0 ? 0 : static_cast<int>((vectors + kVectors - 1) / kVectors);
+  // Classes in vectors.
+  __device__ int64_t in_vectors() const { return static_cast<int64_t>(vectors_ * kN); }
+  // Whether the thread has the n-th of what the team takes by turns.
+  static __device__ __forceinline__ bool is_of_thread(Count n) {
+    return static_cast<int>(n % kThreads) == thread();
   }
-  // The class where the u-th vector of a round begins whose first begins with class c.
-  static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
-  // The class where the thread's round r begins, and how many vectors it has.
-  __device__ __forceinline__ int64_t first_class(int r) const {
-    return begin_ + int64_t{thread()} * kN + int64_t{r} * kRound;
-  }
-  __device__ __forceinline__ int vectors_in(int r) const {
-    const int64_t left = vectors_ - thread() - int64_t{r} * kVectors;
-    if (left <= 0) return 0;
-    return left >= kVectors ? kUnroll : (static_cast<int>(left) + kThreads - 1) / kThreads;
-  }
+  // The class where the thread's first vector begins.
+  __device__ __forceinline__ int64_t first_class() const { return begin_ + thread() * kN; }
   // The e-th of the classes that are in no vector.
   __device__ __forceinline__ int64_t end_class(int e) const {
-    return begin_ - head_ + e + (e < head_ ? 0 : vectors_ * kN);
+    return begin_ - head_ + e + (e < head_ ? 0 : in_vectors());
   }
 
   template <class F>
@@ -225,56 +221,41 @@ class RowReader {
   template <class F>
   __device__ __forceinline__ void for_unpacked(F vector) const {
 #pragma unroll 1
-    for (int64_t v = thread(); v < vectors_; v += kThreads) {
-      const int64_t c = begin_ + v * kN;
+    for (int v = 0; v < mine_; ++v) {
+      const int64_t c = begin_ + (thread() + int64_t{v} * kThreads) * kN;
       S x[kN];
 #pragma unroll
       for (int k = 0; k < kN; ++k) x[k] = number(c + k);
       vector(c, x);
     }
   }
-  // The first rounds, at least one. kFull: whether all of them are known to be full.
-  template <bool kFull, class F>
-  __device__ __forceinline__ void for_rounds(int rounds, Round& now, F round) const {
-    int64_t c = first_class(0);
+  // All rounds, at least one.
+  template <class F>
+  __device__ __forceinline__ void for_rounds(Round& now, F round) const {
+    int64_t c = first_class();
 #pragma unroll 1
-    for (int r = 0;;) {
-      round(r, c, now.vectors);
-      if (++r == rounds) break;
-      c += kRound;
-      if constexpr (kFull) {
-        load_full(c, now.vectors);
-      } else {
-        load(r, c, now.vectors);
-      }
+    for (int left = mine_; left > 0; left -= kUnroll, c += kRound) {
+      if (left < mine_) load(left, c, now.vectors);
+      round(left, c, now.vectors);
     }
   }
-  // What is there of round r of packed vectors, the first of which is of class c.
-  __device__ __forceinline__ void load(int r, int64_t c, Vectors& x) const {
-    if (r < full_) return load_full(c, x);
-    const int vectors = vectors_in(r);
+  // A round of packed vectors, the first of which is of class c; in the place of those that are not
+  // there -inf.
+  __device__ __forceinline__ void load(int left, int64_t c, Vectors& x) const {
+    if (left < kUnroll) {
+      Values<S, kN> absent;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (u < vectors) x[u] = vector_at(class_at(c, u));
+      for (int k = 0; k < kN; ++k) put(&absent.v[k], -infinity<A>());
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) x[u] = word_of(absent);
     }
-  }
-  __device__ __forceinline__ void load_full(int64_t c, Vectors& x) const {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) x[u] = vector_at(class_at(c, u));
-  }
-  __device__ __forceinline__ Word<S, kN> vector_at(int64_t c) const {
-    return load_word(reinterpret_cast<const Word<S, kN>*>(logits_ + c));
+    const S* const first = logits_ + c;
+    for_present(left, [&](int u) {
+      x[u] = load_word(reinterpret_cast<const Word<S, kN>*>(first + u * kStep));
+    });
   }
 
-  // -inf, whose exponential is 0, in the place of vectors that are not there, and in one place of a
-  // round.
-  static __device__ __forceinline__ void silence_behind(int vectors, Vectors& x) {
-    Values<S, kN> absent;
-#pragma unroll
-    for (int k = 0; k < kN; ++k) put(&absent.v[k], -infinity<A>());
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) x[u] = u < vectors ? x[u] : word_of(absent);
-  }
+  // -inf in one place of a round.
   static __device__ __forceinline__ void silence(int place, Vectors& x) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -322,9 +303,9 @@ class RowReader {
   const int64_t probabilities_;
   int64_t begin_;    // the class where the first vector begins
   int head_, ends_;  // classes before the first vector; those at both ends
-  int64_t vectors_;
+  Count vectors_;
+  int mine_;     // of them that the thread has
   bool packed_;  // whether a vector is one load
-  int full_;     // rounds of which the thread has all vectors, each of them one load
 };
 
 // The first guess of a row's reference: the target's logit, which is near the row's largest in all

@@ -128,14 +128,17 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
   __syncthreads();
 #pragma unroll 1
   for (; batch.is_there(); batch = batch.next()) {
-    unsigned left = 0xffffffffu;  // a bit for each of the rows
+    // Whether the r-th row has yet to be summed.
+    const auto is_left = [&](unsigned r, bool guessed) {
+      return guessed || waiting.again >> r & 1;
+    };
 #pragma unroll 1
-    for (bool guessed = true; left != 0; guessed = false) {
+    for (bool guessed = true; guessed || waiting.again != 0; guessed = false) {
 #pragma unroll 1
       for (unsigned r = T::index(); r < kRows; r += T::kTeams) {
         const int64_t i = batch.row(r);
         if (!batch.has(i)) break;
-        if (!(left >> r & 1)) continue;
+        if (!is_left(r, guessed)) continue;
         const int64_t y = objective.target_of(waiting.indices[r]);
         const RowPart<A, kTerms> part = is_read(objective, y, out)
                                             ? sum(team, i, y, guessed)
@@ -147,15 +150,15 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
       if (mine < kWarp) {
         const int64_t next_index = index_of(batch.next());
         const int64_t i = batch.row(mine);
-        const bool is_left = mine < kRows && batch.has(i) && (left >> mine & 1);
+        const bool is_mine = mine < kRows && batch.has(i) && is_left(mine, guessed);
         RowTotals<A> totals;
         const bool is_first = batch.has_a_row_a_tile() || (guessed && batch.begins_tile());
         if (!is_first) totals = waiting.totals[mine];
-        const bool again = is_left && finish(mine, i, guessed, totals);
-        left = __ballot_sync(0xffffffffu, again);
+        const bool again = is_mine && finish(mine, i, guessed, totals);
+        const unsigned left = __ballot_sync(0xffffffffu, again);
         if (mine == 0) waiting.again = left;
         if (batch.has_a_row_a_tile()) {
-          if (is_left && !again) reducer.template put<1>(static_cast<unsigned>(i), totals);
+          if (is_mine && !again) reducer.template put<1>(static_cast<unsigned>(i), totals);
         } else if (left == 0 && batch.ends_tile()) {
           reducer.template put<kWarp>(batch.tile(), totals);
         } else {
@@ -164,7 +167,6 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
         if (mine < kRows && left == 0) waiting.indices[mine] = next_index;
       }
       __syncthreads();
-      left = waiting.again;
     }
   }
   reducer.finish();

@@ -48,9 +48,11 @@ CUDA = [
     Mutant(
         "dropped barrier before the next rows wait",
         "cuda/waiting.cuh",
-        """      __syncthreads();
-      left = waiting.again;""",
-        "      left = waiting.again;",
+        """waiting.indices[mine] = next_index;
+      }
+      __syncthreads();""",
+        """waiting.indices[mine] = next_index;
+      }""",
     ),
     Mutant(
         "dropped barrier in the total",
@@ -88,13 +90,13 @@ CUDA = [
     Mutant(
         "lost tail of a row",
         "cuda/row_reader.cuh",
-        "const int rounds = rounds_of(vectors_ - thread());",
-        "const int rounds = full_;",
+        "left > 0; left -= kUnroll",
+        "left >= kUnroll; left -= kUnroll",
     ),
     Mutant(
         "lost classes behind the last vector",
         "cuda/row_reader.cuh",
-        "ends_ = head_ + static_cast<int>((classes - head_) % kN);",
+        "ends_ = static_cast<int>(classes - vectors_ * kN);",
         "ends_ = head_;",
     ),
     Mutant(
@@ -106,26 +108,44 @@ CUDA = [
     Mutant(
         "first class of the vectors for the first behind them",
         "cuda/row_reader.cuh",
-        "(e < head_ ? 0 : vectors_ * kN)",
-        "(e <= head_ ? 0 : vectors_ * kN)",
+        "(e < head_ ? 0 : in_vectors())",
+        "(e <= head_ ? 0 : in_vectors())",
     ),
     Mutant(
         "one round again and again",
         "cuda/row_reader.cuh",
-        "      c += kRound;\n",
-        "",
+        "left -= kUnroll, c += kRound) {",
+        "left -= kUnroll) {",
     ),
     Mutant(
         "vector past the end of a row",
         "cuda/row_reader.cuh",
-        "(static_cast<int>(left) + kThreads - 1) / kThreads",
-        "(static_cast<int>(left) + kThreads) / kThreads",
+        "(kThreads - 1 - thread())",
+        "(kThreads - thread())",
     ),
     Mutant(
         "absent vectors counted",
         "cuda/row_reader.cuh",
-        "if (u < vectors) vector(",
+        "if (u < left) vector(",
         "if (u < kUnroll) vector(",
+    ),
+    Mutant(
+        "absent vectors read and written",
+        "cuda/row_reader.cuh",
+        "if (u < left) f(u);",
+        "f(u);",
+    ),
+    Mutant(
+        "target's round for the first",
+        "cuda/row_reader.cuh",
+        "way -= kRound;",
+        "",
+    ),
+    Mutant(
+        "target before the vectors taken for one behind them",
+        "cuda/row_reader.cuh",
+        "head_ + (place < 0 ? place : behind);",
+        "head_ + behind;",
     ),
     Mutant(
         "misaligned load",
@@ -148,8 +168,8 @@ CUDA = [
     Mutant(
         "target at the ends not found",
         "cuda/row_reader.cuh",
-        "if (end_class(e) == y) return true;",
-        "",
+        "return e >= 0 && e < ends_ &&",
+        "return false &&",
     ),
     Mutant(
         "target's logit read when it is gone",
@@ -218,20 +238,14 @@ CUDA = [
     Mutant(
         "target's round as any other",
         "cuda/row_reader.cuh",
-        "const int of_target = round_of(y);",
-        "const int of_target = -1;",
+        "Count way = way_to(y);",
+        "Count way = ~Count{0};",
     ),
     Mutant(
         "vectors that are not there counted in the last round",
         "cuda/row_reader.cuh",
-        "if (r == full_) silence_behind(vectors_in(r), x);",
-        "",
-    ),
-    Mutant(
-        "last round of rows left as it is behind the target's",
-        "cuda/row_reader.cuh",
-        "special = full_;",
-        "",
+        "put(&absent.v[k], -infinity<A>());",
+        "put(&absent.v[k], A(0));",
     ),
     Mutant(
         "target's own term left in the sum (ends)",
@@ -362,8 +376,8 @@ CUDA = [
     Mutant(
         "rows with a bad guess not summed again",
         "cuda/waiting.cuh",
-        "left = waiting.again;",
-        "left = 0;",
+        "guessed || waiting.again != 0;",
+        "guessed;",
     ),
     Mutant(
         "sums beside a bad guess left in",

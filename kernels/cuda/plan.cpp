@@ -12,11 +12,12 @@ constexpr int64_t kMostTiles = 16384;
 constexpr int64_t kMostBlocks = 16384;
 // Fewer neighbouring rows than a warp has threads would leave it partly idle.
 constexpr int64_t kNarrowestPlane = 32;
-// Classes up to which a small team, and a warp, have a row: what a row costs beside its classes is
-// the less the fewer threads share it. Of few rows a small team would leave the GPU idle.
-constexpr int64_t kSmallTeamClasses = 256, kMostOfSmallTeam = 1024, kWarpClasses = 4096;
+// Up to which a small team, and a warp, have a row: what a row costs beside its classes is the less
+// the fewer threads share it. Of few rows a small team would leave the GPU idle, so that it has
+// those alone that are read in two rounds.
+constexpr int64_t kSmallTeamBytes = 512, kSmallTeamClasses = 1024, kWarpClasses = 4096;
 // Rows that are enough to fill a GPU with a small team each, and a warp.
-constexpr int64_t kRowsOfSmallTeams = 65536, kRowsOfWarps = 2048;
+constexpr int64_t kRowsOfSmallTeams = 8192, kRowsOfWarps = 2048;
 // Blocks that a GPU takes in several turns, so that those of the last one weigh little; rows are
 // cut into slices where there are fewer than four for each block that it has at once.
 constexpr int64_t kManyBlocks = 4096, kFewRowsOfBlocks = 1536;
@@ -57,7 +58,7 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
   } else if (p.classes > kFewBytes / size) {
     plan.loop = Loop::kRows;
     const bool many = rows >= kRowsOfWarps || p.classes <= kWarpClasses / 4;
-    const int64_t most = rows >= kRowsOfSmallTeams ? kMostOfSmallTeam : kSmallTeamClasses;
+    const int64_t most = rows >= kRowsOfSmallTeams ? kSmallTeamClasses : kSmallTeamBytes / size;
     plan.team = p.classes <= most && !general       ? kSmallTeam
                 : p.classes <= kWarpClasses && many ? kWarp
                                                     : kBlock;

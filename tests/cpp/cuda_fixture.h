@@ -50,6 +50,9 @@ struct CudaFixture : ProblemFixture {
   }
 };
 
+// Of rows that a small team has, however few they are (cuda/plan.cpp).
+inline int64_t classes_of_small_teams(DType dtype) { return 444 / size_of(dtype); }
+
 struct Schedule {
   const char* name;
   simt::Order order;

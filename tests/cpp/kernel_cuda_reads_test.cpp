@@ -23,7 +23,8 @@ INSTANTIATE_TEST_SUITE_P(, CudaReads,
 // Every row begins with a page. A small team a row, a warp, a block, slices.
 TEST_P(CudaReads, NothingOfIgnoredRows) {
   const int64_t size = size_of(dtype()), page = sysconf(_SC_PAGESIZE);
-  for (int64_t classes : {200, 300, 1030, 16384}) {
+  for (int64_t classes :
+       {classes_of_small_teams(dtype()), int64_t{300}, int64_t{1030}, int64_t{16384}}) {
     const int64_t rows = classes > 1030 ? 5 : 70;
     const int64_t row_bytes = (classes * size + page - 1) / page * page;
     for (const Options& options : {kPlain, kSmoothed, kEntropy}) {

@@ -3,6 +3,8 @@
 // rows have to be summed again.
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "cuda_fixture.h"
 
 namespace fused_ce {
@@ -35,15 +37,17 @@ void spoil_guesses(ProblemFixture& f) {
 // sought: from last to first, it is the first to come to the next row.
 struct Teams {
   int64_t classes;
-  std::initializer_list<int64_t> rows;
+  std::vector<int64_t> rows;
 };
-const Teams kTeams[] = {{200, {31, 32, 33, 65}},
-                        {300, {7, 8, 9, 31, 32, 33}},
-                        {1270, {7, 8, 9, 17}},
-                        {16634, {7, 8, 9}}};
+std::vector<Teams> teams(DType dtype) {
+  return {{classes_of_small_teams(dtype), {31, 32, 33, 65}},
+          {300, {7, 8, 9, 31, 32, 33}},
+          {1270, {7, 8, 9, 17}},
+          {16634, {7, 8, 9}}};
+}
 
 TEST_P(CudaWaiting, BatchesThatAreJustFull) {
-  for (const auto& [classes, counts] : kTeams) {
+  for (const auto& [classes, counts] : teams(dtype())) {
     for (int64_t rows : counts) {
       for (int multiprocessors : {1, 2, 3}) {
         SCOPED_TRACE(::testing::Message() << rows << " x " << classes << ", " << multiprocessors);
@@ -60,10 +64,10 @@ TEST_P(CudaWaiting, BatchesThatAreJustFull) {
 }
 
 TEST_P(CudaWaiting, SomeRowsAreSummedAgain) {
-  for (const auto& [classes, counts] : kTeams) {
+  for (const auto& [classes, counts] : teams(dtype())) {
     for (const Options& options :
          {kPlain, kWeightedSmoothed, kProbabilities, kStatistics, kHeadOfProbabilities}) {
-      const int64_t rows = *(counts.end() - 1);
+      const int64_t rows = counts.back();
       SCOPED_TRACE(::testing::Message() << rows << " x " << classes << ", " << options);
       simt::set_multiprocessors(1);
       CudaFixture f(dtype(), Layout::kRows, options, {rows, classes, 1}, 1);

@@ -46,15 +46,12 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
   const int64_t y = factors.target;
   const S target_number = kIsGeneral<kTerms> && reader.has(y) ? reader.number(y) : S();
   const Reference<S> ref = objective.reference(factors.offset);
-  const auto weighed = [&]<int n, class Ref>(const Ref& near, const S(&x)[n], const A(&q)[n]) {
-    Values<S, n> values;
-#pragma unroll
-    for (int k = 0; k < n; ++k) put(&values.v[k], objective.gradient(near, factors, x[k], q[k]));
-    return values;
-  };
   const auto differentiated = [&]<int n, class Ref>(const Ref& near, int64_t c, const S(&x)[n]) {
     Values<S, n> values;
-    reader.template with_weights<n>(c, [&](const A(&q)[n]) { values = weighed(near, x, q); });
+    reader.template with_weights<n>(c, [&](const A(&q)[n]) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) put(&values.v[k], objective.gradient(near, factors, x[k], q[k]));
+    });
     return values;
   };
   reader.for_all(
@@ -64,22 +61,24 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
           const auto store = [&](int64_t c, const Values<S, kN>& values) {
             store_values<S, kN>(grad.first + c, values);
           };
-          if (!objective.all_weigh_the_same()) {
-            return loop([&](int left, int64_t first, const typename Reader::Vectors& vectors) {
-              Reader::for_vectors(left, first, vectors, [&](int64_t c, const S(&x)[kN]) {
-                store(c, differentiated(near, c, x));
-              });
-            });
-          }
-          A same[kN];
-#pragma unroll
-          for (int k = 0; k < kN; ++k) same[k] = 1;
           loop([&](int left, int64_t first, const typename Reader::Vectors& vectors) {
-            Values<S, kN> values[Reader::kUnroll];
+            const auto at = [&](int u) {
+              return differentiated(near, Reader::class_at(first, u),
+                                    values_of<S, kN>(vectors[u]).v);
+            };
+            if constexpr (kTerms == Terms::kIndices && kThreads < kWarp) {
+              // Lanes that have other rows may have fewer vectors: they stay together.
+              Values<S, kN> values[Reader::kUnroll];
 #pragma unroll
-            for (int u = 0; u < Reader::kUnroll; ++u)
-              values[u] = weighed(near, values_of<S, kN>(vectors[u]).v, same);
-            Reader::for_present(left, [&](int u) { store(Reader::class_at(first, u), values[u]); });
+              for (int u = 0; u < Reader::kUnroll; ++u) values[u] = at(u);
+              Reader::for_present(left,
+                                  [&](int u) { store(Reader::class_at(first, u), values[u]); });
+            } else {
+#pragma unroll
+              for (int u = 0; u < Reader::kUnroll; ++u) {
+                if (u < left) store(Reader::class_at(first, u), at(u));
+              }
+            }
           });
         });
       },

@@ -72,9 +72,9 @@ Plan plan_of(const Problem& p, const void* grad, const Strides& grad_strides, bo
   }
   plan.blocks = smaller(ceil_div(rows, rows_at_once), kMostBlocks);
   plan.tile_rows = rows_at_once;
-  while (plan.team == kWarp && plan.tile_rows < kWarp && rows >= 2 * plan.tile_rows * kManyBlocks) {
-    plan.tile_rows *= 2;  // so that there are fewer tiles, and yet enough of them
-  }
+  // So that there are fewer tiles, and yet enough of them: each costs its sums.
+  const int64_t largest = plan.team == kBlock ? plan.tile_rows : plan.team == kWarp ? kWarp : rows;
+  while (plan.tile_rows < largest && rows >= 2 * plan.tile_rows * kManyBlocks) plan.tile_rows *= 2;
   const int64_t times = ceil_div(ceil_div(rows, plan.tile_rows), kMostTiles);
   if (times > 1) plan.tile_rows *= times;
   plan.tiles = ceil_div(rows, plan.tile_rows);

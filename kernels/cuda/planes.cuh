@@ -111,7 +111,7 @@ class PlaneReader {
   __device__ void sum(bool guessed, A (&m)[kN], const int64_t (&y)[kN],
                       RowState<A> (&rows)[kN]) const {
     RowSums<A, kTerms> sums[kN];
-    Offset<S> offsets[kN];
+    Offset<S> offsets[kN] = {};
     const auto reference = [&](int k) {
       // Beside weights there are no registers for offsets.
       return objective_.reference(kHasLinear<kTerms> ? objective_.offset(objective_.finite(m[k]))

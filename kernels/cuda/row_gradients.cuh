@@ -44,7 +44,8 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
   }
   // The thread that has the target's class writes it last, when its logit may be gone.
   const int64_t y = factors.target;
-  const S target_number = kIsGeneral<kTerms> && reader.has(y) ? reader.number(y) : S();
+  const bool has_target = reader.has(y);
+  const S target_number = kIsGeneral<kTerms> && has_target ? reader.number(y) : S();
   const Reference<S> ref = objective.reference(factors.offset);
   const auto differentiated = [&]<int n, class Ref>(const Ref& near, int64_t c, const S(&x)[n]) {
     Values<S, n> values;
@@ -58,26 +59,22 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
       reader.first(),
       [&](auto loop) {
         ref.with_nearness([&](const auto& near) {
-          const auto store = [&](int64_t c, const Values<S, kN>& values) {
-            store_values<S, kN>(grad.first + c, values);
-          };
           loop([&](int left, int64_t first, const typename Reader::Vectors& vectors) {
             const auto at = [&](int u) {
               return differentiated(near, Reader::class_at(first, u),
                                     values_of<S, kN>(vectors[u]).v);
             };
-            if constexpr (kTerms == Terms::kIndices && kThreads < kWarp) {
-              // Lanes that have other rows may have fewer vectors: they stay together.
-              Values<S, kN> values[Reader::kUnroll];
-#pragma unroll
-              for (int u = 0; u < Reader::kUnroll; ++u) values[u] = at(u);
-              Reader::for_present(left,
-                                  [&](int u) { store(Reader::class_at(first, u), values[u]); });
-            } else {
+            S* const to = grad.first + first;
+            if constexpr (kTerms == Terms::kIndices) {
+          // A warp's lanes, which may have several rows, stay together.
 #pragma unroll
               for (int u = 0; u < Reader::kUnroll; ++u) {
-                if (u < left) store(Reader::class_at(first, u), at(u));
+                const Values<S, kN> values = at(u);
+                if (u < left) store_values<S, kN>(Reader::vector_at(to, u), values);
               }
+            } else {
+              Reader::for_present(
+                  left, [&](int u) { store_values<S, kN>(Reader::vector_at(to, u), at(u)); });
             }
           });
         });
@@ -87,7 +84,7 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
         const S one[1] = {x};
         grad.put(c, differentiated(ref, c, one).v[0]);
       });
-  if (reader.has(y)) {
+  if (has_target) {
     S value;
     put(&value, objective.gradient_at_target(factors, target_number));
     grad.put(y, value);

@@ -182,13 +182,14 @@ class RowReader {
   template <class F>
   static __device__ __forceinline__ void for_vectors(int left, int64_t c, const Vectors& x,
                                                      F vector) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (u < left) vector(class_at(c, u), values_of<S, kN>(x[u]).v);
-    }
+    for_present(left, [&](int u) { vector(class_at(c, u), values_of<S, kN>(x[u]).v); });
   }
   // The class where the u-th vector of a round begins whose first begins with class c.
   static __device__ __forceinline__ int64_t class_at(int64_t c, int u) { return c + u * kStep; }
+  template <class T>
+  static __device__ __forceinline__ T* vector_at(T* first, int u) {
+    return first + u * kStep;
+  }
 
  private:
   __device__ int64_t stride() const { return objective_.problem.logits_strides.classes; }

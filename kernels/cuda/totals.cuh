@@ -27,8 +27,8 @@ struct WideSum {
   double sum = 0;
 
   static __device__ WideSum of(const Sum<A>& own) {
-    const double high = static_cast<double>(own.high);
-    return {is_finite(own.high) ? high + static_cast<double>(own.low) : high};
+    const A low = is_finite(own.high) ? own.low : A(0);
+    return {static_cast<double>(own.high) + static_cast<double>(low)};
   }
   __device__ void add(const WideSum& other) { sum += other.sum; }
   __device__ double total() const { return sum; }
@@ -86,9 +86,10 @@ class Reducer {
     if (!tiles_.wanted || (tiles_.count > 1 && !tiles_.ticket.is_last_block())) return;
     WideSum<A>(&parts)[kTileSums][kWarps] = shared().all;
     for_wanted([&](int k) {
+      const double* const sums = place(k);
       WideSum<A> sum;
-#pragma unroll 8
-      for (unsigned i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({place(k)[i]});
+#pragma unroll 4
+      for (unsigned i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({sums[i]});
       sum = sum_of_warp(sum);
       if (is_first_lane()) parts[k][threadIdx.x / kWarp] = sum;
     });

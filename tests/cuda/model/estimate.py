@@ -16,7 +16,7 @@ from .work import Work
 LAUNCH = 1.5
 # What the last block adds up for a mean, the losses and the weights: so many sums of tiles are read
 # at once by each thread, and added to one after another, those of a warp in so many steps.
-MEAN_SUMS, TILES_AT_ONCE, SHUFFLED, DEPENDENT_FP64 = 2, 8, 5, 8
+MEAN_SUMS, TILES_AT_ONCE, SHUFFLED, DEPENDENT_FP64 = 2, 4, 5, 8
 # Cycles from a block's place becoming free to the next block's first instruction.
 START = 700
 

@@ -49,6 +49,8 @@ class Block:
     symbols: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        every = enumerate(self.code.instructions)
+        self.barriers = {at for at, i in every if is_barrier(i.opcode)}
         image = bytearray()
         for name, value in zip(self.code.parameters, self.parameters, strict=True):
             image += bytes(-len(image) % 8)
@@ -80,9 +82,11 @@ class Block:
 
     def step(self, warp: Warp) -> bool:
         """One instruction; False where no lane has any."""
-        at = min(lane.at for lane in warp.lanes)
-        if at == GONE:
+        places = {lane.at for lane in warp.lanes} - {GONE}
+        if not places:
             return False
+        # Who has come to a barrier waits there for the warp's other lanes.
+        at = min(places - self.barriers or places)
         instruction = self.code.instructions[at]
         lanes = [lane for lane in warp.lanes if lane.at == at]
         for lane in lanes:
@@ -93,7 +97,7 @@ class Block:
             wanted = not instruction.negated
             lanes = [lane for lane in lanes if bool(lane.registers[instruction.guard]) == wanted]
         name = instruction.opcode.split(".")[0]
-        if name == "bar" and "warp" not in instruction.opcode:
+        if is_barrier(instruction.opcode):
             if len(lanes) < sum(lane.at != GONE for lane in warp.lanes):
                 raise ValueError("a barrier that only a part of a warp has come to")
             warp.waits = True
@@ -239,6 +243,12 @@ SHUFFLES: dict[str, Callable[[int, int], int]] = {
     "up": lambda own, by: own - by,
     "idx": lambda _, by: by % WARP,
 }
+
+
+@lru_cache(None)
+def is_barrier(opcode: str) -> bool:
+    """Whether all of a block meet there."""
+    return opcode.startswith("bar") and "warp" not in opcode
 
 
 @lru_cache(None)

@@ -518,8 +518,8 @@ CUDA = [
     Mutant(
         "an infinite sum's rest",
         "cuda/totals.cuh",
-        "{is_finite(own.high) ? high + static_cast<double>(own.low) : high}",
-        "{high + static_cast<double>(own.low)}",
+        "is_finite(own.high) ? own.low : A(0)",
+        "own.low",
     ),
     Mutant(
         "last row of each tile left out",

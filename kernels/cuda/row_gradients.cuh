@@ -65,13 +65,13 @@ __device__ void write_gradients(const Objective<S, kTerms>& objective, const Fac
                                     values_of<S, kN>(vectors[u]).v);
             };
             S* const to = grad.first + first;
-            if constexpr (kTerms == Terms::kIndices) {
-          // A warp's lanes, which may have several rows, stay together.
+            if constexpr (kTerms == Terms::kIndices && kThreads < kWarp) {
+              // A warp's lanes, which have several rows, stay together.
+              Values<S, kN> values[Reader::kUnroll];
 #pragma unroll
-              for (int u = 0; u < Reader::kUnroll; ++u) {
-                const Values<S, kN> values = at(u);
-                if (u < left) store_values<S, kN>(Reader::vector_at(to, u), values);
-              }
+              for (int u = 0; u < Reader::kUnroll; ++u) values[u] = at(u);
+              Reader::for_present(
+                  left, [&](int u) { store_values<S, kN>(Reader::vector_at(to, u), values[u]); });
             } else {
               Reader::for_present(
                   left, [&](int u) { store_values<S, kN>(Reader::vector_at(to, u), at(u)); });

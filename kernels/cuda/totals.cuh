@@ -88,7 +88,7 @@ class Reducer {
     for_wanted([&](int k) {
       const double* const sums = place(k);
       WideSum<A> sum;
-#pragma unroll 4
+#pragma unroll(1024 / kThreads)
       for (unsigned i = threadIdx.x; i < tiles_.count; i += kThreads) sum.add({sums[i]});
       sum = sum_of_warp(sum);
       if (is_first_lane()) parts[k][threadIdx.x / kWarp] = sum;

@@ -15,8 +15,8 @@ from .work import Work
 # Microseconds from one kernel's end to the next one's first block; before the first as well.
 LAUNCH = 1.5
 # What the last block adds up for a mean, the losses and the weights: so many sums of tiles are read
-# at once by each thread, and added to one after another, those of a warp in so many steps.
-MEAN_SUMS, TILES_AT_ONCE, SHUFFLED, DEPENDENT_FP64 = 2, 4, 5, 8
+# at once by its threads, and added to one after another, those of a warp in so many steps.
+MEAN_SUMS, TILES_AT_ONCE, SHUFFLED, DEPENDENT_FP64 = 2, 1024, 5, 8
 # Cycles from a block's place becoming free to the next block's first instruction.
 START = 700
 
@@ -80,7 +80,7 @@ def totals(work: Work) -> float:
     launch = work.launch
     if launch.writes or launch.function == "slices_forward":
         return 0
-    reads = -(-launch.blocks // (launch.threads * TILES_AT_ONCE))
+    reads = -(-launch.blocks // TILES_AT_ONCE)
     additions = -(-launch.blocks // launch.threads) + SHUFFLED + launch.warps
     return MEAN_SUMS * (reads * work.device.cache_latency + DEPENDENT_FP64 * additions)
 

@@ -65,7 +65,7 @@ def taken(code: Code, work: Work) -> Taken:
         ]
         # The first warp works for the others as well.
         plain = each[1:] or each
-        item = sum(executed for executed, _ in plain) / sum(n for _, n in plain)
+        item = max(0.0, sum(executed for executed, _ in plain) / sum(n for _, n in plain))
         return item, max(0.0, each[0][0] - item * each[0][1])
 
     pairs = list(zip(long, short, strict=True))

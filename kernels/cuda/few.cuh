@@ -26,8 +26,6 @@ inline int few_pitch(int64_t classes, int size) {
   return c % (2 * vector) == 0 ? c + vector : c;
 }
 
-inline constexpr unsigned kWholeWarp = 0xffffffffu;
-
 template <class S, Terms kTerms>
 class FewTile {
   using A = Accumulate<S>;
@@ -73,7 +71,7 @@ class FewTile {
     S* const x = row();
     const A target_logit = is_class(y) ? objective_.logit(get(x[y])) : A(0);
     // Out of the tile: then nobody has to look for it in every chunk.
-    if (kGuesses && is_class(y)) put(x + y, -infinity<A>());
+    if (kGuesses && is_class(y)) x[y] = no_logit<S>();
     const int64_t t = objective_.probabilities(i);
 #pragma unroll 1
     for (bool guessed = kGuesses;; guessed = false) {

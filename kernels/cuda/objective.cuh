@@ -233,14 +233,6 @@ class Objective {
   __device__ __forceinline__ A gradient_at_target(const Factors<S>& f, S x) const {
     return differentiated(x, [&](A) { return f.at_target; });
   }
-  // The k-th of a chunk, if the row counts.
-  template <class Ref>
-  __device__ __forceinline__ A gradient(const Ref& ref, const Factors<S>& f, const Chunk& chunk,
-                                        int k, S x, A q) const {
-    const bool is_target = !kHasMass<kTerms> && k == chunk.target;
-    const A v = is_target ? gradient_at_target(f, x) : gradient(ref, f, x, q);
-    return f.counts ? v : A(0);
-  }
 
  private:
   // f(z), a gradient by the logit z that becomes of x, as one by x.

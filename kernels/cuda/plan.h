@@ -8,6 +8,7 @@
 namespace fused_ce::cuda {
 
 inline constexpr int kWarp = 32;
+inline constexpr unsigned kWholeWarp = 0xffffffff;  // a bit for each of its lanes
 // Teams of threads that share a row are of this size, of a warp's, or of a block's.
 inline constexpr int kSmallTeam = 4, kBlock = 256;
 // Threads a block that has teams of so many: no more than a warp's lanes are small teams, so that

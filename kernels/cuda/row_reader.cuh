@@ -246,7 +246,7 @@ class RowReader {
     if (left < kUnroll) {
       Values<S, kN> absent;
 #pragma unroll
-      for (int k = 0; k < kN; ++k) put(&absent.v[k], -infinity<A>());
+      for (int k = 0; k < kN; ++k) absent.v[k] = no_logit<S>();
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) x[u] = word_of(absent);
     }
@@ -265,7 +265,7 @@ class RowReader {
       Values<S, kN> values = values_of<S, kN>(x[u]);
 #pragma unroll
       for (int j = 0; j < kN; ++j) {
-        if (j == k) put(&values.v[j], -infinity<A>());
+        values.v[j] = j == k ? no_logit<S>() : values.v[j];
       }
       x[u] = word_of(values);
     }

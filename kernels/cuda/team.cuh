@@ -63,7 +63,7 @@ class Team {
  private:
   // The lanes of the team in its warp: the warp's other teams may be elsewhere in the program.
   static __device__ unsigned mask() {
-    constexpr unsigned kFirst = 0xffffffffu >> (kWarp - kLanes);
+    constexpr unsigned kFirst = kWholeWarp >> (kWarp - kLanes);
     return kFirst << (threadIdx.x % kWarp / kLanes * kLanes);
   }
 

@@ -130,7 +130,7 @@ class Reducer {
 
   template <class T>
   static __device__ T other(T value, int distance) {
-    return __shfl_xor_sync(0xffffffffu, value, distance);
+    return __shfl_xor_sync(kWholeWarp, value, distance);
   }
   template <class T>
   static __device__ Sum<T> other(const Sum<T>& sum, int distance) {

@@ -63,10 +63,7 @@ class WaitingBatch {
     return row < (has_a_row_a_tile() ? rows_ : tiles_->end(tile_, rows_));
   }
   __device__ bool begins_tile() const { return place_ == 0; }
-  __device__ bool ends_tile() const {
-    return has_a_row_a_tile() || int64_t{place_} + together_ >= tiles_->rows ||
-           !has(row(together_));
-  }
+  __device__ bool ends_tile() const { return has_a_row_a_tile() || !has(row(together_)); }
 
   __device__ WaitingBatch next() const {
     WaitingBatch batch = *this;
@@ -155,7 +152,7 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
         const bool is_first = batch.has_a_row_a_tile() || (guessed && batch.begins_tile());
         if (!is_first) totals = waiting.totals[mine];
         const bool again = is_mine && finish(mine, i, guessed, totals);
-        const unsigned left = __ballot_sync(0xffffffffu, again);
+        const unsigned left = __ballot_sync(kWholeWarp, again);
         if (mine == 0) waiting.again = left;
         if (batch.has_a_row_a_tile()) {
           if (is_mine && !again) reducer.template put<1>(static_cast<unsigned>(i), totals);

@@ -238,7 +238,7 @@ CUDA = [
     Mutant(
         "vectors that are not there counted in the last round",
         "cuda/row_reader.cuh",
-        "put(&absent.v[k], -infinity<A>());",
+        "absent.v[k] = no_logit<S>();",
         "put(&absent.v[k], A(0));",
     ),
     Mutant(
@@ -256,7 +256,7 @@ CUDA = [
     Mutant(
         "target's own term left in the tile",
         "cuda/few.cuh",
-        "if (kGuesses && is_class(y)) put(x + y, -infinity<A>());",
+        "if (kGuesses && is_class(y)) x[y] = no_logit<S>();",
         "",
     ),
     Mutant(
@@ -469,9 +469,15 @@ CUDA = [
     ),
     Mutant(
         "gradient of ignored rows",
-        "cuda/objective.cuh",
-        "return f.counts ? v : A(0);",
-        "return v;",
+        "cuda/row_gradients.cuh",
+        "if (!factors.counts) {",
+        "if (false) {",
+    ),
+    Mutant(
+        "gradient of ignored rows (few)",
+        "cuda/few.cuh",
+        "if (!factors.counts) {",
+        "if (false) {",
     ),
     Mutant(
         "mean not divided",

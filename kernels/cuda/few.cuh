@@ -75,17 +75,17 @@ class FewTile {
     const int64_t t = objective_.probabilities(i);
 #pragma unroll 1
     for (bool guessed = kGuesses;; guessed = false) {
-      // A bad guess is too small: then the largest logit is another's.
+      // A bad guess is too small, or no number: then another's logit is the largest.
       const A m = guessed ? target_logit : largest(x);
       const Reference<S> ref = objective_.reference(objective_.finite(m));
       RowSums<A, kTerms> row;
       with_nearness(ref, [&](const auto& near) {
         for_classes([&]<int n>(int c) {
           const Chunk chunk = kGuesses ? Chunk{c, -1} : chunk_of(c, y);
-          objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+          objective_.template with_weights<n>(t, c, n, [&](const A(&q)[n]) {
             A z[n];
             objective_.logits(get_values<n>(x + c).v, z);
-            objective_.add(row, chunk, 0, n, near, m, z, q);
+            objective_.add(row, chunk, n, near, m, z, q);
           });
         });
       });
@@ -108,7 +108,7 @@ class FewTile {
     const Reference<S> ref = objective_.reference(factors.offset);
     with_nearness(ref, [&](const auto& near) {
       for_classes([&]<int n>(int c) {
-        objective_.template with_weights<n>(t, c, 0, n, [&](const A(&q)[n]) {
+        objective_.template with_weights<n>(t, c, n, [&](const A(&q)[n]) {
           const Values<S, n> numbers = get_values<n>(x + c);
           Values<S, n> values;
 #pragma unroll

@@ -14,16 +14,14 @@ __device__ inline int64_t row_offset(const Problem& p, const Strides& s, int64_t
 // Some of a row's classes, from `first` on, that a loop takes at once.
 struct Chunk {
   int64_t first;
-  int target;  // which of them is the row's target, counted from `first`; another number if none is
-               // (a vector that begins before the row: perhaps one before its first class)
+  int target;  // which of them is the row's target, counted from `first`; -1 or another
+               // number if none is
 
   // n classes from c on; y: the row's target, or a NoClass.
   static __device__ __forceinline__ Chunk of(int64_t c, int n, int64_t y) {
     const uint64_t place = static_cast<uint64_t>(y - c);
     return {c, place < static_cast<uint64_t>(n) ? static_cast<int>(place) : -1};
   }
-  // Those of its classes from the n-th on.
-  __device__ __forceinline__ Chunk from(int n) const { return {first + n, target - n}; }
 };
 
 }  // namespace fused_ce::cuda

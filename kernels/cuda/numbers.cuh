@@ -33,21 +33,21 @@ __device__ inline void put_number(void* p, DType type, int64_t i, A value) {
             [&]<class S>() { put(static_cast<S*>(p) + i, static_cast<Accumulate<S>>(value)); });
 }
 
-// Those of the kN numbers i, i + stride, ... that are there: out[k] for first <= k < last. Read at
+// Those of the kN numbers i, i + stride, ... that are there: out[k] for k < last. Read at
 // once where they are neighbours in memory and the first is aligned for it.
 template <int kN, class A>
 __device__ __forceinline__ void numbers_at(const void* p, DType type, int64_t i, int64_t stride,
-                                           int first, int last, A (&out)[kN]) {
+                                           int last, A (&out)[kN]) {
   with_type(type, [&]<class S>() {
     const S* const from = static_cast<const S*>(p) + i;
-    if (stride == 1 && first == 0 && last == kN && is_aligned<S, kN>(from)) {
+    if (stride == 1 && last == kN && is_aligned<S, kN>(from)) {
       const Values<S, kN> values = load_values<S, kN>(from);
 #pragma unroll
       for (int k = 0; k < kN; ++k) out[k] = static_cast<A>(get(values.v[k]));
     } else {
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        out[k] = k >= first && k < last ? static_cast<A>(get(from[k * stride])) : A(0);
+        out[k] = k < last ? static_cast<A>(get(from[k * stride])) : A(0);
       }
     }
   });

@@ -94,12 +94,11 @@ class Objective {
   __device__ __forceinline__ bool all_weigh_the_same() const {
     return !kHasLinear<kTerms> || (!kIsGeneral<kTerms> && !kHasMass<kTerms> && !problem.weight);
   }
-  // Calls f(q) with the weights of a row's logits, q[k] of class c + k for first <= k < last. `t`:
-  // where the row's probabilities begin. f is compiled twice, the first time for weights that are
-  // known to be 1.
+  // Calls f(q) with the weights of a row's logits, q[k] of class c + k for k < last. `t`: where the
+  // row's probabilities begin. f is compiled twice, the first time for weights that are known to
+  // be 1.
   template <int kN, class F>
-  __device__ __forceinline__ void with_weights(int64_t t, int64_t c, int first, int last,
-                                               F f) const {
+  __device__ __forceinline__ void with_weights(int64_t t, int64_t c, int last, F f) const {
     A q[kN];
 #pragma unroll
     for (int k = 0; k < kN; ++k) q[k] = 1;
@@ -107,13 +106,13 @@ class Objective {
     if (has_class_weights()) {
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        if (k >= first && k < last) q[k] = class_weight(c + k);
+        if (k < last) q[k] = class_weight(c + k);
       }
     }
     if constexpr (kHasMass<kTerms>) {
       A target[kN];
       const int64_t stride = problem.target_strides.classes;
-      numbers_at(problem.target, problem.target_dtype, t + c * stride, stride, first, last, target);
+      numbers_at(problem.target, problem.target_dtype, t + c * stride, stride, last, target);
 #pragma unroll
       for (int k = 0; k < kN; ++k) q[k] *= coefficients_.smoothed(target[k]);
     }
@@ -136,33 +135,33 @@ class Objective {
       if (!kHasMass<kTerms>) continue;
       A target[kN];
       numbers_at(problem.target, problem.target_dtype, t + (c + u) * problem.target_strides.classes,
-                 problem.target_strides.inner, 0, kN, target);
+                 problem.target_strides.inner, kN, target);
 #pragma unroll
       for (int k = 0; k < kN; ++k) q[u][k] *= coefficients_.smoothed(target[k]);
     }
     f(q);
   }
 
-  // ---- What classes add to a row's sums: those of a chunk that are there, first <= k < last, with
+  // ---- What classes add to a row's sums: those of a chunk that are there, k < last, with
   // logits z. `ref` is the reference m.
 
   template <class Ref, int kN>
-  __device__ __forceinline__ void add(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
-                                      int last, const Ref& ref, A m, const A (&z)[kN],
+  __device__ __forceinline__ void add(RowSums<A, kTerms>& row, const Chunk& chunk, int last,
+                                      const Ref& ref, A m, const A (&z)[kN],
                                       const A (&q)[kN]) const {
-    const int pivot = set_pivot(row, chunk, first, last, ref, m, z, q);
+    const int pivot = set_pivot(row, chunk, last, ref, m, z, q);
     A others[kN];  // -inf, whose exponential is 0, in the place of those that are not added
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       const bool is_pivot = kHasPivot<kTerms> && k == pivot;
       const bool is_target = !kHasMass<kTerms> && k == chunk.target;
-      others[k] = k >= first && k < last && !is_pivot && !is_target ? z[k] : -infinity<A>();
+      others[k] = k < last && !is_pivot && !is_target ? z[k] : -infinity<A>();
     }
     Sums<A, kTerms> some;
     if constexpr (!kIsGeneral<kTerms>) some.add_exponentials(ref, others);
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
-      if (k < first || k >= last) continue;
+      if (k >= last) continue;
       if constexpr (kIsGeneral<kTerms>) {
         const A exponential = ref.exp(others[k]);
         some.exponentials[k % 4] += exponential;
@@ -175,7 +174,7 @@ class Objective {
       if (!is_nan(some.total())) return;
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        const bool is_first = k >= first && k < last && is_nan(z[k]) && chunk.first + k < row.nan;
+        const bool is_first = k < last && is_nan(z[k]) && chunk.first + k < row.nan;
         row.nan = is_first ? chunk.first + k : row.nan;
       }
     }
@@ -251,13 +250,13 @@ class Objective {
   // A larger logit among a chunk's classes than any before takes the pivot's place. Which of them
   // it is, or -1.
   template <class Ref, int kN>
-  __device__ __forceinline__ int set_pivot(RowSums<A, kTerms>& row, const Chunk& chunk, int first,
-                                           int last, const Ref& ref, A m, const A (&z)[kN],
+  __device__ __forceinline__ int set_pivot(RowSums<A, kTerms>& row, const Chunk& chunk, int last,
+                                           const Ref& ref, A m, const A (&z)[kN],
                                            const A (&q)[kN]) const {
     if constexpr (!kHasPivot<kTerms>) return -1;
     A most = -infinity<A>();
 #pragma unroll
-    for (int k = 0; k < kN; ++k) most = k >= first && k < last ? larger(most, z[k]) : most;
+    for (int k = 0; k < kN; ++k) most = k < last ? larger(most, z[k]) : most;
     // The first of several, though rows are not read in order: the classes at their ends come
     // first.
     const bool ties = kIsGeneral<kTerms> && most == row.pivot.logit && most > -infinity<A>();
@@ -266,7 +265,7 @@ class Objective {
     A weight = 0;
 #pragma unroll
     for (int k = kN; k-- > 0;) {
-      const bool is_most = k >= first && k < last && z[k] == most;
+      const bool is_most = k < last && z[k] == most;
       found = is_most ? k : found;
       weight = is_most ? q[k] : weight;
     }

@@ -14,8 +14,9 @@ constexpr int64_t kMostBlocks = 16384;
 constexpr int64_t kNarrowestPlane = 32;
 // Up to which a small team, and a warp, have a row: what a row costs beside its classes is the less
 // the fewer threads share it. Of few rows a small team would leave the GPU idle, so that it has
-// those alone that are read in two rounds.
+// those alone that are read in two rounds, of double in four.
 constexpr int64_t kSmallTeamBytes = 512, kSmallTeamClasses = 1024, kWarpClasses = 4096;
+static_assert(kWarpClasses < 1 << 30, "Count in row_reader.cuh");
 // Rows that are enough to fill a GPU with a small team each, and a warp.
 constexpr int64_t kRowsOfSmallTeams = 8192, kRowsOfWarps = 2048;
 // Blocks that a GPU takes in several turns, so that those of the last one weigh little; rows are

@@ -146,7 +146,7 @@ class PlaneReader {
               weights[j] = q[j][k];
             }
             objective_.logits(numbers, z);
-            objective_.add(sums[k], chunk, 0, last, ref, m[k], z, weights);
+            objective_.add(sums[k], chunk, last, ref, m[k], z, weights);
           }
         });
       });
@@ -266,8 +266,9 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
 #pragma unroll
             for (int k = 0; k < kN; ++k) {
               const Factors<S>& f = factors[k];
-              put(&values.v[k],
-                  objective.gradient(objective.reference(f.offset), f, x[u + j].v[k], q[j][k]));
+              const A gradient =
+                  objective.gradient(objective.reference(f.offset), f, x[u + j].v[k], q[j][k]);
+              put(&values.v[k], f.counts ? gradient : A(0));
             }
             if (j < last) store_values<S, kN>(to, values);
           }
@@ -276,9 +277,7 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
     });
     for (int k = 0; k < kN; ++k) {
       const Factors<S>& f = factors[k];
-      if (!f.counts) {
-        for (int64_t c = 0; c < p.classes; ++c) put(grad + c * stride + k, A(0));
-      } else if (is_class(f.target)) {
+      if (is_class(f.target)) {
         put(grad + f.target * stride + k, objective.gradient_at_target(f, target_numbers[k]));
       }
     }

@@ -5,6 +5,8 @@
 // guess). A row's first round is asked for before that.
 #pragma once
 
+#include <type_traits>
+
 #include "results.cuh"
 #include "team.cuh"
 
@@ -19,20 +21,14 @@ inline constexpr int kProbe = 128;
 
 // What a team counts the classes and vectors of a row, or of its piece, in: within a warp it has
 // few (see plan.cpp).
-template <bool kIsFew>
-struct CountOf {
-  using type = uint32_t;
-};
-template <>
-struct CountOf<false> {
-  using type = uint64_t;
-};
+template <int kThreads>
+using Count = std::conditional_t<kThreads <= kWarp, uint32_t, uint64_t>;
 
 // Classes [begin, end) of one row, which a team of kThreads reads.
 template <class S, Terms kTerms, int kThreads>
 class RowReader {
   using A = Accumulate<S>;
-  using Count = typename CountOf<kThreads <= kWarp>::type;
+  using Count = cuda::Count<kThreads>;
   static constexpr int kN = kVector<S>;
   // Classes from one of a thread's vectors to its next, and from round to round.
   static constexpr int kStep = kThreads * kN, kRound = kLoads<S> * kStep;
@@ -148,17 +144,18 @@ class RowReader {
   // Calls f(q) with the weights of the logits of classes c + [0, n) in the linear sum.
   template <int n, class F>
   __device__ __forceinline__ void with_weights(int64_t c, F f) const {
-    objective_.template with_weights<n>(probabilities_, c, 0, n, f);
+    objective_.template with_weights<n>(probabilities_, c, n, f);
   }
 
-  // How many classes the thread's first is before one that it has in a vector; else more than any.
+  // How many classes the thread's first is before one that it has in a vector, or more than any: as
+  // what is left of the way is behind that one, where it has wrapped around.
   __device__ __forceinline__ Count way_to(int64_t y) const {
     const auto place = static_cast<uint64_t>(y - begin_);
     const auto c = static_cast<Count>(place);
     const bool is_mine = place < static_cast<uint64_t>(in_vectors()) && is_of_thread(c / kN);
     return is_mine ? c - thread() * kN : ~Count{0};
   }
-  // Whether the thread has a class, in a vector or at the ends; -1 or less: none.
+  // Whether the thread has a class, in a vector or at the ends; a NoClass is none.
   __device__ __forceinline__ bool has(int64_t y) const {
     const int64_t place = y - begin_, behind = place - in_vectors();
     if (place >= 0 && behind < 0) return is_of_thread(static_cast<Count>(place) / kN);
@@ -286,7 +283,7 @@ class RowReader {
       }
     }
     objective_.logits(numbers, z);
-    objective_.add(row, Chunk{0, -1}, 0, kUnroll * kN, ref, m, z, q);
+    objective_.add(row, Chunk{0, -1}, kUnroll * kN, ref, m, z, q);
   }
   // n neighbouring classes from c on.
   template <class Ref, int n>
@@ -295,7 +292,7 @@ class RowReader {
     with_weights<n>(c, [&](const A(&q)[n]) {
       A z[n];
       objective_.logits(x, z);
-      objective_.add(row, Chunk::of(c, n, y), 0, n, ref, m, z, q);
+      objective_.add(row, Chunk::of(c, n, y), n, ref, m, z, q);
     });
   }
 

@@ -95,6 +95,16 @@ class CudaManyBatches : public CudaKernel {};
 INSTANTIATE_TEST_SUITE_P(, CudaManyBatches,
                          ::testing::Values(std::make_tuple(kSchedules[2], DType::kFloat)));
 
+// So many that a tile has several batches of small teams' rows, or several of a block's planes.
+TEST_P(CudaManyBatches, TilesOfShortRows) {
+  CudaFixture f(dtype(), Layout::kRows, kPlain, {2 * 32 * 4096 + 45, 65, 1});
+  f.run_and_check();
+}
+TEST_P(CudaManyBatches, TilesOfPlanes) {
+  CudaFixture f(dtype(), Layout::kPlanes, kPlain, {1, 2, 2 * 512 * 4096 + 516});
+  f.run_and_check();
+}
+
 // So many rows that a block has several batches of them in a tile. All share one row's memory, and
 // few of them count.
 TEST_P(CudaManyBatches, TilesOfSeveralBatches) {

@@ -9,7 +9,7 @@ from model.launches import Calls, build, calls_of
 from model.work import Launch, Shape
 from sass.facts import TERMS
 
-# few (as many classes as it takes); rows by 8 threads, by a warp, by a block; slices; planes by
+# few (as many classes as it takes); rows by 4 threads, by a warp, by a block; slices; planes by
 # vectors, and of an odd number of neighbours.
 SHAPES = ["65536x32", "65536x200", "16384x2000", "4096x32000", "64x1000000"]
 SHAPES += ["8x21x512x512", "8x21x513x513"]

@@ -298,8 +298,8 @@ CUDA = [
     Mutant(
         "target's gradient as another class's (planes)",
         "cuda/planes.cuh",
-        "} else if (is_class(f.target)) {",
-        "} else if (false) {",
+        "      if (is_class(f.target)) {",
+        "      if (false) {",
     ),
     Mutant(
         "target's logit after its gradient (planes)",
@@ -310,8 +310,8 @@ CUDA = [
     Mutant(
         "ignored row beside one that counts",
         "cuda/planes.cuh",
-        "if (!f.counts) {",
-        "if (false) {",
+        "f.counts ? gradient : A(0)",
+        "gradient",
     ),
     Mutant(
         "first class left out, not the largest",
@@ -566,8 +566,8 @@ CUDA = [
     Mutant(
         "probabilities taken for neighbours",
         "cuda/numbers.cuh",
-        "stride == 1 && first == 0",
-        "first == 0",
+        "stride == 1 && last == kN",
+        "last == kN",
     ),
     Mutant(
         "first 128 bits of a wider vector again",

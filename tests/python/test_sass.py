@@ -45,10 +45,10 @@ LISTING = """
         /*0000*/                   ISETP.GE.AND P0, PT, R0, R1, PT ;
         /*0010*/               @P0 BRA `(.L_x_2) ;
         /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
-        /*0030*/                   FFMA R8, R4, R5, R6 ;
-        /*0040*/                   FFMA R8, R4, R5, R8 ;
-        /*0050*/                   FFMA R8, R4, R5, R8 ;
-        /*0060*/                   FFMA R8, R4, R5, R8 ;
+        /*0030*/                   FFMA.SAT R8, R4, R5, R6 ;
+        /*0040*/                   FFMA.SAT R8, R4, R5, R8 ;
+        /*0050*/                   FFMA.SAT R8, R4, R5, R8 ;
+        /*0060*/                   FFMA.SAT R8, R4, R5, R8 ;
 .L_x_1:
         /*0070*/               @P1 BRA `(.L_x_0) ;
         /*0080*/                   EXIT ;
@@ -68,15 +68,28 @@ def test_reading_a_listing():
     assert (kernel.loop, kernel.elements, kernel.loop_fp64, kernel.asked) == (8, 4, 0, 16)
 
 
-def test_two_exponentials_in_one():
-    """sm_100 has an instruction that is two of another."""
-    text = LISTING.replace("FFMA R8, R4, R5, R6", "FFMA2 R8, R4.F32x2, R5.F32x2, R6.F32x2")
-    for left in (2, 1):
+def test_as_many_exponentials_as_logits():
+    """Each saturates, on sm_100 in an addition."""
+    text = LISTING
+    for left in (4, 3):
         ((mangled, code),) = parse_sass(text).items()
         kernel = facts_of(100, mangled, code, {})
         assert kernel is not None
-        assert kernel.elements == (4 if left == 2 else 0)
-        text = text.replace("FFMA R8, R4, R5, R8", "FADD R8, R4, R8", 2)
+        assert kernel.elements == (4 if left == 4 else 0)
+        text = text.replace("FFMA.SAT R8, R4, R5, R8", "FADD.SAT R8, R4, R8", 2)
+        text = text.replace("FFMA.SAT R8, R4, R5, R6", "FADD R8, R4, R6")
+
+
+def test_a_shorter_way_round():
+    """Where a part of a round is left out, the way of the whole round counts."""
+    text = LISTING.replace(
+        "/*0050*/                   FFMA.SAT",
+        "/*0048*/               @P2 BRA `(.L_x_1) ;\n        /*0050*/                   FFMA.SAT",
+    )
+    ((mangled, code),) = parse_sass(text).items()
+    kernel = facts_of(90, mangled, code, {})
+    assert kernel is not None
+    assert (kernel.loop, kernel.elements) == (9, 4)
 
 
 def test_ptxas_log():

@@ -5,7 +5,8 @@ No GPU is needed: nvcc compiles kernels/cuda for each architecture, ptxas tells 
 nvdisasm prints the instructions. `make cuda-report` calls this. What should come out: ../expect.
 
 A kernel's hot loop is the shortest way round the loop of exponentials that has most of its vector
-loads, which is the way of a row's whole vectors where no optional input is there. What it costs is
+loads, and exponentials of all that these bring: the way of a row's full rounds where no optional
+input is there. What it costs is
 counted, and compared with what a GPU can issue and read: an estimate, from data sheets, of what
 bounds it.
 """

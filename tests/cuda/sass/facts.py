@@ -137,18 +137,24 @@ def facts_of(arch: int, mangled: str, code: Code, ptxas: dict[str, int]) -> Kern
 def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
     """The facts of the hot loop."""
     size = SIZES[kernel.storage]
-    loop, loads = hot_loop(code, pattern, each, size)
-    if not loop:
-        return
+    is_planes = kernel.name.startswith("planes")
     probabilities = "probabilities" in kernel.name
     # Loads of probabilities look like those of logits, which `few` has in shared memory.
     alike = probabilities and not kernel.name.startswith("few")
-    if kernel.name.startswith("planes"):
-        # Weights are loaded one by one. Where there are none, loads may be in several blocks.
-        planes = count(loop, pattern) if "indices" in kernel.name else loads
-        kernel.elements = planes // UNDER_WAY * UNDER_WAY * each
-    else:
-        kernel.elements = (min(loads, UNDER_WAY) if alike else count(loop, pattern)) * each
+
+    def of_logits(loads: int) -> int:
+        if is_planes:
+            return loads // UNDER_WAY * UNDER_WAY
+        return min(loads, UNDER_WAY) if alike else loads
+
+    loop, loads = hot_loop(code, pattern, each, size, of_logits)
+    if not loop:
+        return
+    # Planes' weights are loaded one by one; where there are none, loads may be in several blocks.
+    counted = (
+        loads if alike or (is_planes and "indices" not in kernel.name) else count(loop, pattern)
+    )
+    kernel.elements = of_logits(counted) * each
     if not kernel.elements:
         return
     kernel.loop = len(loop)

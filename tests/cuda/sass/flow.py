@@ -61,20 +61,34 @@ class Graph:
         number = {block.start: b for b, block in enumerate(self.blocks)}
         self.after = [[number[t] for t in edges[block.stop - 1]] for block in self.blocks]
 
-    def cycle(self, block: int) -> list[int] | None:
-        """The blocks of the shortest way from a block round to itself."""
-        queue = [(0, block, [block])]
-        seen: set[int] = set()
+    def cycle(self, block: int, worth: Sequence[int], need: int) -> list[int] | None:
+        """The blocks of the shortest way from a block round to itself that is worth so much.
+
+        `worth`: of each block.
+        """
+        start = (block, min(need, worth[block]))
+        queue = [(0, start)]
+        before: dict[tuple[int, int], tuple[int, int]] = {}
         while queue:
-            length, at, way = heapq.heappop(queue)
+            length, place = heapq.heappop(queue)
+            at, have = place
             for then in self.after[at]:
-                if then == block:
-                    return way
-                if then not in seen:
-                    seen.add(then)
-                    cost = length + len(self.blocks[then])
-                    heapq.heappush(queue, (cost, then, [*way, then]))
+                if then == block and have == need:
+                    return self._way(before, start, place)
+                after = (then, min(need, have + worth[then]))
+                if then != block and after not in before:
+                    before[after] = place
+                    heapq.heappush(queue, (length + len(self.blocks[then]), after))
         return None
+
+    @staticmethod
+    def _way(
+        before: dict[tuple[int, int], tuple[int, int]], start: tuple[int, int], end: tuple[int, int]
+    ) -> list[int]:
+        way = [end]
+        while way[-1] != start:
+            way.append(before[way[-1]])
+        return [block for block, _ in reversed(way)]
 
     def instructions(self, way: Sequence[int]) -> list[str]:
         return [self.code.instructions[i] for block in way for i in self.blocks[block]]

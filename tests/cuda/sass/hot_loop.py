@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .flow import Graph
 from .listing import Code, count
@@ -27,33 +27,40 @@ def load_pattern(storage: str, function: str, parameter: str) -> tuple[str, int]
     return rf"LDG\.E{widths[bits]}", int(parameter)
 
 
-# What a loop of exponentials has at least one of for each, by the logits' size; or half of one.
-EXPONENTIAL = {2: (r"MUFU\.EX2", ""), 4: (r"FFMA\b", r"FFMA2\b"), 8: (r"DFMA\b", "")}
+# What an exponential has so many of, by the logits' size. That of float saturates.
+EXPONENTIAL = {2: (r"MUFU\.EX2", 1), 4: (r"F\w+\.SAT", 1), 8: (r"DFMA\b", 8)}
 
 
 def exponentials(loop: Sequence[str], size: int) -> int:
     """How many there may be."""
-    one, two = EXPONENTIAL[size]
-    return count(loop, one) + 2 * (count(loop, two) if two else 0)
+    pattern, of_each = EXPONENTIAL[size]
+    return count(loop, pattern) // of_each
 
 
-def hot_loop(code: Code, pattern: str, each: int, size: int) -> tuple[list[str], int]:
+def hot_loop(
+    code: Code, pattern: str, each: int, size: int, of_logits: Callable[[int], int]
+) -> tuple[list[str], int]:
     """The shortest way round a loop of exponentials, from those with the most loads in a block.
 
-    And how many loads that block has: the logits', where others (of probabilities) look the same.
+    Of all logits that these bring: the ways of a row's last round may be shorter. And how many
+    loads that block has. `of_logits`: how many of so many loads are the logits', where others look
+    the same.
+
     A loop over rows, which may load as much, divides; one over classes does not. Nor does that
     convert probabilities from double where the logits are of another type.
     """
     graph = Graph(code)
-    loads = [count(graph.instructions([b]), pattern) for b in range(len(graph.blocks))]
+    every = [graph.instructions([b]) for b in range(len(graph.blocks))]
+    loads = [count(block, pattern) for block in every]
+    worth = [exponentials(block, size) for block in every]
     for most in sorted(set(loads) - {0}, reverse=True):
-        ways = [graph.cycle(b) for b, n in enumerate(loads) if n == most]
+        need = each * of_logits(most)
+        ways = [graph.cycle(b, worth, need) for b, n in enumerate(loads) if n == most]
         loops = [graph.instructions(way) for way in ways if way]
         computing = [
             loop
             for loop in loops
-            if exponentials(loop, size) >= each * most
-            and not count(loop, r"MUFU\.RCP" if size == 8 else rf"MUFU\.RCP|{FP64}")
+            if not count(loop, r"MUFU\.RCP" if size == 8 else rf"MUFU\.RCP|{FP64}")
         ]
         if computing:
             return min(computing, key=len), most

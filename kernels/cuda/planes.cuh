@@ -13,13 +13,13 @@ template <class S>
 inline constexpr Accumulate<S> kFarTarget =
     Accumulate<S>(0.69) * ((sizeof(S) == 8 ? 1000 : 126) - ReferenceConstants<S>::kHeadroomBits);
 // As kForwardBlocks in rows.cuh. Where a thread has neighbouring rows, at most 168 registers, of
-// half types without a linear sum 128, and beside probabilities 255; where it has one 64, 96 and of
-// the general loops 128; of double 255.
+// half types without a linear sum 128 and with one 255, as beside probabilities; where it has one
+// 64, 96 and of the general loops 128; of double 255.
 template <class S, Terms kTerms, int kN>
-inline constexpr int kPlaneBlocks = sizeof(S) == 8       ? 2
-                                    : kN > 1             ? (kHasMass<kTerms>                    ? 2
-                                                            : kHasLinear<kTerms> || !kIsHalf<S> ? 3
-                                                                                                : 4)
+inline constexpr int kPlaneBlocks = sizeof(S) == 8 ? 2
+                                    : kN > 1       ? (kHasMass<kTerms> ? 2
+                                                      : !kIsHalf<S>    ? 3
+                                                                       : (kHasLinear<kTerms> ? 2 : 4))
                                     : kIsGeneral<kTerms> ? 4
                                     : kHasLinear<kTerms> ? 5
                                                          : 8;

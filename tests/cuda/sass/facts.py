@@ -18,7 +18,7 @@ from .toolkit import build, find_nvcc, find_nvdisasm
 
 MANGLED_STORAGE = {"f": "float", "d": "double", "13__nv_bfloat16": "BFloat16", "6__half": "Half"}
 # Loads of logits that a thread of `rows` makes at once, or fewer: kLoads. One of `planes` makes a
-# multiple of it: kPlanesTogether.
+# multiple of it, of double itself: kPlanesTogether.
 UNDER_WAY = 4
 # The loads that bring a tile of `few`, and their bytes.
 TILE = (r"LDG\S*\.128\b", 16)
@@ -144,7 +144,8 @@ def add_loop(kernel: Kernel, code: Code, pattern: str, each: int) -> None:
 
     def of_logits(loads: int) -> int:
         if is_planes:
-            return loads // UNDER_WAY * UNDER_WAY
+            rounds = loads // UNDER_WAY
+            return UNDER_WAY * (min(rounds, 1) if size == SIZES["double"] else rounds)
         return min(loads, UNDER_WAY) if alike else loads
 
     loop, loads = hot_loop(code, pattern, each, size, of_logits)

@@ -153,6 +153,7 @@ __device__ void forward_of_rows(const Objective<S, kTerms>& objective, const For
         if (!is_first) totals = waiting.totals[mine];
         const bool again = is_mine && finish(mine, i, guessed, totals);
         const unsigned left = __ballot_sync(kWholeWarp, again);
+        __syncwarp();  // a ballot orders no memory, and other lanes have read what lane 0 writes
         if (mine == 0) waiting.again = left;
         if (batch.has_a_row_a_tile()) {
           if (is_mine && !again) reducer.template put<1>(static_cast<unsigned>(i), totals);

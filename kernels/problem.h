@@ -108,8 +108,7 @@ static inline constexpr double loss_of_no_rows(const Problem& p) {
 //   gap:       where the entropy is asked for, else null: how far the logits lie below the
 //              largest, sum of p_j (z_max - z_j)
 // Of a slice these are numbers of the whole row; reference is the largest logit, and sum is
-// relative to that logit's own exponential. On CUDA rows of few classes leave `sum` alone, relative
-// to the target's own exponential (see cuda/saved.cuh).
+// relative to that logit's own exponential.
 struct Saved {
   void* reference;
   void* sum;

@@ -54,7 +54,7 @@ __device__ inline RowGrads<A> grads_of(const Coefficients<A>& k, const Problem& 
     }
     const Logarithms<S, kTerms> logs(k.scale, state);
     const A z_loss = weight * read_grad<A>(back, back.grad_z_loss, row);
-    lse += (loss + z_loss) * (2 * k.z_loss_weight * logs.lse(logs.nll(logs.odds()), A(0)));
+    lse += (loss + z_loss) * (2 * k.z_loss_weight * logs.lse(logs.nll(), A(0)));
   }
   const bool has_entropy = kIsGeneral<kTerms> && back.grad_entropy;
   return {loss, lse, has_entropy ? s * static_cast<const A*>(back.grad_entropy)[row] : A(0)};

@@ -94,19 +94,13 @@ class FewTile {
     }
   }
 
-  // What backward needs of this thread's row, of whose odds alone forward left `saved`.
-  __device__ SavedRow<A> of_odds(const SavedRow<A>& saved, int64_t y) const {
-    const S* const x = row();
-    return objective_.of_odds(saved.sum, y, [&](int64_t c) { return objective_.logit(get(x[c])); });
-  }
-
-  // This thread's row becomes its gradient: of a row that does not count, 0.
-  __device__ void clear() {
-    S* const x = row();
-    for (int c = 0; c < classes_; ++c) put(x + c, A(0));
-  }
+  // This thread's row becomes its gradient.
   __device__ void differentiate(int64_t i, const Factors<S>& factors) {
     S* const x = row();
+    if (!factors.counts) {
+      for (int c = 0; c < classes_; ++c) put(x + c, A(0));
+      return;
+    }
     // The target's class is written last, when its number is gone: only a cap asks for that.
     const int64_t y = factors.target;
     const S target_number = kIsGeneral<kTerms> && is_class(y) ? x[y] : S();
@@ -283,28 +277,18 @@ __global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
 template <class S, Terms kTerms>
 __global__ void __launch_bounds__(kFewRows, kFewBlocks<S, kTerms>)
     few_backward(const Objective<S, kTerms> objective, const Backward back, const int pitch) {
-  using A = Accumulate<S>;
   FUSED_CE_DYNAMIC_SHARED(S, shared);
   FewTile<S, kTerms> tile(objective, shared, pitch);
   const int64_t rows = rows_of(objective.problem);
-  const bool one = objective.saves_odds(back.saved);
   for (int64_t first = int64_t{blockIdx.x} * kFewRows; first < rows;
        first += int64_t{gridDim.x} * kFewRows) {
     const int n = rows - first < kFewRows ? static_cast<int>(rows - first) : kFewRows;
     const bool is_there = static_cast<int>(threadIdx.x) < n;
     const int64_t i = first + threadIdx.x;
-    const int64_t y = is_there ? objective.target(i) : int64_t{kIgnored};
-    const bool counts = is_there && objective.counts(y);
-    SavedRow<A> saved{};
-    if (counts) saved = SavedRow<A>::of(back.saved, i, one);
-    if (__any_sync(kWholeWarp, counts)) tile.load(first, n);
+    const Factors<S> factors = is_there ? objective.factors(back, i) : Factors<S>{};
+    if (__any_sync(kWholeWarp, factors.counts)) tile.load(first, n);
     __syncwarp();
-    if (counts) {
-      if (one) saved = tile.of_odds(saved, y);
-      tile.differentiate(i, objective.factors(back, i, y, saved));
-    } else if (is_there) {
-      tile.clear();
-    }
+    if (is_there) tile.differentiate(i, factors);
     __syncwarp();
     tile.store(back, first, n);
     __syncwarp();

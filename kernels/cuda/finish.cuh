@@ -5,7 +5,7 @@
 #pragma once
 
 #include "coefficients.cuh"
-#include "saved.cuh"
+#include "logarithms.cuh"
 
 namespace fused_ce::cuda {
 
@@ -14,17 +14,15 @@ template <class A>
 struct RowLoss {
   A loss = 0;  // with z_loss
   A z_loss = 0;
-  A lse = 0;   // where it was asked for, or a z-loss
-  A odds = 0;  // against the pivot, or kNoOdds
+  A lse = 0;  // where it was asked for, or a z-loss
 };
 
 template <class S, Terms kTerms, class A = Accumulate<S>>
 __device__ inline RowLoss<A> loss_of(const Coefficients<A>& k, const RowState<A>& row,
                                      bool wants_lse) {
   const Logarithms<S, kTerms> logs(k.scale, row);
+  const A nll = logs.nll();
   RowLoss<A> result;
-  result.odds = logs.odds();
-  const A nll = logs.nll(result.odds);
   if constexpr (kHasMass<kTerms>) {
     result.loss = k.scale.s * row.linear + row.mass * nll;
   } else {
@@ -41,6 +39,22 @@ __device__ inline RowLoss<A> loss_of(const Coefficients<A>& k, const RowState<A>
     result.loss += result.z_loss;
   }
   return result;
+}
+
+// What is left of a row for backward. A pivot's logit becomes the reference, by which backward
+// knows the pivot again, and the sum is made relative to it: by the quotient of two exponentials of
+// one logit, a power of two where neither was relative to a shift.
+template <class S, Terms kTerms, class A = Accumulate<S>>
+__device__ inline SavedRow<A> saved_of(const Coefficients<A>& k, const RowState<A>& row) {
+  // A row with an infinite reference has no gradient.
+  const A m = row.reference, others = is_finite(m) ? row.sum.total() : m - m;
+  if constexpr (!kHasPivot<kTerms>) return {m, others, row.pivot_logit};
+  const A x = kHasMass<kTerms> ? row.pivot_logit : row.largest.logit;
+  const auto exp_relative_to = [&](A reference) {
+    return Reference<S>(Offset<S>::of(reference, k.scale), k.scale).exp(x);
+  };
+  return {x, others * (exp_relative_to(x) / exp_relative_to(m)),
+          kHasMass<kTerms> ? row.mass : row.pivot_logit};
 }
 
 }  // namespace fused_ce::cuda

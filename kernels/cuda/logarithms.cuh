@@ -6,10 +6,6 @@
 
 namespace fused_ce::cuda {
 
-// In the place of odds that are no number within reach.
-template <class A>
-inline constexpr A kNoOdds = -1;
-
 template <class S, Terms kTerms>
 class Logarithms {
   using A = Accumulate<S>;
@@ -24,21 +20,16 @@ class Logarithms {
                                 : Reference<S>(offset_, scale).exp_and_rest(row.pivot_logit)),
         sum_(row.sum.total()) {}
 
-  // (1 - p) / p of the pivot, exact to the last bits however small they are; or kNoOdds, only where
-  // the e^z of a target underflows.
-  __device__ A odds() const {
+  // -log p of the pivot. The quotient is exact to the last bits however small the result is, and
+  // fails only where the e^z of a target underflows.
+  __device__ A nll() const {
     const A total = sum_ + pivot_.high;
     const bool representable = kHasMass<kTerms> ||
                                (pivot_.high > sum_ * K::kTiny && pivot_.high > K::kTiny) ||
                                total != total;
-    return representable ? quotient(row_.sum, pivot_) : kNoOdds<A>;
-  }
-  // -log p of the pivot, which has these odds.
-  __device__ A nll(A odds) const {
     const A m = row_.reference;
-    return !kHasMass<kTerms> && odds == kNoOdds<A>
-               ? log_of_total(m) + scale_.s * (m - row_.pivot_logit)
-               : log1p_of(odds);
+    return representable ? log1p_of(quotient(row_.sum, pivot_))
+                         : log_of_total(m) + scale_.s * (m - row_.pivot_logit);
   }
 
   // The log of the sum of all e^z, less `origin`, a logit.

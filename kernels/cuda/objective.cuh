@@ -206,39 +206,14 @@ class Objective {
   }
   // What backward will need.
   __device__ SavedRow<A> saved(const RowState<A>& row) const {
-    return saved_of<S, kTerms>(coefficients_.scale, row);
+    return saved_of<S, kTerms>(coefficients_, row);
   }
-  // Whether rows leave their odds alone, and what that makes of one; and all that backward needs,
-  // of the odds against target y and the logits.
-  __device__ bool saves_odds(const Saved& saved) const {
-    return cuda::saves_odds<S, kTerms>(problem, saved);
-  }
-  __device__ SavedRow<A> saved_odds(const RowState<A>& row, A odds) const {
-    return {0, odds_of<S>(row, odds), 0};
-  }
-  // Out of reach, they are made again from all logits: one by one, since such rows are few.
-  template <class LogitOf>
-  __device__ __forceinline__ SavedRow<A> of_odds(A odds, int64_t y, LogitOf logit_of) const {
-    const A x = logit_of(y);
-    if (odds != kNoOdds<A>) return {x, by_reference<S>(coefficients_.scale, x, odds), x};
-    A m = x;
-#pragma unroll 1
-    for (int64_t c = 0; c < problem.classes; ++c) m = larger(m, logit_of(c));
-    const Reference<S> ref = reference(m);
-    Sum<A> others;
-#pragma unroll 1
-    for (int64_t c = 0; c < problem.classes; ++c) {
-      if (c != y) others.add(ref.exp(logit_of(c)));
-    }
-    return {m, others.total(), x};
-  }
-  // y: the row's target, or a NoClass; `saved`: what forward left of the row.
-  __device__ Factors<S> factors(const Backward& back, int64_t row, int64_t y,
-                                SavedRow<A> saved) const {
+  __device__ Factors<S> factors(const Backward& back, int64_t row) const {
+    const int64_t y = target(row);
     const double* const target_weights = problem.slice.target_weight;
     const A w = target_weights ? static_cast<A>(target_weights[row]) : target_weight(y);
-    if (is_slice(problem))
-      saved.sum = by_reference<S>(coefficients_.scale, saved.reference, saved.sum);
+    SavedRow<A> saved = SavedRow<A>::of(back.saved, row);
+    if (is_slice(problem)) saved.sum *= reference(saved.reference).exp(saved.reference);
     const bool has_gap = kIsGeneral<kTerms> && back.grad_entropy;
     return factors_of<S, kTerms>(coefficients_, saved,
                                  has_gap ? static_cast<const A*>(back.saved.gap)[row] : A(0), y, w,

@@ -158,11 +158,6 @@ class PlaneReader {
     }
   }
 
-  // What backward needs of the k-th row, of whose odds alone forward left `saved`.
-  __device__ __forceinline__ SavedRow<A> of_odds(const SavedRow<A>& saved, int k, int64_t y) const {
-    return objective_.of_odds(saved.sum, y, [&](int64_t c) { return logit(c, k); });
-  }
-
  private:
   static __device__ __forceinline__ Values<S, kN> absent() {
     Values<S, kN> values;
@@ -240,32 +235,20 @@ __global__ void __launch_bounds__(kPlaneBlock, kPlaneBlocks<S, kTerms, kN>)
   using A = Accumulate<S>;
   const Problem& p = objective.problem;
   const int64_t stride = back.grad_strides.classes;
-  const bool one = objective.saves_odds(back.saved);
   const int64_t rows = rows_of(p), step = int64_t{gridDim.x} * kPlaneBlock * kN;
   for (int64_t i = (int64_t{blockIdx.x} * kPlaneBlock + threadIdx.x) * kN; i < rows; i += step) {
     const Reader reader(objective, i);
     S* const grad = static_cast<S*>(back.grad_logits) + row_offset(p, back.grad_strides, i);
-    int64_t y[kN];
+    Factors<S> factors[kN];
+#pragma unroll
+    for (int k = 0; k < kN; ++k) factors[k] = objective.factors(back, i + k);
     bool any_counts = false;
-    for (int k = 0; k < kN; ++k) {
-      y[k] = objective.target(i + k);
-      any_counts |= objective.counts(y[k]);
-    }
+    for (int k = 0; k < kN; ++k) any_counts |= factors[k].counts;
     if (!any_counts) {
       for (int64_t c = 0; c < p.classes; ++c)
         store_values<S, kN>(grad + c * stride, Values<S, kN>{});
       continue;
     }
-    SavedRow<A> saved[kN];
-    for (int k = 0; k < kN; ++k) saved[k] = SavedRow<A>::of(back.saved, i + k, one);
-    if (one) {
-#pragma unroll
-      for (int k = 0; k < kN; ++k)
-        if (is_class(y[k])) saved[k] = reader.of_odds(saved[k], k, y[k]);
-    }
-    Factors<S> factors[kN];
-#pragma unroll
-    for (int k = 0; k < kN; ++k) factors[k] = objective.factors(back, i + k, y[k], saved[k]);
     // What is in memory for the targets may be gone when their gradients are written.
     S target_numbers[kN] = {};
     if constexpr (kIsGeneral<kTerms>) {

@@ -8,6 +8,14 @@
 
 namespace fused_ce::cuda {
 
+// What backward will need of a row.
+template <class A>
+__device__ inline void put_saved(const Saved& saved, int64_t i, const SavedRow<A>& row) {
+  static_cast<A*>(saved.reference)[i] = row.reference;
+  static_cast<A*>(saved.sum)[i] = row.sum;
+  static_cast<A*>(saved.target_or_mass)[i] = row.target_or_mass;
+}
+
 // Whether row i's logits are of any interest; y: its target.
 template <class S, Terms kTerms>
 __device__ inline bool is_read(const Objective<S, kTerms>& objective, int64_t y,
@@ -77,12 +85,7 @@ __device__ inline void put_rows(const Objective<S, kTerms>& objective,
     });
   }
   if (out.saved.reference) {
-    const bool one = objective.saves_odds(out.saved);
-    for_rows<kN>([&](int k) {
-      const SavedRow<A> saved =
-          one ? objective.saved_odds(rows[k], found[k].odds) : objective.saved(rows[k]);
-      saved.put(out.saved, i + k, one);
-    });
+    for_rows<kN>([&](int k) { put_saved(out.saved, i + k, objective.saved(rows[k])); });
   }
   if (out.loss) {
     for_rows<kN>([&](int k) { put_number<A>(out.loss, out.loss_dtype, i + k, found[k].loss); });

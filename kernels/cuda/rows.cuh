@@ -62,11 +62,8 @@ __global__ void __launch_bounds__(block_of(kThreads), kBackwardBlocks<S, kTerms,
   const auto row_of = [&](int64_t its) { return slices == 1 ? its : its / slices; };
   for (int64_t first = 0; slice(first) < all; first += kTogether) {
     const int mine = static_cast<int>(threadIdx.x);
-    if (mine < kTogether && slice(first + mine) < all) {
-      const int64_t i = row_of(slice(first + mine));
-      factors[mine] = objective.factors(back, i, objective.target(i),
-                                        SavedRow<A>::of(back.saved, i, /*one=*/false));
-    }
+    if (mine < kTogether && slice(first + mine) < all)
+      factors[mine] = objective.factors(back, row_of(slice(first + mine)));
     __syncthreads();
 #pragma unroll 1
     for (int r = T::index(); r < kTogether; r += T::kTeams) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Reading what rows are held against, and what backward is given of them: class indices, where
-// probabilities begin, the gradients of losses.
+// probabilities begin, the numbers that forward left, the gradients of losses.
 #pragma once
 
 #include "layout.cuh"
@@ -58,5 +58,16 @@ __device__ inline A read_grad(const Backward& back, const void* grad, int64_t ro
   const A g = number_at<A>(grad, back.grad_dtype, row * back.grad_stride);
   return back.total_weight ? divided(g, *back.total_weight) : g;
 }
+
+// A row's numbers of struct Saved.
+template <class A>
+struct SavedRow {
+  A reference, sum, target_or_mass;
+
+  static __device__ SavedRow of(const Saved& saved, int64_t row) {
+    return {static_cast<const A*>(saved.reference)[row], static_cast<const A*>(saved.sum)[row],
+            static_cast<const A*>(saved.target_or_mass)[row]};
+  }
+};
 
 }  // namespace fused_ce::cuda

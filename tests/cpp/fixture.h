@@ -174,9 +174,6 @@ struct ProblemFixture : ProblemData {
     }
   }
 
-  // What is in memory that is the kernels' to write.
-  double untouched() const { return Array(p.dtype, 1, kUntouched).get(0); }
-
   void check(const std::vector<Partial>& partials) {
     check(partials, [this](int64_t row) { return grads_of(row); });
   }
@@ -251,6 +248,8 @@ struct ProblemFixture : ProblemData {
     return ::testing::AssertionFailure() << std::setprecision(17) << actual << " is not "
                                          << expected.value << " +- " << expected.error;
   }
+
+  double untouched() const { return Array(p.dtype, 1, kUntouched).get(0); }
 
   // What lies between the logits must never matter: it is NaN.
   void fill_logits(std::mt19937& random, const std::pair<Strides, int64_t>& strides, double scale) {

@@ -48,53 +48,6 @@ TEST_P(CudaKernel, FindsAFarTarget) {
   }
 }
 
-// Rows of few classes leave their odds to backward, which sums those again whose odds are too large
-// or too small: here and there one beside others.
-TEST_P(CudaKernel, OddsOfEverySize) {
-  const double infinity = std::numeric_limits<double>::infinity();
-  const std::vector<double> leads{0,    -59,  -61, 88,   69,  71,  -67.5, -68.5, -71,
-                                  -110, -700, 700, -2e4, 2e4, 3.3, -300,  120,   -infinity};
-  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    for (int64_t classes : {1, 2, 9, 32}) {
-      for (const Options& options : {kPlain, kSmoothed, kScaled, kZLoss}) {
-        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
-        CudaFixture f(dtype(), layout, options, small_shape(layout, classes), 1);
-        f.p.ignore_index = -100;
-        for (int64_t row = 0; row < f.rows(); ++row) {
-          // In planes mostly 0, so that one of a thread's neighbours is summed again.
-          const bool is_near = layout == Layout::kPlanes && row % 3 != 0;
-          const double lead = is_near ? 0 : leads[row % leads.size()];
-          if (std::isinf(lead) && (options.smoothing > 0 || options.z_loss_weight > 0)) continue;
-          f.target[row] = row % 5 == 4 ? -100 : row % classes;
-          f.logits.set(at(f.p, f.p.logits_strides, row, row % classes), lead);
-        }
-        f.run_and_check();
-        if (HasFailure()) return;
-      }
-    }
-  }
-}
-
-TEST_P(CudaKernel, RowsOfFewClassesLeaveOneNumber) {
-  for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
-    for (const Options& options : {kPlain, kSmoothed, kProbabilities, kStatistics}) {
-      const int64_t most = 256 / size_of(dtype());
-      for (int64_t classes : {int64_t{3}, most, most + 1}) {
-        SCOPED_TRACE(::testing::Message() << classes << " classes, " << layout << ", " << options);
-        CudaFixture f(dtype(), layout, options, small_shape(layout, classes));
-        f.forward();
-        const bool one = classes <= most && !options.asked.statistics() &&
-                         options.targets != TargetKind::kProbabilities;
-        for (int64_t row = 0; row < f.rows(); ++row) {
-          ASSERT_NE(f.sum.get(row), f.untouched()) << row;
-          ASSERT_EQ(f.reference.get(row) == f.untouched(), one) << row;
-          ASSERT_EQ(f.target_or_mass.get(row) == f.untouched(), one) << row;
-        }
-      }
-    }
-  }
-}
-
 TEST_P(CudaKernel, FindsALateMaximumOfProbabilities) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {
     for (int64_t classes : {9, 40, 300, 5003, 20000}) {

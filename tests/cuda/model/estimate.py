@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sass.occupancy import SCHEDULERS
 
 from .multiprocessor import BUSY, DEPENDENT, Cached, Limits, Load, Multiprocessor, Straight
-from .programs import beside_logits, program
+from .programs import BESIDE, program
 from .work import Work
 
 # Microseconds from one kernel's end to the next one's first block; before the first as well.
@@ -93,7 +93,7 @@ def estimate(works: Sequence[Work]) -> Estimate:
     device, shape = first.device, first.shape
     passes = 1 + first.launch.writes
     peak = device.gpu.terabytes * 1e3 / device.gpu.ghz / device.gpu.sms  # bytes a cycle
-    moved = shape.rows * (shape.classes * first.size * passes + beside_logits(first))
+    moved = shape.rows * (shape.classes * first.size * passes + BESIDE)
     return Estimate(
         first.resident,
         first.launch.blocks / (first.resident * device.gpu.sms),

@@ -18,13 +18,12 @@ from .work import Work
 
 # Bytes that one scattered number costs the memory.
 SECTOR = 32
-# Bytes of a row beside its logits: an int64 target, and numbers of float that are saved.
+# Bytes of a row beside its logits: an int64 target, and three numbers of float that are saved.
 TARGET = 8
-SAVED = 4
+BESIDE = TARGET + 3 * 4
 # Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
 OF_BLOCKS, OF_SMALLER = 8, WARP
 PLANES_TOGETHER = 4
-FEW_BYTES = 256
 # How often a block's last warp waits for the shared cache before it is known which block is the
 # last: its writes have to be there, the ticket is looked at, and drawn (ticket.cuh).
 ARRIVAL = 3
@@ -61,16 +60,6 @@ class Cut:
         first = 0 if self.team > WARP else warp * self.at_once
         for begin in range(first, items, self.teams):
             yield min(self.at_once, items - begin)
-
-
-def saved(work: Work) -> int:
-    """Bytes that forward saves of a row (saves_odds)."""
-    return SAVED * (1 if work.shape.classes * work.size <= FEW_BYTES else 3)
-
-
-def beside_logits(work: Work) -> int:
-    """Bytes of a row beside its logits."""
-    return TARGET + saved(work)
 
 
 def last_part(work: Work, cut: Cut) -> float:
@@ -133,7 +122,7 @@ def forward_of_rows(
         if warp == 0:
             yield work.ask(rows * TARGET)  # those of the next batch
             yield work.batch
-            yield Store(rows * saved(work))
+            yield Store(rows * (BESIDE - TARGET))
             yield Await()
         yield Barrier()
     yield from arrive(work)
@@ -184,7 +173,7 @@ def rows_backward(work: Work, block: int, warp: int) -> Iterator[Step]:
     )
     for items in runs(its, cut.together):
         if warp == 0:
-            yield work.load(items / cut.pieces * beside_logits(work))
+            yield work.load(items / cut.pieces * BESIDE)
             yield work.batch
         yield Barrier()
         for own in cut.own(warp, items):
@@ -221,7 +210,7 @@ def planes_forward(work: Work, block: int, _: int) -> Iterator[Step]:
     for _ in turns(work, block, rows * work.launch.warps):
         yield work.load(rows * TARGET)
         yield from walk(work)
-        yield Store(rows * saved(work))
+        yield Store(rows * (BESIDE - TARGET))
     yield from arrive(work)
 
 
@@ -229,9 +218,7 @@ def planes_backward(work: Work, block: int, _: int) -> Iterator[Step]:
     """planes.cuh."""
     rows = WARP * work.launch.parameter
     for _ in turns(work, block, rows * work.launch.warps):
-        yield work.load(rows * beside_logits(work))
-        if saved(work) == SAVED:
-            yield Cached(work.device.memory_latency)  # the target's logit: the walk comes by it
+        yield work.load(rows * BESIDE)
         yield from walk(work)
 
 
@@ -243,11 +230,13 @@ def few(work: Work, block: int, _: int) -> Iterator[Step]:
     launch = work.launch
     share = WARP * work.shape.classes * work.size
     for _ in turns(work, block, launch.threads):
-        yield work.load(WARP * (beside_logits(work) if launch.writes else TARGET))
+        yield work.load(WARP * TARGET)
         for begin in range(0, share, WARP * work.kernel.asked):
             yield work.load(min(WARP * work.kernel.asked, share - begin))
+        if launch.writes:
+            yield work.load(WARP * (BESIDE - TARGET))
         yield work.item
-        yield Store(share if launch.writes else WARP * saved(work))
+        yield Store(share if launch.writes else WARP * (BESIDE - TARGET))
     if not launch.writes:
         yield from arrive(work)
 

@@ -333,63 +333,9 @@ CUDA = [
     ),
     Mutant(
         "saved sum relative to the first reference",
-        "cuda/saved.cuh",
+        "cuda/finish.cuh",
         "others * (exp_relative_to(x) / exp_relative_to(m))",
         "others",
-    ),
-    Mutant(
-        "odds left that overflow in backward",
-        "cuda/saved.cuh",
-        "too_small || odds > kMost ?",
-        "too_small ?",
-    ),
-    Mutant(
-        "odds left that have lost digits",
-        "cuda/saved.cuh",
-        "too_small || odds > kMost ?",
-        "odds > kMost ?",
-    ),
-    Mutant(
-        "odds of an infinite row",
-        "cuda/saved.cuh",
-        "if (!is_finite(m)) return m - m;",
-        "if (is_nan(m)) return m;",
-    ),
-    Mutant(
-        "odds of rows with statistics",
-        "cuda/saved.cuh",
-        "!saved.ranked && ",
-        "",
-    ),
-    Mutant(
-        "odds of a slice",
-        "cuda/saved.cuh",
-        "!is_slice(p) && ",
-        "",
-    ),
-    Mutant(
-        "odds of long rows",
-        "cuda/saved.cuh",
-        " && p.classes <= kMost;",
-        ";",
-    ),
-    Mutant(
-        "own exponential without what it rounds away",
-        "cuda/saved.cuh",
-        "fma_of(sum, own.high, sum * own.low)",
-        "sum * own.high",
-    ),
-    Mutant(
-        "row without odds not summed again (few)",
-        "cuda/few.cuh",
-        "if (saved.sum == kNoOdds<A>) return",
-        "if (saved.sum == 2 * kNoOdds<A>) return",
-    ),
-    Mutant(
-        "rows without odds not summed again (planes)",
-        "cuda/planes.cuh",
-        "sums_again |= odds[k] == kNoOdds<A>;",
-        "sums_again |= k > 0 && odds[k] == kNoOdds<A>;",
     ),
     Mutant(
         "linear sum relative to the reference",
@@ -530,8 +476,8 @@ CUDA = [
     Mutant(
         "gradient of ignored rows (few)",
         "cuda/few.cuh",
-        "      tile.clear();",
-        "      tile.differentiate(i, objective.factors(back, i, y, saved));",
+        "if (!factors.counts) {",
+        "if (false) {",
     ),
     Mutant(
         "mean not divided",

@@ -186,15 +186,20 @@ void check_hard_rows(Make make, const Options& options, bool again = false) {
       struct Case {
         const HardRow* kind;
         int64_t a, b;
+        int64_t target;  // a, b, or -1: any
       };
-      std::vector<Case> cases;  // twice where no b matters: on rows with other targets
+      std::vector<Case> cases;
       const size_t n = places.size();
       for (const HardRow& kind : kHardRows) {
-        for (size_t a = 0; a < (kind.places > 0 ? n : 1); ++a) {
-          for (size_t b = 0; b < (kind.places > 1 ? n : 2); ++b)
-            cases.push_back({&kind, places[a], places[b % n]});
+        for (size_t i = 0; i < (kind.places > 0 ? n : 1); ++i) {
+          for (size_t j = 0; j < (kind.places > 1 ? n : 2); ++j) {
+            const int64_t a = places[i], b = places[j % n];
+            const int64_t in_turn[] = {a, -1, b};
+            cases.push_back({&kind, a, b, kind.places > 1 ? in_turn[(i + j) % 3] : in_turn[j]});
+          }
         }
       }
+      const std::vector<int64_t> any = f.target;
       std::vector<double> x(classes);
       for (size_t next = 0; next < cases.size();) {
         const char* const first = cases[next].kind->name;
@@ -202,6 +207,7 @@ void check_hard_rows(Make make, const Options& options, bool again = false) {
           for (int64_t c = 0; c < classes; ++c) x[c] = std::sin(static_cast<double>(c * 7 + row));
           const Case& is = cases[next % cases.size()];
           is.kind->fill(x, is.a, is.b);
+          if (f.indices()) f.target[row] = is.target < 0 ? any[row] : is.target;
           for (int64_t c = 0; c < classes; ++c)
             f.logits.set(at(f.p, f.p.logits_strides, row, c), x[c]);
         }

@@ -171,41 +171,48 @@ inline constexpr HardRow kHardRows[] = {
      }},
 };
 
-// Each kind at the places, or pairs of places, where a row begins, ends, or is cut.
+struct HardCase {
+  const HardRow* kind;
+  int64_t a, b;
+  int64_t target;  // a, b, or -1: any
+};
+
+// Each kind at the places, or pairs of places, where a row begins, ends, or is cut. Where there is
+// no pair, twice: the target is at the place, or anywhere.
+inline std::vector<HardCase> hard_cases(int64_t classes) {
+  std::vector<int64_t> places;
+  for (int64_t c :
+       {int64_t{0}, int64_t{1}, int64_t{7}, classes / 2, classes - 17, classes - 2, classes - 1})
+    if (c >= 0 && c < classes && std::find(places.begin(), places.end(), c) == places.end())
+      places.push_back(c);
+  const size_t n = places.size();
+  std::vector<HardCase> cases;
+  for (const HardRow& kind : kHardRows) {
+    for (size_t i = 0; i < (kind.places > 0 ? n : 1); ++i) {
+      for (size_t j = 0; j < (kind.places > 1 ? n : 2); ++j) {
+        const int64_t a = places[i], b = places[j % n];
+        const int64_t in_turn[] = {a, -1, b};
+        cases.push_back({&kind, a, b, kind.places > 1 ? in_turn[(i + j) % 3] : in_turn[j]});
+      }
+    }
+  }
+  return cases;
+}
+
 template <class Make>
 void check_hard_rows(Make make, const Options& options, bool again = false) {
   for (Layout layout : kLayouts) {
     for (int64_t classes : kHeadClasses) {
       if (is_slow(layout, classes)) continue;
       auto f = make(layout, options, classes, 3.0);
-      std::vector<int64_t> places;
-      for (int64_t c : {int64_t{0}, int64_t{1}, int64_t{7}, classes / 2, classes - 17, classes - 2,
-                        classes - 1})
-        if (c >= 0 && c < classes && std::find(places.begin(), places.end(), c) == places.end())
-          places.push_back(c);
-      struct Case {
-        const HardRow* kind;
-        int64_t a, b;
-        int64_t target;  // a, b, or -1: any
-      };
-      std::vector<Case> cases;
-      const size_t n = places.size();
-      for (const HardRow& kind : kHardRows) {
-        for (size_t i = 0; i < (kind.places > 0 ? n : 1); ++i) {
-          for (size_t j = 0; j < (kind.places > 1 ? n : 2); ++j) {
-            const int64_t a = places[i], b = places[j % n];
-            const int64_t in_turn[] = {a, -1, b};
-            cases.push_back({&kind, a, b, kind.places > 1 ? in_turn[(i + j) % 3] : in_turn[j]});
-          }
-        }
-      }
+      const std::vector<HardCase> cases = hard_cases(classes);
       const std::vector<int64_t> any = f.target;
       std::vector<double> x(classes);
       for (size_t next = 0; next < cases.size();) {
         const char* const first = cases[next].kind->name;
         for (int64_t row = 0; row < f.rows(); ++row, ++next) {
           for (int64_t c = 0; c < classes; ++c) x[c] = std::sin(static_cast<double>(c * 7 + row));
-          const Case& is = cases[next % cases.size()];
+          const HardCase& is = cases[next % cases.size()];
           is.kind->fill(x, is.a, is.b);
           if (f.indices()) f.target[row] = is.target < 0 ? any[row] : is.target;
           for (int64_t c = 0; c < classes; ++c)

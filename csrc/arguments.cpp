@@ -182,7 +182,8 @@ void check_head(const at::Tensor& self, const Options& options) {
 }
 
 void check_call(const Call& call) {
-  const auto& [self, target, weight, options, row_weight, normalizer, slice] = call;
+  const at::Tensor &self = call.self, &target = call.target;
+  const Options& options = call.options;
   check_input(self, "cross_entropy");
   TORCH_CHECK_TYPE(target.defined(), "cross_entropy(): argument 'target' must be Tensor, not None");
   check_dense(target, "target");
@@ -196,10 +197,10 @@ void check_call(const Call& call) {
   TORCH_CHECK_INDEX(self.dim() > 0,
                     "Expected input of at least one dimension, (C) or (N, C, ...), got a scalar");
   if (!probabilities) check_indices(self, target);
-  if (weight.defined()) check_weight(call, probabilities);
+  if (call.weight.defined()) check_weight(call, probabilities);
   check_head(self, options);
-  if (row_weight.defined()) check_row_weight(call);
-  if (normalizer.defined()) check_normalizer(call);
+  if (call.row_weight.defined()) check_row_weight(call);
+  if (call.normalizer.defined()) check_normalizer(call);
 }
 
 // Gradients of so many numbers.

@@ -22,14 +22,14 @@ bool is_enabled(const at::Tensor& self) {
 at::Tensor cross_entropy(const Call& call) { return cross_entropy_stats(call, std::nullopt).loss; }
 
 ops::ForwardResult cross_entropy_stats(const Call& call, std::optional<at::ScalarType> dtype) {
-  const auto& [self, target, weight, options, row_weight, normalizer, slice] = call;
-  if (!self.defined() || !target.defined())
+  const at::Tensor &self = call.self, &weight = call.weight;
+  if (!self.defined() || !call.target.defined())
     return composite::dispatched(call, dtype);  // says what is wrong
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(self.device().type()));
   // C numbers, which the kernels would copy to float as well
   const at::Tensor weights = weight.defined() ? weight.to(wide(weight.scalar_type())) : weight;
-  const Call wide_call{self, target, weights, options, row_weight, normalizer};
+  const Call wide_call{self, call.target, weights, call.options, call.row_weight, call.normalizer};
   const at::ScalarType type = wide(self.scalar_type());
   if (!dtype && type != self.scalar_type()) dtype = loss_type(type, wide_call);
   return composite::dispatched(wide_call, dtype);

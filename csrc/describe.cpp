@@ -97,21 +97,20 @@ const void* in_order(const at::Tensor& tensor, at::ScalarType type, const char* 
   return owner->const_data_ptr();
 }
 
-void describe_weight(const Call& call, Described& d) {
-  d.problem.weight = in_order(call.weight, accumulate_type(call.self), "weight", d.weight);
-  if (call.options.label_smoothing > 0 && !call.slice) {
-    d.weight_sum = sum_of(*d.weight);
-    d.problem.weight_sum = d.weight_sum.const_data_ptr<double>();
-  }
+// Of a tensor that is checked, if it is there.
+const double* doubles(const at::Tensor& t, const char* name) {
+  return t.defined() ? static_cast<const double*>(address_of(t, name)) : nullptr;
 }
 
-// Of tensors that are checked.
+void describe_weight(const Call& call, Described& d) {
+  d.weight = class_weight_of(call);
+  if (d.weight->defined()) d.problem.weight = d.weight->const_data_ptr();
+  d.weight_sum = weight_sum_of(call, *d.weight);
+  d.problem.weight_sum = doubles(d.weight_sum, "weight_sum");
+}
+
 void describe_slice(const ClassSlice& slice, Described& d) {
-  const auto doubles = [](const at::Tensor& t, const char* name) {
-    return t.defined() ? static_cast<const double*>(address_of(t, name)) : nullptr;
-  };
   d.problem.slice = {slice.first, slice.classes, doubles(slice.target_weight, "target_weight")};
-  d.problem.weight_sum = doubles(slice.weight_sum, "weight_sum");
 }
 
 TargetKind index_kind(at::ScalarType type) {
@@ -130,6 +129,18 @@ TargetKind index_kind(at::ScalarType type) {
 }
 
 }  // namespace
+
+MaybeOwned class_weight_of(const Call& call) {
+  MaybeOwned weight;
+  in_order(call.weight, accumulate_type(call.self), "weight", weight);
+  return weight;
+}
+
+at::Tensor weight_sum_of(const Call& call, const at::Tensor& class_weight) {
+  if (call.options.label_smoothing == 0 || is_probabilities(call.self, call.target)) return {};
+  const bool is_known = call.weight_sum.defined() || !class_weight.defined();
+  return is_known ? call.weight_sum : sum_of(class_weight);
+}
 
 Described describe(const Call& call) {
   const at::Tensor &self = call.self, &target = call.target;
@@ -159,7 +170,7 @@ Described describe(const Call& call) {
     p.target_kind = index_kind(target.scalar_type());
   }
   if (!d.target.unsafeIsBorrowed()) p.target = d.target->const_data_ptr();
-  if (call.weight.defined()) describe_weight(call, d);
+  describe_weight(call, d);
   p.ignore_index = call.options.ignore_index.guard_int(__FILE__, __LINE__);
   p.label_smoothing = call.options.label_smoothing;
   p.scale = call.options.scale();
@@ -183,7 +194,10 @@ Forward allocate_rows(const Call& call, const Described& d, at::ScalarType dtype
   } else if (save) {
     result.saved = allocate({options.saved_numbers(), d.rows()}, self, type);
   }
-  if (save) out.saved = saved_of(result.saved, options, options.wants_statistics());
+  if (save) {
+    out.saved = saved_of(result.saved, options, options.wants_statistics());
+    result.weight_sum = d.weight_sum;
+  }
 
   const auto rows = [&](at::Tensor& numbers, at::ScalarType t) {
     numbers = allocate(C10_AS_INTARRAYREF_SLOW(row_shape(self)), self, t);

@@ -24,6 +24,13 @@ struct Described {
   int64_t rows() const { return problem.outer * problem.inner; }
 };
 
+// A call's class weights as the kernels read them: in order, of the type that logits are added up
+// in. Undefined where there are none.
+MaybeOwned class_weight_of(const Call& call);
+// Their sum, one double: the call's, where it has it. Undefined where nothing asks for it, or all
+// of them are 1.
+at::Tensor weight_sum_of(const Call& call, const at::Tensor& class_weight);
+
 // Of a call whose arguments are checked.
 Described describe(const Call& call);
 

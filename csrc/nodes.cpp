@@ -18,17 +18,19 @@ using torch::autograd::variable_list;
 template <size_t kGradients>
 struct Kept {
   ops::Gradients grads;
-  at::Tensor self, target, weight, row_weight, saved, total_weight;
+  at::Tensor self, target, weight, row_weight, saved, total_weight, weight_sum;
   Options options;
 
-  Call call() const { return {self, target, weight, options, row_weight}; }
+  Call call() const {
+    return {self, target, weight, options, row_weight, undefined(), nullptr, weight_sum};
+  }
 
   auto variables() {
     std::array<at::Tensor*, kGradients + 4> all{&self, &target, &weight, &row_weight};
     for (size_t i = 0; i < kGradients; ++i) all[4 + i] = grads.all()[i];
     return all;
   }
-  auto constants() { return std::array{&saved, &total_weight}; }
+  auto constants() { return std::array{&saved, &total_weight, &weight_sum}; }
 };
 
 // Of the loss and what else there is: by the logits.
@@ -94,7 +96,7 @@ void record_forward(ops::ForwardResult& result, const Call& call) {
   auto node = make_node<FusedNode<FirstDerivative>>();
   node->add_next_edge(torch::autograd::impl::gradient_edge(call.self));
   node->keep({&call.self, &call.target, &call.weight, &call.row_weight},
-             {&result.saved, &result.total_weight}, call.options);
+             {&result.saved, &result.total_weight, &result.weight_sum}, call.options);
   set_history(result, call.options, node);
 }
 
@@ -105,7 +107,7 @@ void record_backward(const at::Tensor& gradient, const ops::Gradients& grads, co
   node->add_next_edge(edge_of(call.self));
   node->keep({&call.self, &call.target, &call.weight, &call.row_weight, &grads.loss, &grads.z_loss,
               &grads.lse, &grads.entropy},
-             {&saved, &total_weight}, call.options);
+             {&saved, &total_weight, &call.weight_sum}, call.options);
   torch::autograd::set_history(gradient, node);
 }
 

@@ -33,6 +33,7 @@ struct ForwardResult {
   at::Tensor saved;         // with `save`: (3 or 4, rows), see kernels/problem.h; of one class not
                             // initialised
   at::Tensor total_weight;  // with `save`, of a mean: what it divides by, a double
+  at::Tensor weight_sum;    // with `save`, past the dispatcher: see Call
 
   // The results that have derivatives, in the order of Gradients.
   std::array<at::Tensor*, Gradients::kCount> differentiable() {
@@ -40,7 +41,7 @@ struct ForwardResult {
   }
 };
 using CrossEntropyFunction = at::Tensor(const Call& call);
-// The last two results are nobody's.
+// What forward saves is nobody's there.
 using StatsFunction = ForwardResult(const Call& call, std::optional<at::ScalarType> dtype);
 using PredictFunction = ForwardResult(const at::Tensor& self, const Options& options);
 using ForwardFunction = ForwardResult(const Call& call, std::optional<at::ScalarType> dtype,

@@ -96,9 +96,6 @@ struct ClassSlice {
   int64_t first, classes;
   // Backward: what each row's target weighs, wherever it is, in double; not of class probabilities.
   const at::Tensor& target_weight = undefined();
-  // One double, with smoothed class indices: the sum of the weights, in forward of these classes,
-  // in backward of all.
-  const at::Tensor& weight_sum = undefined();
 };
 
 // References alone: a call lives no longer than the arguments that it is made of.
@@ -110,12 +107,16 @@ struct Call {
   const at::Tensor& row_weight = undefined();  // a factor a row
   const at::Tensor& normalizer = undefined();  // one number: what a mean divides by
   const ClassSlice* slice = nullptr;           // null: all classes are here
+  // One double, of smoothed class indices: the sum of the class weights, where somebody has it (no
+  // operator of all classes takes it). Of a slice always: in forward of its classes, in backward of
+  // all.
+  const at::Tensor& weight_sum = undefined();
 
   Call at(const at::Tensor& logits) const {
-    return {logits, target, weight, options, row_weight, normalizer, slice};
+    return {logits, target, weight, options, row_weight, normalizer, slice, weight_sum};
   }
   Call with(const Options& others) const {
-    return {self, target, weight, others, row_weight, normalizer, slice};
+    return {self, target, weight, others, row_weight, normalizer, slice, weight_sum};
   }
 };
 

@@ -69,7 +69,7 @@ struct Problem {
   Strides target_strides;
 
   const void* weight;  // classes values of the accumulate type, or null for all ones
-  // With weight and label_smoothing: the sum of the weights. Of a slice's class indices with
+  // Of class indices, with weight and label_smoothing: the sum of the weights. Of a slice's, with
   // smoothing it is always there: forward has that of the slice's own, backward that of all.
   const double* weight_sum;
   int64_t ignore_index;

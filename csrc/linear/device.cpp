@@ -12,6 +12,7 @@
 
 #include "../allocate.h"
 #include "../arguments.h"
+#include "../describe.h"
 #include "../device.h"
 #include "../formula.h"
 #include "arguments.h"
@@ -26,16 +27,18 @@ namespace {
 
 // f(chunk, its rows of the input, what is asked of its logits).
 template <class F>
-void for_calls(const LinearCall& call, const Options& options, const Products& products,
-               const Chunks& chunks, F f) {
-  const at::Tensor weight =
-      call.weight.defined() ? call.weight.to(accumulate_type(call.layer.input)) : call.weight;
-  for_logits(call.layer, products, chunks,
-             [&](const Chunk& chunk, const at::Tensor& rows, const at::Tensor& logits) {
-               const at::Tensor target = chunk.of(call.target);
-               const at::Tensor row_weight = chunk.of(call.row_weight);
-               f(chunk, rows, Call{logits, target, weight, options, row_weight});
-             });
+void for_calls(const LinearCall& call, const at::Tensor& absent, const Options& options,
+               const Products& products, const Chunks& chunks, F f) {
+  const MaybeOwned weight = class_weight_of(call.at(absent));
+  const at::Tensor weight_sum = weight_sum_of(call.at(absent), *weight);
+  for_logits(
+      call.layer, products, chunks,
+      [&](const Chunk& chunk, const at::Tensor& rows, const at::Tensor& logits) {
+        const at::Tensor target = chunk.of(call.target);
+        const at::Tensor row_weight = chunk.of(call.row_weight);
+        f(chunk, rows,
+          Call{logits, target, *weight, options, row_weight, undefined(), nullptr, weight_sum});
+      });
 }
 
 // A number a row of the batch, of those that were asked for; 0 where no chunk puts one.
@@ -119,7 +122,7 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
   ops::Gradients unit;
   if (any(needs)) unit = unit_of(call, absent, total_weight);
   const Options of_rows = by_row(call.options), of_sum = without_mean(call.options);
-  for_calls(call, of_rows, products, chunks,
+  for_calls(call, absent, of_rows, products, chunks,
             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
               const bool has_gradient = any(needs) && chunk.counts;
               ops::ForwardResult result;
@@ -149,7 +152,8 @@ ops::LinearResult forward(const LinearCall& call, std::optional<at::ScalarType> 
 Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Tensor& saved,
                const at::Tensor& total_weight, Needs needs) {
   const PlainProducts guard;
-  check_backward(grads, call, absent_logits(call), saved, total_weight, needs);
+  const at::Tensor absent = absent_logits(call);
+  check_backward(grads, call, absent, saved, total_weight, needs);
   const Chunks chunks = chunks_of(call, /*ignored_too=*/false);
   const Products products(call.layer);
   Sums sums(call.layer, products, chunks, needs);
@@ -159,7 +163,7 @@ Layer backward(const ops::Gradients& grads, const LinearCall& call, const at::Te
     if (scale.defined() && grad->defined()) *grad = *grad * scale;
   }
   const Options options = without_mean(call.options);
-  for_calls(call, options, products, chunks,
+  for_calls(call, absent, options, products, chunks,
             [&](const Chunk& chunk, const at::Tensor& input, const Call& part) {
               const ops::Gradients given = part_of(
                   of_all, call.options, [&](const at::Tensor& batch) { return chunk.of(batch); });

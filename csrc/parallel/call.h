@@ -51,8 +51,8 @@ struct ParallelCall {
   const at::Tensor& weight;  // of these classes
   const ParallelOptions& options;
 
-  Call call(const ClassSlice* slice) const {
-    return {self, target, weight, options, undefined(), undefined(), slice};
+  Call call(const ClassSlice* slice, const at::Tensor& weight_sum = undefined()) const {
+    return {self, target, weight, options, undefined(), undefined(), slice, weight_sum};
   }
 };
 

@@ -158,9 +158,9 @@ Layer device::slice_linear_backward(const ops::Gradients& given, const ParallelL
               for (size_t i = 0; i < grads.kCount; ++i)
                 *of_chunk.all()[i] = chunk.of(*grads.all()[i]);
               const at::Tensor target_weight = chunk.of(weights.target_weight);
-              const ClassSlice slice = slice_of(part, target_weight, weights.weight_sum);
-              fused_ce::device::backward_(of_chunk, part.call(&slice), chunk.of(saved, /*dim=*/1),
-                                          undefined());
+              const ClassSlice slice = slice_of(part, target_weight);
+              fused_ce::device::backward_(of_chunk, part.call(&slice, weights.weight_sum),
+                                          chunk.of(saved, /*dim=*/1), undefined());
               sums.add(part.self, rows, chunk);
             });
   Layer result = sums.take();

@@ -59,8 +59,8 @@ at::Tensor no_sums(const Call& call) {
 // f(call of the slice), of checked arguments.
 template <class F>
 at::Tensor with_sums(const ParallelCall& call, const at::Tensor& weight_sum, F f) {
-  const ClassSlice slice = slice_of(call, undefined(), weight_sum);
-  const Call of_slice = call.call(&slice);
+  const ClassSlice slice = slice_of(call, undefined());
+  const Call of_slice = call.call(&slice, weight_sum);
   check_forward(of_slice, at::kDouble);
   check_slice(call, weight_sum);
   return f(of_slice);
@@ -69,8 +69,8 @@ template <class F>
 at::Tensor with_gradient(const ParallelCall& call, const WholeWeights& weights, F f) {
   check_slice(call, weights.weight_sum);
   check_target_weight(call, weights.target_weight);
-  const ClassSlice slice = slice_of(call, weights.target_weight, weights.weight_sum);
-  return f(call.call(&slice));
+  const ClassSlice slice = slice_of(call, weights.target_weight);
+  return f(call.call(&slice, weights.weight_sum));
 }
 
 }  // namespace
@@ -84,10 +84,8 @@ void check_slice(const ParallelCall& call, const at::Tensor& weight_sum) {
   if (is_smoothed(call)) check_doubles(weight_sum, "weight_sum", call.self, {});
 }
 
-ClassSlice slice_of(const ParallelCall& call, const at::Tensor& target_weight,
-                    const at::Tensor& weight_sum) {
-  return {call.options.first_class, call.options.classes, target_weight,
-          is_smoothed(call) ? weight_sum : undefined()};
+ClassSlice slice_of(const ParallelCall& call, const at::Tensor& target_weight) {
+  return {call.options.first_class, call.options.classes, target_weight};
 }
 
 void check_target_weight(const ParallelCall& call, const at::Tensor& target_weight) {

@@ -11,7 +11,7 @@
 namespace fused_ce::parallel {
 
 // The numbers that smoothing and class weights need of the whole, beside what forward saves; see
-// ClassSlice. Undefined where they are not needed.
+// ClassSlice and Call. Undefined where they are not needed.
 struct WholeWeights {
   at::Tensor target_weight, weight_sum;
 };
@@ -21,8 +21,7 @@ void check_slice(const ParallelCall& call, const at::Tensor& weight_sum);
 void check_target_weight(const ParallelCall& call, const at::Tensor& target_weight);
 
 // What the kernels are told of it.
-ClassSlice slice_of(const ParallelCall& call, const at::Tensor& target_weight,
-                    const at::Tensor& weight_sum);
+ClassSlice slice_of(const ParallelCall& call, const at::Tensor& target_weight);
 
 using SumsFunction = at::Tensor(const ParallelCall& call, const at::Tensor& weight_sum);
 using GradientFunction = at::Tensor(const ops::Gradients& grads, const ParallelCall& call,

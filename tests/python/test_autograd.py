@@ -109,3 +109,16 @@ def test_checkpoint() -> None:
     loss = checkpoint(fused_ce.cross_entropy, x, target, use_reentrant=False)
     expected = torch.autograd.grad(fused_ce.cross_entropy(x, target), x)[0]
     assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
+
+
+def test_class_weights_are_added_up_once() -> None:
+    """Backward has their sum of forward: what changes unseen is new for its own class alone."""
+    x = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    w = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    loss = fused_ce.cross_entropy(x, torch.tensor([0]), w, label_smoothing=0.3, reduction="sum")
+    sum_of_forward = w.sum()
+    w.data[2] = 30.0
+    (gradient,) = torch.autograd.grad(loss, x)
+    q = 0.1 * w + 0.7 * w * F.one_hot(torch.tensor(0), 3)
+    mass = 0.7 * w[0] + 0.1 * sum_of_forward
+    torch.testing.assert_close(gradient, mass * x.detach().softmax(1) - q)

@@ -228,6 +228,22 @@ def test_strides() -> None:
         torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("lie", ["step_two", "expanded", "a_column"])
+def test_class_weights_that_do_not_lie_in_order(lie: str) -> None:
+    """Smoothing adds them up, once for all chunks."""
+    numbers = torch.rand(2, CLASSES).double() + 0.5
+    weight = {
+        "step_two": numbers.view(-1)[::2],
+        "expanded": numbers[0, :1].expand(CLASSES),
+        "a_column": numbers.t().contiguous()[:, 1],
+    }[lie]
+    given, target = layer(ROWS, FEATURES, CLASSES), target_of("ignored")
+    ours = loss_of(given, target, weight=weight, label_smoothing=0.3, chunk_rows=3)
+    theirs = composed(given, target, weight=weight.contiguous(), label_smoothing=0.3)
+    grads = [torch.autograd.grad(loss, given.leaves()) for loss in (ours, theirs)]
+    torch.testing.assert_close((ours, *grads[0]), (theirs, *grads[1]))
+
+
 def test_infinite_logits() -> None:
     given, target = layer(ROWS, FEATURES, CLASSES), target_of("indices") % (CLASSES - 1)
     masked = Layer(*given[:2], given.bias.detach().index_fill(0, torch.tensor(6), -torch.inf))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sass.facts import full_name, readable
-from sass.toolkit import ROOT, STORAGE, run
+from sass.toolkit import ROOT, STORAGE, made, run, sources_digest
 
 from .work import Launch, Shape
 
@@ -23,22 +23,25 @@ Calls = dict[str, list[Launch]]
 
 def build(storage: Sequence[str], jobs: int = 1) -> Path:
     """The recorder, in seconds a type. It has no code of types that nobody asks it for."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = ["c++", "-std=c++20", "-O0", "-w", "-DFUSED_CE_SIMT"]
     command += [f"-I{HERE}", "-I.", "-x", "c++"]
 
-    def unit(storage: str) -> Path:
-        file = FOLDER / f"{storage}.o"
-        macros = [f"-DFUSED_CE_STORAGE={storage}", f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}"]
-        run([*command, *macros, "-o", file, "-c", KERNELS / "kernels.cu"])
-        return file
+    def make(program: Path) -> None:
+        def unit(storage: str) -> Path:
+            file = program.with_name(f"{storage}.o")
+            macros = [
+                f"-DFUSED_CE_STORAGE={storage}",
+                f"-DFUSED_CE_STORAGE_NAME={STORAGE[storage]}",
+            ]
+            run([*command, *macros, "-o", file, "-c", KERNELS / "kernels.cu"])
+            return file
 
-    with ThreadPoolExecutor(jobs) as pool:
-        units = list(pool.map(unit, storage))
-    program = FOLDER / "recorder"
-    command += ["-no-pie", "-rdynamic", "-Wl,--unresolved-symbols=ignore-all", "-o", program]
-    run([*command, *SOURCES, "-x", "none", *units])
-    return program
+        with ThreadPoolExecutor(jobs) as pool:
+            units = list(pool.map(unit, storage))
+        link = ["-no-pie", "-rdynamic", "-Wl,--unresolved-symbols=ignore-all"]
+        run([*command, *link, "-o", program, *SOURCES, "-x", "none", *units])
+
+    return made(FOLDER / sources_digest(*HERE.iterdir()) / "-".join(storage), make)
 
 
 def parse(line: str) -> tuple[str, Launch]:

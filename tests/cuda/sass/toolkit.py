@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 CUDA = Path(__file__).resolve().parents[1]
@@ -55,11 +56,11 @@ def find_nvdisasm(nvcc: Path) -> Path:
     raise MissingToolError("no nvdisasm: `make cuda-report` installs it, or name it with NVDISASM")
 
 
-def sources_digest() -> str:
-    """Of everything that a kernel is compiled from."""
+def sources_digest(*others: Path) -> str:
+    """Of everything that a kernel is compiled from, and of other files."""
     digest = hashlib.sha256()
     folder = ROOT / "kernels"
-    for path in sorted([folder / "problem.h", *(folder / "cuda").iterdir()]):
+    for path in sorted([folder / "problem.h", *(folder / "cuda").iterdir(), *others]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -99,33 +100,40 @@ def compile_unit(nvcc: Path, storage: str, arch: int, file: Path) -> str:
     return run([*command, "kernels/cuda/kernels.cu"])[1]
 
 
+def made(file: Path, make: Callable[[Path], object]) -> Path:
+    """A file that `make` writes unless it is there.
+
+    In a folder of its own at first: processes that make it at the same time do not meet.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            make(Path(folder) / file.name)
+            (Path(folder) / file.name).replace(file)
+    return file
+
+
 def kept(nvcc: Path, storage: str, arch: int) -> Path:
     """Where what is made of a unit lies, but for its suffix, until a source changes."""
     version = hashlib.sha256(run([nvcc, "--version"])[0].encode()).hexdigest()[:8]
-    folder = CACHE / f"{sources_digest()}-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{storage}.sm_{arch}"
+    return CACHE / f"{sources_digest()}-{version}" / f"{storage}.sm_{arch}"
 
 
 def ptx(nvcc: Path, storage: str, arch: int) -> str:
     stem = kept(nvcc, storage, arch)
     file = stem.with_name(stem.name + ".ptx")
-    if not file.exists():
-        partial = stem.with_name(stem.name + ".partial.ptx")
-        compile_unit(nvcc, storage, arch, partial)
-        partial.rename(file)
-    return file.read_text()
+    return made(file, lambda file: compile_unit(nvcc, storage, arch, file)).read_text()
 
 
 def build(nvcc: Path, nvdisasm: Path, storage: str, arch: int) -> tuple[str, str]:
     """What ptxas said and nvdisasm printed."""
     stem = kept(nvcc, storage, arch)
     log, sass = stem.with_name(stem.name + ".log"), stem.with_name(stem.name + ".sass")
-    if not (log.exists() and sass.exists()):
-        cubin = stem.with_name(stem.name + ".cubin")
+
+    def make(file: Path) -> None:
+        cubin = file.with_suffix(".cubin")
         log.write_text(compile_unit(nvcc, storage, arch, cubin))
-        partial = stem.with_name(stem.name + ".partial")
-        partial.write_text(run([nvdisasm, "-c", cubin])[0])
-        partial.rename(sass)
-        cubin.unlink()
+        file.write_text(run([nvdisasm, "-c", cubin])[0])
+
+    made(sass, make)
     return log.read_text(), sass.read_text()

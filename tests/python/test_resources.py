@@ -156,7 +156,8 @@ def test_parity_at_every_instruction_set(capability: str, file: str) -> None:
         [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True
     )
     assert active.stdout.strip() == capability and "is ignored" not in active.stderr
-    run_again(file, FUSED_CE_CPU_CAPABILITY=capability)
+    # A sum's rows are a mean's.
+    run_again(file, "-k", "not sum", FUSED_CE_CPU_CAPABILITY=capability)
 
 
 @pytest.mark.parametrize("name", ["nonsense", ""])

@@ -112,7 +112,7 @@ def test_names_of_shapes():
 
 
 def test_figures():
-    made = Estimate(4, 1, 64, 1, 1, 1, 2, 100, reached=0.8769)
+    made = Estimate(4, 1, 64, 1, 1, 1, 2, 100, reached=0.8769, best=0.9)
     results = [tables.Result("H100", "64x10", "BFloat16", "forward", made)]
     assert tables.figures(results) == {"H100": {"64x10 bfloat16 forward": 87.7}}
 
@@ -269,6 +269,9 @@ def test_an_estimate():
     assert made.reached == pytest.approx(moved / (0.02e6 / 0.93) / made.microseconds)
     # 2048 bytes in and out take a scheduler of four 100 cycles; the memory, 10.75 a cycle, 381.
     assert made.issue == pytest.approx(4 * 4096 / 100 / (10 / 0.93))
+    alone = moved / 0.02e6 + LAUNCH + made.serial
+    assert made.best == pytest.approx(moved / (0.02e6 / 0.93) / alone)
+    assert made.reached == pytest.approx(made.best, rel=0.01)  # nothing else takes time
 
 
 def test_a_larger_estimate_is_proportional():

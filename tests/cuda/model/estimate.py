@@ -34,6 +34,7 @@ class Estimate:
     launches: int
     microseconds: float
     reached: float
+    best: float  # reached if there were launches, a block's serial time and the memory's alone
 
 
 def serial(work: Work) -> float:
@@ -94,14 +95,22 @@ def estimate(works: Sequence[Work]) -> Estimate:
     passes = 1 + first.launch.writes
     peak = device.gpu.terabytes * 1e3 / device.gpu.ghz / device.gpu.sms  # bytes a cycle
     moved = shape.rows * (shape.classes * first.size * passes + BESIDE)
+    alone = serial(first)
+    memory = moved / (device.bytes_a_cycle(device.gpu.sms) * device.gpu.sms)
+    least = device.microseconds(memory) + len(works) * LAUNCH + alone
+
+    def part(microseconds: float) -> float:
+        return moved / (device.gpu.terabytes * 1e6) / microseconds
+
     return Estimate(
         first.resident,
         first.launch.blocks / (first.resident * device.gpu.sms),
         first.in_flight / 1024,
         SCHEDULERS * first.round * passes / first.slots / peak,
         passes * first.in_flight / (device.memory_latency * BUSY) / peak,
-        serial(first),
+        alone,
         len(works),
         microseconds,
-        moved / (device.gpu.terabytes * 1e6) / microseconds,
+        part(microseconds),
+        part(least),
     )

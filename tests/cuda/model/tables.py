@@ -13,6 +13,7 @@ from .estimate import Estimate
 
 TYPES = {"float": "float32", "BFloat16": "bfloat16"}
 PARTS = "blocks, waves, in flight KB, issue %, latency %, serial µs, launches, time µs, bandwidth %"
+PARTS += ", best %"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def cells(e: Estimate) -> list[str]:
         str(e.launches),
         f"{e.microseconds:.1f}",
         f"{100 * e.reached:.0f}",
+        f"{100 * e.best:.0f}",
     ]
 
 

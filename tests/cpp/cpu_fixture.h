@@ -55,8 +55,8 @@ class Kernel : public ::testing::TestWithParam<std::tuple<cpu::Capability, DType
   }
 };
 
-// For INSTANTIATE_TEST_SUITE_P: all of them, and their names. AVX-512 BF16 has code of its own for
-// bfloat16 alone, and AVX-512's else.
+// For INSTANTIATE_TEST_SUITE_P: all of them that differ, and their names. AVX-512 BF16 has code of
+// its own for bfloat16 alone.
 inline std::vector<Kernel::ParamType> every_kernel() {
   std::vector<Kernel::ParamType> found;
   for (const cpu::Capability capability : cpu::kCapabilities) {

@@ -187,6 +187,23 @@ TEST_P(Kernel, StreamedGradientsAreTheSame) {
   }
 }
 
+// What AVX-512 BF16 has no code of its own for.
+TEST(KernelsOfBFloat16, OtherTypesHaveTheBitsOfAvx512) {
+  using cpu::Capability;
+  if (!cpu::supported(Capability::kAvx512BFloat16))
+    GTEST_SKIP() << "this machine lacks the instruction set";
+  for (const DType dtype : {DType::kFloat, DType::kDouble, DType::kHalf}) {
+    for (const Layout layout : {Layout::kRows, Layout::kPlanes}) {
+      const Shape s = shape_of(layout, 300);
+      CpuFixture f(Capability::kAvx512BFloat16, dtype, layout, kWeightedSmoothed, s);
+      CpuFixture g(Capability::kAvx512, dtype, layout, kWeightedSmoothed, s);
+      EXPECT_EQ(f.forward()[0].loss, g.forward()[0].loss);
+      f.backward(), g.backward();
+      EXPECT_TRUE(f.grad.same_bits(g.grad));
+    }
+  }
+}
+
 // Tasks may run in any order, alone or together, and give the same bits.
 TEST_P(Kernel, TasksAreIndependent) {
   for (Layout layout : {Layout::kRows, Layout::kPlanes}) {

@@ -29,7 +29,7 @@ from fused_ce import CrossEntropyStats
 from torch import Tensor
 
 # After a failure on one process the others wait for it this long: far more than a collective takes.
-TIMEOUT = timedelta(seconds=15)
+TIMEOUT = timedelta(seconds=30)
 PASSED = "passed"
 Counts = tuple[int, ...]
 

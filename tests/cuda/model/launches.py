@@ -41,7 +41,8 @@ def build(storage: Sequence[str], jobs: int = 1) -> Path:
         link = ["-no-pie", "-rdynamic", "-Wl,--unresolved-symbols=ignore-all"]
         run([*command, *link, "-o", program, *SOURCES, "-x", "none", *units])
 
-    return made(FOLDER / sources_digest(*HERE.iterdir()) / "-".join(storage), make)
+    others = [Path(__file__), *HERE.iterdir(), *(ROOT / "tests" / "simt").glob("*.h")]
+    return made(FOLDER / sources_digest(*others) / "-".join(storage), make)
 
 
 def parse(line: str) -> tuple[str, Launch]:

@@ -131,9 +131,10 @@ def build(nvcc: Path, nvdisasm: Path, storage: str, arch: int) -> tuple[str, str
     log, sass = stem.with_name(stem.name + ".log"), stem.with_name(stem.name + ".sass")
 
     def make(file: Path) -> None:
-        cubin = file.with_suffix(".cubin")
-        log.write_text(compile_unit(nvcc, storage, arch, cubin))
+        cubin, said = file.with_suffix(".cubin"), file.with_suffix(".log")
+        said.write_text(compile_unit(nvcc, storage, arch, cubin))
         file.write_text(run([nvdisasm, "-c", cubin])[0])
+        said.replace(log)
 
     made(sass, make)
     return log.read_text(), sass.read_text()

@@ -114,7 +114,7 @@ RowResults rows_of(const ParallelLinearCall& call) {
     check_no_tangent(*tensor, "the layer's loss of shared-out classes");
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const at::Tensor weight_sum = own_weight_sum(absent, here);
+    const at::Tensor weight_sum = own_weight_sum(here);
     rows = exchange(slice_linear_sums(call, weight_sum), weight_sum, here);
   }
   bool records = false;

@@ -14,6 +14,7 @@
 
 #include "../../kernels/problem.h"
 #include "../arguments.h"
+#include "../describe.h"
 #include "../device.h"
 #include "../linear/arguments.h"
 #include "../linear/device.h"
@@ -55,14 +56,13 @@ Chunks chunks_of(const ParallelLinearCall& call, bool ignored_too) {
 
 // f(chunk, its rows of the input, the call of its logits).
 template <class F>
-void for_calls(const ParallelLinearCall& call, const Products& products, const Chunks& chunks,
-               F f) {
-  const at::Tensor weight =
-      call.weight.defined() ? call.weight.to(accumulate_type(call.layer.input)) : call.weight;
+void for_calls(const ParallelLinearCall& call, const at::Tensor& absent, const Products& products,
+               const Chunks& chunks, F f) {
+  const MaybeOwned weight = class_weight_of(call.at(absent).call(nullptr));
   linear::for_logits(call.layer, products, chunks,
                      [&](const Chunk& chunk, const at::Tensor& rows, const at::Tensor& logits) {
                        const at::Tensor target = chunk.of(call.target);
-                       f(chunk, rows, ParallelCall{logits, target, weight, call.options});
+                       f(chunk, rows, ParallelCall{logits, target, *weight, call.options});
                      });
 }
 
@@ -129,7 +129,7 @@ at::Tensor device::slice_linear_sums(const ParallelLinearCall& call, const at::T
   // Rows that no chunk has are harmless numbers.
   const at::Tensor sums =
       at::zeros({absent.size(0), SliceSums::kNumbers}, absent.options().dtype(at::kDouble));
-  for_calls(call, Products(call.layer), chunks_of(call, call.options.wants(kPrediction)),
+  for_calls(call, absent, Products(call.layer), chunks_of(call, call.options.wants(kPrediction)),
             [&](const Chunk& chunk, const at::Tensor&, const ParallelCall& part) {
               chunk.put(device::slice_sums(part, weight_sum), sums);
             });
@@ -152,7 +152,7 @@ Layer device::slice_linear_backward(const ops::Gradients& given, const ParallelL
   for (at::Tensor* grad : grads.all()) {
     if (scale.defined() && grad->defined()) *grad = *grad * scale;
   }
-  for_calls(call, products, chunks,
+  for_calls(call, absent, products, chunks,
             [&](const Chunk& chunk, const at::Tensor& rows, const ParallelCall& part) {
               ops::Gradients of_chunk;
               for (size_t i = 0; i < grads.kCount; ++i)

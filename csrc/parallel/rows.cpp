@@ -98,9 +98,10 @@ at::Tensor backward(const ops::Gradients& grads, const ParallelCall& call,
 
 }  // namespace
 
-at::Tensor own_weight_sum(const at::Tensor& logits, const ParallelCall& call) {
-  if (call.options.label_smoothing == 0 || is_probabilities(logits, call.target)) return {};
+at::Tensor own_weight_sum(const ParallelCall& call) {
+  if (!is_smoothed(call)) return {};
   if (call.weight.defined()) return call.weight.sum(at::kDouble);
+  const at::Tensor& logits = call.self;
   return at::scalar_tensor(logits.sym_size(class_dim(logits)), logits.options().dtype(at::kDouble));
 }
 
@@ -132,7 +133,7 @@ RowResults rows_of(const ParallelCall& call) {
   const c10::SymDimVector shape = row_shape(call.self);
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const at::Tensor weight_sum = own_weight_sum(call.self, call);
+    const at::Tensor weight_sum = own_weight_sum(call);
     rows = exchange(slice_sums(call, weight_sum), weight_sum, call);
     ops::ForwardResult& r = rows.result;
     for (at::Tensor* numbers :

@@ -17,6 +17,6 @@ RowResults as_rows(const ops::ForwardResult& result, const at::Tensor& logits,
                    const ParallelCall& call);
 
 // The sum of these classes' weights, one double, where smoothing spreads over them; else undefined.
-at::Tensor own_weight_sum(const at::Tensor& logits, const ParallelCall& call);
+at::Tensor own_weight_sum(const ParallelCall& call);
 
 }  // namespace fused_ce::parallel

@@ -30,10 +30,6 @@ void check_doubles(const at::Tensor& tensor, const char* name, const at::Tensor&
   check_device(self, tensor, name);
 }
 
-bool is_smoothed(const ParallelCall& call) {
-  return call.options.label_smoothing > 0 && !is_probabilities(call.self, call.target);
-}
-
 bool has_classes(const Call& call) { return call.self.size(class_dim(call.self)) > 0; }
 
 // What no classes come to. Their indices are looked at all the same: where one is out of range,
@@ -74,6 +70,10 @@ at::Tensor with_gradient(const ParallelCall& call, const WholeWeights& weights, 
 }
 
 }  // namespace
+
+bool is_smoothed(const ParallelCall& call) {
+  return call.options.label_smoothing > 0 && !is_probabilities(call.self, call.target);
+}
 
 void check_slice(const ParallelCall& call, const at::Tensor& weight_sum) {
   TORCH_CHECK(call.options.by_row(), "fused_ce: a slice's losses are reduced after the exchange");

@@ -16,6 +16,9 @@ struct WholeWeights {
   at::Tensor target_weight, weight_sum;
 };
 
+// Whether smoothing spreads over the classes of the call's rows: of indices.
+bool is_smoothed(const ParallelCall& call);
+
 // Throw what does not fit of a slice; `self`: its logits, or a tensor of their shape.
 void check_slice(const ParallelCall& call, const at::Tensor& weight_sum);
 void check_target_weight(const ParallelCall& call, const at::Tensor& target_weight);

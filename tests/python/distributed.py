@@ -7,6 +7,7 @@ for a file of tests, run all of its cases that pytest has selected, and leave a 
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib
 import itertools
@@ -225,6 +226,8 @@ def _run(folder: Path, rank: int, size: int) -> None:
     verdicts = {}
     for name in names:
         torch.manual_seed(0)
+        # One that waits for something else than another process says where, before they give up.
+        faulthandler.dump_traceback_later(3 * TIMEOUT.total_seconds())
         verdict = PASSED
         try:
             cases[name](Rank(rank, size, group))

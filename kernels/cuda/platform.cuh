@@ -68,3 +68,14 @@ __device__ __forceinline__ void store_word(Word* p, const Word& word) {
 }  // namespace fused_ce::cuda
 
 #endif
+
+namespace fused_ce::cuda {
+
+// Whether this is being compiled for sm_75.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr bool kIsTuring = true;
+#else
+inline constexpr bool kIsTuring = false;
+#endif
+
+}  // namespace fused_ce::cuda

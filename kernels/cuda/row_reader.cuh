@@ -35,10 +35,16 @@ class RowReader {
 
  public:
   static constexpr int kUnroll = kLoads<S>;  // a thread's vectors in a round
+  // Whether a thread's vector that would be alone in the last round is asked for with the first
+  // one: that round would wait for memory with little under way. Double has no registers for it,
+  // and probabilities would be waited for all the same.
+  static constexpr bool kTakesOdd = sizeof(S) < 8 && !kHasMass<kTerms>;
   using Vectors = Word<S, kN>[kUnroll];
   struct Round {
     Vectors vectors;
-    S end;  // of the first round: one of the classes at the ends
+    // Of the first round: a vector that comes before it, and one of the classes at the ends.
+    Word<S, kN> odd;
+    S end;
   };
 
   // `aligned`: whose address decides where vectors begin, the logits or what is written for them;
@@ -57,7 +63,11 @@ class RowReader {
     vectors_ = (classes - head_) / kN;
     ends_ = static_cast<int>(classes - vectors_ * kN);
     packed_ = packed && stride() == 1 && is_aligned<S, kN>(logits_ + begin_);
-    mine_ = static_cast<int>((vectors_ + (kThreads - 1 - thread())) / kThreads);
+    // The threads of a warp decide together, by the first of them; of several rows, which may begin
+    // elsewhere in a vector, by what is true of all.
+    const int most = share_of(thread() / kWarp * kWarp, kThreads < kWarp ? classes / kN : vectors_);
+    is_odd_ = kTakesOdd && most > 1 && most % kUnroll == 1;
+    in_rounds_ = share_of(thread(), vectors_) - is_odd_;
   }
   // Vectors as the logits have them.
   __device__ RowReader(const Objective<S, kTerms>& objective, int64_t row, int64_t begin,
@@ -72,22 +82,26 @@ class RowReader {
   // Asks for what a thread begins with.
   __device__ __forceinline__ Round first() const {
     Round round;
-    if (packed_) load(mine_, first_class(), round.vectors);
+    if (packed_) {
+      if (is_odd_) round.odd = load(first_class());
+      load(in_rounds_, first_of_rounds(), round.vectors);
+    }
     round.end = thread() < ends_ ? number(end_class(thread())) : S();
     return round;
   }
 
-  // Calls end(c, x) for what the thread has of the classes at the ends; then round(left, c, x) for
-  // its rounds of vectors x, the first of which has class c, or vector(c, x) where a vector is no
-  // one load. What a last round lacks is -inf, whose exponential is 0: a warp's lanes, which may
-  // have several rows, stay together. `choose` calls what it is given, a loop, with the `round` of
-  // its choice.
+  // Calls end(c, x) for what the thread has of the classes at the ends; then vector(c, x) for a
+  // vector that is in no round, and round(left, c, x) for rounds of vectors x, the first of which
+  // has class c; all are vector(c, x) where a vector is no one load. What a last round lacks is
+  // -inf, whose exponential is 0: a warp's lanes, which may have several rows, stay together.
+  // `choose` calls what it is given, a loop, with the `round` of its choice.
   template <class Choose, class OfVector, class OfEnd>
   __device__ __forceinline__ void for_all(Round now, Choose choose, OfVector vector,
                                           OfEnd end) const {
     for_ends(now, end);
     if (!packed_) return for_unpacked(vector);
-    if (mine_ > 0) choose([&](auto round) { for_rounds(now, round); });
+    if (is_odd_) vector(first_class(), values_of<S, kN>(now.odd).v);
+    if (in_rounds_ > 0) choose([&](auto round) { for_rounds(now, round); });
   }
   // Calls vector(c) and end(c) for the classes of the thread, without a look at them.
   template <class OfVector, class OfEnd>
@@ -95,7 +109,7 @@ class RowReader {
 #pragma unroll 1
     for (int e = thread(); e < ends_; e += kThreads) end(end_class(e));
 #pragma unroll 1
-    for (int v = 0; v < mine_; ++v) vector(begin_ + (thread() + int64_t{v} * kThreads) * kN);
+    for (int v = 0; v < mine(); ++v) vector(begin_ + (thread() + int64_t{v} * kThreads) * kN);
   }
 
   // A thread's part of the sums, relative to m. y: the target, or a NoClass.
@@ -147,13 +161,14 @@ class RowReader {
     objective_.template with_weights<n>(probabilities_, c, n, f);
   }
 
-  // How many classes the thread's first is before one that it has in a vector, or more than any: as
-  // what is left of the way is behind that one, where it has wrapped around.
+  // How many classes there are from the first of the thread's rounds to one that it has in them.
+  // More than any row has to others; and to one that lies before, in the odd vector or, when the
+  // way has become shorter, in a round that is over: then it has wrapped around.
   __device__ __forceinline__ Count way_to(int64_t y) const {
     const auto place = static_cast<uint64_t>(y - begin_);
     const auto c = static_cast<Count>(place);
     const bool is_mine = place < static_cast<uint64_t>(in_vectors()) && is_of_thread(c / kN);
-    return is_mine ? c - thread() * kN : ~Count{0};
+    return is_mine ? c - static_cast<Count>(first_of_rounds() - begin_) : ~Count{0};
   }
   // Whether the thread has a class, in a vector or at the ends; a NoClass is none.
   __device__ __forceinline__ bool has(int64_t y) const {
@@ -195,6 +210,11 @@ class RowReader {
     const Problem& p = objective.problem;
     return static_cast<const S*>(p.logits) + row_offset(p, p.logits_strides, row);
   }
+  // How many of a row's vectors one of the team's threads has, and this one of its own.
+  static __device__ int share_of(int thread, Count vectors) {
+    return static_cast<int>((vectors + (kThreads - 1 - thread)) / kThreads);
+  }
+  __device__ int mine() const { return in_rounds_ + is_odd_; }
   // Classes in vectors.
   __device__ int64_t in_vectors() const { return static_cast<int64_t>(vectors_ * kN); }
   // Whether the thread has the n-th of what the team takes by turns.
@@ -203,6 +223,10 @@ class RowReader {
   }
   // The class where the thread's first vector begins.
   __device__ __forceinline__ int64_t first_class() const { return begin_ + thread() * kN; }
+  // Where its rounds begin.
+  __device__ __forceinline__ int64_t first_of_rounds() const {
+    return first_class() + (is_odd_ ? kStep : 0);
+  }
   // The e-th of the classes that are in no vector.
   __device__ __forceinline__ int64_t end_class(int e) const {
     return begin_ - head_ + e + (e < head_ ? 0 : in_vectors());
@@ -219,7 +243,7 @@ class RowReader {
   template <class F>
   __device__ __forceinline__ void for_unpacked(F vector) const {
 #pragma unroll 1
-    for (int v = 0; v < mine_; ++v) {
+    for (int v = 0; v < mine(); ++v) {
       const int64_t c = begin_ + (thread() + int64_t{v} * kThreads) * kN;
       S x[kN];
 #pragma unroll
@@ -230,10 +254,10 @@ class RowReader {
   // All rounds, at least one.
   template <class F>
   __device__ __forceinline__ void for_rounds(Round& now, F round) const {
-    int64_t c = first_class();
+    int64_t c = first_of_rounds();
 #pragma unroll 1
-    for (int left = mine_; left > 0; left -= kUnroll, c += kRound) {
-      if (left < mine_) load(left, c, now.vectors);
+    for (int left = in_rounds_; left > 0; left -= kUnroll, c += kRound) {
+      if (left < in_rounds_) load(left, c, now.vectors);
       round(left, c, now.vectors);
     }
   }
@@ -247,10 +271,11 @@ class RowReader {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) x[u] = word_of(absent);
     }
-    const S* const first = logits_ + c;
-    for_present(left, [&](int u) {
-      x[u] = load_word(reinterpret_cast<const Word<S, kN>*>(first + u * kStep));
-    });
+    for_present(left, [&](int u) { x[u] = load(c + u * kStep); });
+  }
+  // The packed vector that begins with class c.
+  __device__ __forceinline__ Word<S, kN> load(int64_t c) const {
+    return load_word(reinterpret_cast<const Word<S, kN>*>(logits_ + c));
   }
 
   // -inf in one place of a round.
@@ -302,8 +327,9 @@ class RowReader {
   int64_t begin_;    // the class where the first vector begins
   int head_, ends_;  // classes before the first vector; those at both ends
   Count vectors_;
-  int mine_;     // of them that the thread has
-  bool packed_;  // whether a vector is one load
+  bool packed_;    // whether a vector is one load
+  bool is_odd_;    // whether the thread's first vector is taken before its rounds
+  int in_rounds_;  // how many of its vectors are in them
 };
 
 // The first guess of a row's reference: the target's logit, which is near the row's largest in all

@@ -10,10 +10,11 @@ namespace fused_ce::cuda {
 
 // Blocks a multiprocessor must have room for. With three of kBlock threads a thread has at most 80
 // registers, with two 128, with one 255; of smaller blocks there are as many more. Left to itself,
-// ptxas takes up to 240 for some architectures, and spills at 48 for others.
+// ptxas takes up to 240 for some architectures, and spills at 48 for others; sm_75 spills at 80.
 template <class S, Terms kTerms, int kTeam>
 inline constexpr int kForwardBlocks =
-    kBlock / block_of(kTeam) * ((kHasLinear<kTerms> ? 2 : 3) - (sizeof(S) == 8));
+    kBlock / block_of(kTeam) *
+    (sizeof(S) == 8 ? (kHasLinear<kTerms> ? 1 : 2) : (kHasLinear<kTerms> || kIsTuring ? 2 : 3));
 template <class S, Terms kTerms, int kTeam>
 inline constexpr int kBackwardBlocks = kBlock / block_of(kTeam) *
                                        (kHasMass<kTerms>     ? 2 - (sizeof(S) == 8)

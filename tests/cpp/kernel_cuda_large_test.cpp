@@ -2,6 +2,8 @@
 // The CUDA kernels on more memory and more rows than a block, or 31 bits, can count.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+
+#include <algorithm>
 #include <vector>
 
 #include "cuda_fixture.h"
@@ -87,6 +89,37 @@ TEST_P(CudaManyRows, BlocksOfManyClasses) {
   for (int64_t row = 0; row < rows; ++row) {
     const double loss = expected[f.target[row]];
     ASSERT_NEAR(f.loss.get(row), loss, 0x1p-23 * loss) << "row " << row;
+  }
+}
+
+// Slices of which a thread has nine vectors, of half types five: as OddVectors. All rows share one
+// row's memory, and few of them count: those whose targets begin a slice, and others.
+class CudaManySlices : public CudaKernel {};
+INSTANTIATE_TEST_SUITE_P(, CudaManySlices,
+                         ::testing::Values(std::make_tuple(kSchedules[0], DType::kFloat),
+                                           std::make_tuple(kSchedules[1], DType::kHalf),
+                                           std::make_tuple(kSchedules[2], DType::kBFloat16)));
+
+TEST_P(CudaManySlices, OddVectors) {
+  const int64_t classes = 32800, rows = 1025;
+  CudaFixture one(dtype(), Layout::kRows, kPlain, {1, classes, 1});
+  CudaFixture f(dtype(), Layout::kRows, kPlain, {rows, 1, 1});
+  f.p.classes = classes;
+  f.p.ignore_index = one.p.ignore_index = -100;
+  f.p.logits = one.p.logits;
+  f.p.logits_strides = {0, 1, 0};
+  const auto counts = [](int64_t row) { return row % 128 == 0; };
+  for (int64_t row = 0; row < rows; ++row)
+    f.target[row] =
+        counts(row) ? std::min(row * classes / (rows - 1), classes - 1) : f.p.ignore_index;
+  simt::clear_launches();
+  f.forward();
+  EXPECT_EQ(simt::launches().size(), 2u);
+  for (int64_t row = 0; row < rows; ++row) {
+    if (!counts(row)) continue;
+    one.target[0] = f.target[row];
+    const double loss = expected_row(one, 0, {}).loss.value;
+    EXPECT_NEAR(f.loss.get(row), loss, 2 * epsilon(dtype()) * loss) << "row " << row;
   }
 }
 

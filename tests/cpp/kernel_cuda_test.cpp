@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "cuda_fixture.h"
 
@@ -40,6 +41,32 @@ TEST_P(CudaKernel, LongRows) {
     for (int64_t classes : {16383, 50257}) {
       SCOPED_TRACE(::testing::Message() << classes << " classes, " << options);
       CudaFixture f(dtype(), Layout::kRows, options, {2, classes, 1});
+      f.run_and_check();
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// A thread has one vector more than whole rounds, in all of a team's warps or in some of them: it
+// is asked for with the first round. Small teams, among whose rows some begin elsewhere in a
+// vector; a warp, which of half types has rows that are so long only where they are many; a block;
+// the general backward's warps, of which two share a row. Targets are in that vector, behind it and
+// at the ends.
+TEST_P(CudaKernel, OddVectors) {
+  const int64_t vector = 16 / size_of(dtype()), few = 13;
+  const auto plus_one = [&](int64_t vectors) { return vectors * vector + 1; };
+  for (int64_t classes :
+       {plus_one(17), plus_one(19), plus_one(21), plus_one(147), plus_one(1155), int64_t{4340}}) {
+    const bool many = classes > 1024 && classes <= 4096;
+    std::vector<Options> all{kPlain, kWeightedSmoothed, kProbabilities, kStatistics, kHead};
+    if (many) all.resize(2);
+    for (const Options& options : all) {
+      const int64_t rows = many ? 2048 : few;
+      SCOPED_TRACE(::testing::Message() << rows << " x " << classes << ", " << options);
+      CudaFixture f(dtype(), Layout::kRows, options, {rows, classes, 1});
+      f.p.ignore_index = -100;
+      for (int64_t row = 0; row < rows; ++row)
+        f.target[row] = row < few ? row * (classes - 1) / (few - 1) : f.p.ignore_index;
       f.run_and_check();
       if (HasFailure()) return;
     }

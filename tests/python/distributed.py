@@ -204,11 +204,11 @@ def run_processes(
         while time.monotonic() < end and any(p.poll() is None for p in processes):
             time.sleep(0.05)
             if together and any(p.poll() for p in processes):
-                end = min(end, time.monotonic() + 1)
+                end = min(end, time.monotonic() + 5)  # in which others say what they met
         for process in processes:
             process.kill()
         return [
-            f"rank {rank} ended with {process.wait()}: {file.read_text()[-3000:]}"
+            f"rank {rank} ended with {process.wait()}: {file.read_text()[-10_000:]}"
             for rank, (process, file) in enumerate(zip(processes, files, strict=True))
         ]
 

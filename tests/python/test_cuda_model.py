@@ -176,7 +176,7 @@ def test_loads_that_wait_for_one_another():
 
 def test_a_last_round():
     """Rows are computed with as if it were full; of five planes three more to make up two fours."""
-    row = work(of_rows(256, 1), Shape(1, 2 * 4096 + 4))
+    row = work(of_rows(256, 1), Shape(1, 2 * 4096 + 1024 + 4))
     whole = work(of_rows(256, 1), Shape(1, 2 * 4096))
     assert slots_of(row) == pytest.approx(slots_of(whole) * 3 / 2)
     launch = Launch("planes_forward<indices, 4>", "float", 4, 1, 128, 0, (b"", tiles(1, 512)))
@@ -184,8 +184,18 @@ def test_a_last_round():
     assert slots_of(planes[1]) == pytest.approx(slots_of(planes[0]) * 3 / 2)
 
 
+def test_an_odd_vector():
+    """A thread's ninth is asked for with the first round, and computed with beside the loop."""
+    odd = work(of_rows(256, 1), Shape(1, 2 * 4096 + 4))
+    whole = work(of_rows(256, 1), Shape(1, 2 * 4096))
+    assert slots_of(odd) == slots_of(whole)
+    _, first, *rounds = loads_of(odd)
+    assert first == 2048 + 1024 * 4 / 8 + 32
+    assert len(rounds) == len(loads_of(whole)) - 2
+
+
 @pytest.mark.parametrize(("team", "rows"), [(8, 32), (32, 8), (256, 1)])
-@pytest.mark.parametrize("classes", [33, 1000, 1001, 4096, 50257])
+@pytest.mark.parametrize("classes", [33, 1000, 1001, 4096, 4100, 50257])
 def test_every_byte_is_read_and_written_once(team, rows, classes):
     """By the eight warps of a block that has so many rows."""
     launch = of_pieces("rows_backward", team, 5, 1, classes)
@@ -243,7 +253,7 @@ def test_tiles_of_some_turns():
 def test_serial_time():
     """Start, targets, the first of two rounds, the row's end, the finish, the ticket."""
     taken = Taken(item=100, batch=200)
-    one = replace(work(of_rows(256, 1), Shape(1, 8192 + 4)), taken=taken)
+    one = replace(work(of_rows(256, 1), Shape(1, 8192 + 1024 + 4)), taken=taken)
     cycles = START + 3 * 100 * 1.25 + 4 * (100 + 200) + 3 * 50
     assert serial(one) == pytest.approx(cycles / 1e3, rel=0.05)
 
@@ -294,6 +304,16 @@ def test_a_shorter_problem():
     launch = Launch("", "float", 0, 1, 32, 0, (struct.pack("<qqq", 5, 1000, 1), b"more"))
     expected = (struct.pack("<qqq", 5, 77, 1), b"more")
     assert shortened(launch, 77).arguments == expected
+
+
+def test_a_shorter_piece():
+    """Of a row that is cut the first one has all classes, however many these are."""
+    launch = of_pieces("rows_backward", 256, 1, 2, 1000)
+    launch = replace(launch, arguments=(struct.pack("<qqq", 5, 2000, 1), *launch.arguments[1:]))
+    for classes in (77, 3000):
+        objective, pieces, longest = shortened(launch, classes).arguments
+        assert objective == struct.pack("<qqq", 5, classes, 1)
+        assert (pieces, longest) == (launch.arguments[1], struct.pack("<q", classes))
 
 
 @pytest.mark.slow

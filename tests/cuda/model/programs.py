@@ -24,6 +24,8 @@ BESIDE = TARGET + 3 * 4
 # Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
 OF_BLOCKS, OF_SMALLER = 8, WARP
 PLANES_TOGETHER = 4
+# Vectors of a thread that make a round (kLoads; the model has no double).
+UNDER_WAY = 4
 # How often a block's last warp waits for the shared cache before it is known which block is the
 # last: its writes have to be there, the ticket is looked at, and drawn (ticket.cuh).
 ARRIVAL = 3
@@ -42,13 +44,23 @@ class Cut:
     @classmethod
     def of(cls, work: Work) -> Cut:
         launch = work.launch
-        is_cut = launch.function in ("slices_forward", "rows_backward")
-        pieces, classes = launch.slices if is_cut else (1, work.shape.classes)
+        pieces, classes = launch.slices if launch.is_cut else (1, work.shape.classes)
         if not launch.function.startswith(("rows", "slices")):
             return cls(1, launch.threads, pieces, classes, 1)
         team = launch.parameter or launch.threads
         together = OF_BLOCKS if team > WARP else OF_SMALLER
         return cls(team, launch.threads // team, pieces, classes, together)
+
+    def odd(self, work: Work) -> int:
+        """Classes of the vectors that are asked for with the first round (row_reader.cuh).
+
+        There every warp has them or not; here all do as the first, whose threads have most vectors.
+        """
+        if not work.launch.function.startswith(("rows", "slices")):
+            return 0
+        vector = work.round_classes(1) // UNDER_WAY
+        most = -(-(self.classes // vector) // self.team)
+        return self.team * vector if most > 1 and most % UNDER_WAY == 1 else 0
 
     @property
     def at_once(self) -> int:
@@ -69,7 +81,7 @@ def last_part(work: Work, cut: Cut) -> float:
     four with others (kPlanesTogether).
     """
     classes = work.round_classes(cut.team)
-    rest = cut.classes % classes
+    rest = (cut.classes - cut.odd(work)) % classes
     if work.launch.function.startswith("planes"):
         return -(-rest // PLANES_TOGETHER) * PLANES_TOGETHER / classes
     return 1.0 if rest else 0.0
@@ -79,16 +91,21 @@ def sweep(work: Work, cut: Cut, items: int, beside: float = 0) -> Iterator[Step]
     """A warp's part of an item, or of several that its lanes have.
 
     Whole rounds are asked for vector by vector, each of which all teams have; what is left, at
-    once. `beside`: bytes that are asked for with the first.
+    once. `beside`: bytes that are asked for with the first, as odd vectors are.
     """
-    whole, rest = divmod(cut.classes, work.round_classes(cut.team))
+    odd = cut.odd(work)
+    whole, rest = divmod(cut.classes - odd, work.round_classes(cut.team))
     part = items / cut.at_once
+    size_of_odd = odd * work.size * items * min(1, WARP / cut.team)
+    beside += size_of_odd
     for _ in range(whole):
         yield from work.turn(part, beside)
         beside = 0
     if rest:
         size = rest * work.size * items * min(1, WARP / cut.team)
         yield from work.rest(size, last_part(work, cut), beside)
+    if odd and work.launch.writes:
+        yield Store(size_of_odd)
     yield work.item
 
 

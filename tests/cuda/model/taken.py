@@ -23,10 +23,15 @@ ROUNDS = 3
 
 
 def shortened(launch: Launch, classes: int) -> Launch:
-    """The same of a problem of so many classes, which is what all kernels have first."""
+    """The same of a problem of so many classes, which is what all kernels have first.
+
+    Where rows are cut, the first piece has them all.
+    """
     objective, *others = launch.arguments
-    short = objective[:8] + classes.to_bytes(8, "little") + objective[16:]
-    return replace(launch, arguments=(short, *others))
+    number = classes.to_bytes(8, "little")
+    if launch.is_cut:
+        others[-1] = number
+    return replace(launch, arguments=(objective[:8] + number + objective[16:], *others))
 
 
 def run(code: Code, launch: Launch, classes: int) -> list[Counted]:
@@ -49,8 +54,11 @@ def taken(code: Code, work: Work) -> Taken:
     cut = Cut.of(one)
     size = one.round_classes(cut.team)
     # `few` copies as well as it computes, and has rows that are short enough.
-    rounds = 0 if one.launch.function.startswith("few") else cut.classes // size
-    more = min(rounds, ROUNDS)
+    is_few = one.launch.function.startswith("few")
+    odd = cut.odd(one)
+    rounds = 0 if is_few else (cut.classes - odd) // size
+    # With an odd vector, too, which there is only where rounds follow.
+    more = max(min(rounds, ROUNDS), 2 if odd else 0)
     last = last_part(one, cut) if more else 0.0
     classes = cut.classes - (rounds - more) * size
     long = run(code, one.launch, classes)

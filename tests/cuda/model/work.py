@@ -68,6 +68,11 @@ class Launch:
         return int(rows)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether what a team has is a piece of a row."""
+        return self.function in ("slices_forward", "rows_backward")
+
+    @property
     def slices(self) -> tuple[int, int]:
         """How many pieces a row is cut into, and the classes of one: the last two arguments."""
         pieces, classes = (int.from_bytes(a, "little") for a in self.arguments[-2:])

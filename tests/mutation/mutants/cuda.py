@@ -120,8 +120,8 @@ CUDA = [
     Mutant(
         "vector past the end of a row",
         "cuda/row_reader.cuh",
-        "(kThreads - 1 - thread())",
-        "(kThreads - thread())",
+        "(kThreads - 1 - thread)",
+        "(kThreads - thread)",
     ),
     Mutant(
         "absent vectors read and written",
@@ -234,6 +234,30 @@ CUDA = [
         "cuda/row_reader.cuh",
         "Count way = way_to(y);",
         "Count way = ~Count{0};",
+    ),
+    Mutant(
+        "target's way begins at the odd vector",
+        "cuda/row_reader.cuh",
+        "c - static_cast<Count>(first_of_rounds() - begin_)",
+        "c - thread() * kN",
+    ),
+    Mutant(
+        "odd vector taken twice",
+        "cuda/row_reader.cuh",
+        "first_class() + (is_odd_ ? kStep : 0)",
+        "first_class()",
+    ),
+    Mutant(
+        "odd vector among those of the rounds",
+        "cuda/row_reader.cuh",
+        "share_of(thread(), vectors_) - is_odd_",
+        "share_of(thread(), vectors_)",
+    ),
+    Mutant(
+        "odd vector of threads that have none",
+        "cuda/row_reader.cuh",
+        "most > 1 && most",
+        "most",
     ),
     Mutant(
         "vectors that are not there counted in the last round",

@@ -71,7 +71,8 @@ __device__ __forceinline__ void store_word(Word* p, const Word& word) {
 
 namespace fused_ce::cuda {
 
-// Whether this is being compiled for sm_75.
+// Whether this is device code for sm_75; false in the host's. For launch bounds alone: what is
+// computed, and in which order, is the same on every GPU.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 inline constexpr bool kIsTuring = true;
 #else

@@ -35,9 +35,9 @@ class RowReader {
 
  public:
   static constexpr int kUnroll = kLoads<S>;  // a thread's vectors in a round
-  // Whether a thread's vector that would be alone in the last round is asked for with the first
-  // one: that round would wait for memory with little under way. Double has no registers for it,
-  // and probabilities would be waited for all the same.
+  // A thread's odd vector: it has one more than whole rounds. Alone in the last one it would wait
+  // for memory with little under way, so it is asked for with the first. Double has no registers
+  // for it, and probabilities would be waited for all the same.
   static constexpr bool kTakesOdd = sizeof(S) < 8 && !kHasMass<kTerms>;
   using Vectors = Word<S, kN>[kUnroll];
   struct Round {
@@ -63,11 +63,13 @@ class RowReader {
     vectors_ = (classes - head_) / kN;
     ends_ = static_cast<int>(classes - vectors_ * kN);
     packed_ = packed && stride() == 1 && is_aligned<S, kN>(logits_ + begin_);
-    // The threads of a warp decide together, by the first of them; of several rows, which may begin
-    // elsewhere in a vector, by what is true of all.
+    // What the first thread of a warp has, by which all decide. The rows of small teams may differ
+    // by a vector, as they begin elsewhere in one: they decide by classes / kN, which is the same
+    // for all. If there is an odd vector, this is at least kUnroll + 1, and every thread has
+    // kUnroll: the odd one, and some in rounds.
     const int most = share_of(thread() / kWarp * kWarp, kThreads < kWarp ? classes / kN : vectors_);
-    is_odd_ = kTakesOdd && most > 1 && most % kUnroll == 1;
-    in_rounds_ = share_of(thread(), vectors_) - is_odd_;
+    has_odd_ = kTakesOdd && most > 1 && most % kUnroll == 1;
+    in_rounds_ = share_of(thread(), vectors_) - has_odd_;
   }
   // Vectors as the logits have them.
   __device__ RowReader(const Objective<S, kTerms>& objective, int64_t row, int64_t begin,
@@ -83,7 +85,7 @@ class RowReader {
   __device__ __forceinline__ Round first() const {
     Round round;
     if (packed_) {
-      if (is_odd_) round.odd = load(first_class());
+      if (has_odd_) round.odd = load(first_class());
       load(in_rounds_, first_of_rounds(), round.vectors);
     }
     round.end = thread() < ends_ ? number(end_class(thread())) : S();
@@ -100,7 +102,7 @@ class RowReader {
                                           OfEnd end) const {
     for_ends(now, end);
     if (!packed_) return for_unpacked(vector);
-    if (is_odd_) vector(first_class(), values_of<S, kN>(now.odd).v);
+    if (has_odd_) vector(first_class(), values_of<S, kN>(now.odd).v);
     if (in_rounds_ > 0) choose([&](auto round) { for_rounds(now, round); });
   }
   // Calls vector(c) and end(c) for the classes of the thread, without a look at them.
@@ -161,9 +163,9 @@ class RowReader {
     objective_.template with_weights<n>(probabilities_, c, n, f);
   }
 
-  // How many classes there are from the first of the thread's rounds to one that it has in them.
-  // More than any row has to others; and to one that lies before, in the odd vector or, when the
-  // way has become shorter, in a round that is over: then it has wrapped around.
+  // How many classes there are from the first of the thread's rounds to one that is in them. A huge
+  // number for others: ~0, or for the odd vector's a negative one that has wrapped around, as it
+  // does once the class's round is over and the way goes on becoming shorter.
   __device__ __forceinline__ Count way_to(int64_t y) const {
     const auto place = static_cast<uint64_t>(y - begin_);
     const auto c = static_cast<Count>(place);
@@ -214,7 +216,7 @@ class RowReader {
   static __device__ int share_of(int thread, Count vectors) {
     return static_cast<int>((vectors + (kThreads - 1 - thread)) / kThreads);
   }
-  __device__ int mine() const { return in_rounds_ + is_odd_; }
+  __device__ int mine() const { return in_rounds_ + has_odd_; }
   // Classes in vectors.
   __device__ int64_t in_vectors() const { return static_cast<int64_t>(vectors_ * kN); }
   // Whether the thread has the n-th of what the team takes by turns.
@@ -225,7 +227,7 @@ class RowReader {
   __device__ __forceinline__ int64_t first_class() const { return begin_ + thread() * kN; }
   // Where its rounds begin.
   __device__ __forceinline__ int64_t first_of_rounds() const {
-    return first_class() + (is_odd_ ? kStep : 0);
+    return first_class() + (has_odd_ ? kStep : 0);
   }
   // The e-th of the classes that are in no vector.
   __device__ __forceinline__ int64_t end_class(int e) const {
@@ -328,7 +330,7 @@ class RowReader {
   int head_, ends_;  // classes before the first vector; those at both ends
   Count vectors_;
   bool packed_;    // whether a vector is one load
-  bool is_odd_;    // whether the thread's first vector is taken before its rounds
+  bool has_odd_;   // whether the thread's first vector is taken before its rounds
   int in_rounds_;  // how many of its vectors are in them
 };
 

@@ -10,7 +10,8 @@ namespace fused_ce::cuda {
 
 // Blocks a multiprocessor must have room for. With three of kBlock threads a thread has at most 80
 // registers, with two 128, with one 255; of smaller blocks there are as many more. Left to itself,
-// ptxas takes up to 240 for some architectures, and spills at 48 for others; sm_75 spills at 80.
+// ptxas takes up to 240 for some architectures, and spills at 48 for others. For sm_75 it spills at
+// 80, so there class indices have two as well.
 template <class S, Terms kTerms, int kTeam>
 inline constexpr int kForwardBlocks =
     kBlock / block_of(kTeam) *

@@ -154,14 +154,18 @@ def slots_of(work: Work) -> float:
 
 
 def test_a_row_by_a_block():
-    """32000 classes are seven rounds of 4096, and 3328; the target's logit comes with the first."""
+    """32000 classes are 8000 vectors: 32 of a thread in two warps, eight rounds; 31 in the others.
+
+    The target's logit comes with the first.
+    """
     one = work(of_rows(256, 4), Shape(4, 32000))
     assert one.slots == pytest.approx(100)
     assert one.round == WARP * 64
     targets, first, *row = loads_of(one)
     assert targets == 8 * 8
     assert first == 2048 + 32
-    assert row == [2048] * 6 + [3328 * 4 / 8]
+    assert row == [2048] * 7
+    assert loads_of(one, warp=2)[1:] == [2048 + 32] + [2048] * 6 + [1536]
 
 
 def test_loads_that_wait_for_one_another():
@@ -185,13 +189,24 @@ def test_a_last_round():
 
 
 def test_an_odd_vector():
-    """A thread's ninth is asked for with the first round, and computed with beside the loop."""
+    """A thread's ninth is asked for with the first round, and computed with beside the loop.
+
+    So is what its warp's others have first: 32 vectors. Of other warps nobody has nine.
+    """
     odd = work(of_rows(256, 1), Shape(1, 2 * 4096 + 4))
     whole = work(of_rows(256, 1), Shape(1, 2 * 4096))
     assert slots_of(odd) == slots_of(whole)
-    _, first, *rounds = loads_of(odd)
-    assert first == 2048 + 1024 * 4 / 8 + 32
-    assert len(rounds) == len(loads_of(whole)) - 2
+    assert loads_of(odd)[1:] == [2048 + 512 + 32, (2 * 128 + 1 - 128 - 32) * 16]
+    assert loads_of(odd, warp=1) == loads_of(whole, warp=1)
+
+
+def test_classes_in_no_vector():
+    """Three, which the first warp asks for with the first round."""
+    ends = work(of_rows(256, 1), Shape(1, 4096 + 3))
+    whole = work(of_rows(256, 1), Shape(1, 4096))
+    assert slots_of(ends) == slots_of(whole)
+    assert loads_of(ends)[1:] == [2048 + 12 + 32]
+    assert loads_of(ends, warp=1) == loads_of(whole, warp=1)
 
 
 @pytest.mark.parametrize(("team", "rows"), [(8, 32), (32, 8), (256, 1)])

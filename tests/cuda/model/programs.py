@@ -24,7 +24,8 @@ BESIDE = TARGET + 3 * 4
 # Rows that wait together where a team is a block, and where it is smaller (kRowsTogether).
 OF_BLOCKS, OF_SMALLER = 8, WARP
 PLANES_TOGETHER = 4
-# Vectors of a thread that make a round (kLoads; the model has no double).
+# Vectors of a thread that make a round (kLoads; the model has no double, nor probabilities, which
+# have no odd vector).
 UNDER_WAY = 4
 # How often a block's last warp waits for the shared cache before it is known which block is the
 # last: its writes have to be there, the ticket is looked at, and drawn (ticket.cuh).
@@ -51,17 +52,6 @@ class Cut:
         together = OF_BLOCKS if team > WARP else OF_SMALLER
         return cls(team, launch.threads // team, pieces, classes, together)
 
-    def odd(self, work: Work) -> int:
-        """Classes of the vectors that are asked for with the first round (row_reader.cuh).
-
-        There every warp has them or not; here all do as the first, whose threads have most vectors.
-        """
-        if not work.launch.function.startswith(("rows", "slices")):
-            return 0
-        vector = work.round_classes(1) // UNDER_WAY
-        most = -(-(self.classes // vector) // self.team)
-        return self.team * vector if most > 1 and most % UNDER_WAY == 1 else 0
-
     @property
     def at_once(self) -> int:
         """Items of a warp."""
@@ -74,38 +64,61 @@ class Cut:
             yield min(self.at_once, items - begin)
 
 
-def last_part(work: Work, cut: Cut) -> float:
-    """How much of a round's instructions an item's last one takes, which is not full.
+@dataclass(frozen=True)
+class Share:
+    """What a warp has of an item, or of each of several: classes, and rounds of them."""
 
-    Vectors that are not there are computed with all the same; of planes, those that would make up
-    four with others (kPlanesTogether).
-    """
-    classes = work.round_classes(cut.team)
-    rest = (cut.classes - cut.odd(work)) % classes
-    if work.launch.function.startswith("planes"):
-        return -(-rest // PLANES_TOGETHER) * PLANES_TOGETHER / classes
-    return 1.0 if rest else 0.0
+    ends: int  # in no vector
+    odd: int  # in vectors that are asked for with the first round
+    rounds: int
+    rest: int  # in a last round that is not full
+
+    @classmethod
+    def of(cls, work: Work, cut: Cut, warp: int) -> Share:
+        """Threads take vectors by turns, the first one of a warp most (row_reader.cuh)."""
+        threads = min(cut.team, WARP)
+        a_round = work.round_classes(threads)
+        if not work.launch.function.startswith(("rows", "slices")):
+            return cls(0, 0, *divmod(cut.classes, a_round))
+        first = warp * WARP % cut.team if cut.team > WARP else 0
+        vector = work.round_classes(1) // UNDER_WAY
+        vectors, ends = divmod(cut.classes, vector)
+        turns, others = divmod(vectors, cut.team)
+        most = turns + (others > first)
+        odd = threads * vector if most > 1 and most % UNDER_WAY == 1 else 0
+        own = turns * threads + min(max(others - first, 0), threads)
+        return cls(0 if first else ends, odd, *divmod(own * vector - odd, a_round))
+
+    def last_part(self, work: Work) -> float:
+        """How much of a round's instructions the last one takes, where it is not full.
+
+        Vectors that are not there are computed with all the same; of planes, those that would make
+        up four with others (kPlanesTogether).
+        """
+        if work.launch.function.startswith("planes"):
+            fours = -(-self.rest // PLANES_TOGETHER)
+            return fours * PLANES_TOGETHER / work.round_classes(1)
+        return 1.0 if self.rest else 0.0
 
 
-def sweep(work: Work, cut: Cut, items: int, beside: float = 0) -> Iterator[Step]:
+def sweep(work: Work, cut: Cut, warp: int, items: int, beside: float = 0) -> Iterator[Step]:
     """A warp's part of an item, or of several that its lanes have.
 
-    Whole rounds are asked for vector by vector, each of which all teams have; what is left, at
-    once. `beside`: bytes that are asked for with the first, as odd vectors are.
+    Whole rounds are asked for vector by vector, each of which all threads have; what is left, at
+    once. `beside`: bytes that are asked for with the first, as odd vectors and ends are.
     """
-    odd = cut.odd(work)
-    whole, rest = divmod(cut.classes - odd, work.round_classes(cut.team))
-    part = items / cut.at_once
-    size_of_odd = odd * work.size * items * min(1, WARP / cut.team)
-    beside += size_of_odd
-    for _ in range(whole):
-        yield from work.turn(part, beside)
-        beside = 0
-    if rest:
-        size = rest * work.size * items * min(1, WARP / cut.team)
-        yield from work.rest(size, last_part(work, cut), beside)
-    if odd and work.launch.writes:
-        yield Store(size_of_odd)
+    share = Share.of(work, cut, warp)
+    apart = (share.odd + share.ends) * work.size * items
+    first = beside + apart
+    for _ in range(share.rounds):
+        yield from work.turn(items / cut.at_once, first)
+        first = 0
+    if share.rest:
+        yield from work.rest(share.rest * work.size * items, share.last_part(work), first)
+    elif first:
+        yield work.load(first)
+    if apart and work.launch.writes:
+        yield Store(apart)
     yield work.item
 
 
@@ -157,7 +170,7 @@ def rows_forward(work: Work, block: int, warp: int) -> Iterator[Step]:
         work,
         block,
         warp,
-        lambda cut, rows: sweep(work, cut, rows, rows * SECTOR),
+        lambda cut, rows: sweep(work, cut, warp, rows, rows * SECTOR),
     )
 
 
@@ -172,13 +185,13 @@ def slices_finish(work: Work, block: int, warp: int) -> Iterator[Step]:
     yield from forward_of_rows(work, block, warp, row)
 
 
-def slices_forward(work: Work, block: int, _: int) -> Iterator[Step]:
+def slices_forward(work: Work, block: int, warp: int) -> Iterator[Step]:
     """slices.cuh: no warp waits for another."""
     cut = Cut.of(work)
     yield work.load(SECTOR)  # the target
     for _ in work.turns(block, work.launch.blocks):
         yield Store(SECTOR)  # the next one, which is there when it is looked at
-        yield from sweep(work, cut, 1, beside=SECTOR)
+        yield from sweep(work, cut, warp, 1, beside=SECTOR)
 
 
 def rows_backward(work: Work, block: int, warp: int) -> Iterator[Step]:
@@ -194,7 +207,7 @@ def rows_backward(work: Work, block: int, warp: int) -> Iterator[Step]:
             yield work.batch
         yield Barrier()
         for own in cut.own(warp, items):
-            yield from sweep(work, cut, own)
+            yield from sweep(work, cut, warp, own)
         yield Barrier()
 
 
@@ -211,13 +224,12 @@ def turns(work: Work, block: int, at_once: int) -> Iterator[int]:
 
 def walk(work: Work) -> Iterator[Step]:
     """A warp's way through the planes of its rows, a round of them at a time."""
-    whole, rest = divmod(work.shape.classes, work.round_classes(1))
-    for _ in range(whole):
+    share = Share.of(work, Cut.of(work), 0)
+    for _ in range(share.rounds):
         yield from work.turn()
-    if rest:
-        yield from work.rest(
-            work.round * rest / work.round_classes(1), last_part(work, Cut.of(work))
-        )
+    if share.rest:
+        size = work.round * share.rest / work.round_classes(1)
+        yield from work.rest(size, share.last_part(work))
     yield work.item
 
 

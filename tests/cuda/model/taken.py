@@ -15,7 +15,7 @@ from ptx.machine import Block
 from ptx.machine import Warp as Counted
 from ptx.memory import Memory
 
-from .programs import Cut, last_part, program
+from .programs import Cut, Share, program
 from .work import Launch, Taken, Work
 
 # Rounds that are left of those of a longer row.
@@ -53,23 +53,23 @@ def taken(code: Code, work: Work) -> Taken:
     ]
     cut = Cut.of(one)
     size = one.round_classes(cut.team)
+    shares = [Share.of(one, cut, warp) for warp in range(one.launch.warps)]
     # `few` copies as well as it computes, and has rows that are short enough.
     is_few = one.launch.function.startswith("few")
-    odd = cut.odd(one)
-    rounds = 0 if is_few else (cut.classes - odd) // size
-    # With an odd vector, too, which there is only where rounds follow.
-    more = max(min(rounds, ROUNDS), 2 if odd else 0)
-    last = last_part(one, cut) if more else 0.0
-    classes = cut.classes - (rounds - more) * size
+    least = 0 if is_few else min(share.rounds for share in shares)
+    # The shorter row, too, has an odd vector where this one has: it needs a round behind that.
+    more = max(min(least, ROUNDS), 2 if any(share.odd for share in shares) else 0)
+    classes = cut.classes - (least - more) * size
     long = run(code, one.launch, classes)
     short = run(code, one.launch, classes - size) if more else long
+    rounds = [share.rounds - least + more + share.last_part(one) for share in shares]
 
     def beside(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         """Of an item, and of a batch."""
         each = [
-            (after - (more + last) * (after - before), n)
-            for (after, before), n in zip(counts, items, strict=True)
-            if n
+            (after - n * (after - before), its)
+            for (after, before), n, its in zip(counts, rounds, items, strict=True)
+            if its
         ]
         # The first warp works for the others as well.
         plain = each[1:] or each

@@ -244,14 +244,20 @@ CUDA = [
     Mutant(
         "odd vector taken twice",
         "cuda/row_reader.cuh",
-        "first_class() + (is_odd_ ? kStep : 0)",
+        "first_class() + (has_odd_ ? kStep : 0)",
         "first_class()",
     ),
     Mutant(
         "odd vector among those of the rounds",
         "cuda/row_reader.cuh",
-        "share_of(thread(), vectors_) - is_odd_",
+        "share_of(thread(), vectors_) - has_odd_",
         "share_of(thread(), vectors_)",
+    ),
+    Mutant(
+        "odd vector left out where each is taken alone",
+        "cuda/row_reader.cuh",
+        "return in_rounds_ + has_odd_;",
+        "return in_rounds_;",
     ),
     Mutant(
         "odd vector of threads that have none",

@@ -57,6 +57,20 @@ TEST_P(CudaKernel, OffsetsBeyond31Bits) {
   }
 }
 
+// Rows `f` that all share the memory of the one row of `one`, but not its target.
+struct SharedRow {
+  CudaFixture one, f;
+
+  SharedRow(DType dtype, int64_t classes, int64_t rows)
+      : one(dtype, Layout::kRows, kPlain, {1, classes, 1}),
+        f(dtype, Layout::kRows, kPlain, {rows, 1, 1}) {
+    f.p.classes = classes;
+    f.p.ignore_index = one.p.ignore_index = -100;
+    f.p.logits = one.p.logits;
+    f.p.logits_strides = {0, 1, 0};
+  }
+};
+
 // More rows than blocks, so that blocks take several: tiles and buffers are used again.
 class CudaManyRows : public CudaKernel {};
 INSTANTIATE_TEST_SUITE_P(, CudaManyRows,
@@ -69,20 +83,14 @@ TEST_P(CudaManyRows, TilesOfFewClasses) {
   f.run_and_check();
 }
 
-// All rows share one row's memory, but not its target.
 TEST_P(CudaManyRows, BlocksOfManyClasses) {
   const int64_t classes = 4100, rows = 16384 + 3;
-  CudaFixture one(dtype(), Layout::kRows, kPlain, {1, classes, 1});
-  CudaFixture f(dtype(), Layout::kRows, kPlain, {rows, 1, 1});
-  f.p.classes = classes;
-  f.p.ignore_index = -100;
-  f.p.logits = one.p.logits;
-  f.p.logits_strides = {0, 1, 0};
+  SharedRow shared(dtype(), classes, rows);
+  auto& [one, f] = shared;
   std::vector<double> expected(classes);
   for (int64_t row = 0; row < rows; ++row) f.target[row] = row * 7 % classes;
   for (int64_t c = 0; c < classes; ++c) {
     one.target[0] = c;
-    one.p.ignore_index = -100;
     expected[c] = one.forward().loss;
   }
   f.forward();
@@ -92,9 +100,9 @@ TEST_P(CudaManyRows, BlocksOfManyClasses) {
   }
 }
 
-// Slices of which the first threads have nine vectors, of half types five: as OddVectors. All rows
-// share one row's memory, and few of them count: those whose targets begin a slice, and others, all
-// with exponentials that would be missed.
+// Slices of which the first threads have nine vectors, of half types five: as OddVectors. Few
+// rows count: those whose targets begin a slice, and others, all with exponentials that would be
+// missed.
 class CudaManySlices : public CudaKernel {};
 INSTANTIATE_TEST_SUITE_P(, CudaManySlices,
                          ::testing::Values(std::make_tuple(kSchedules[0], DType::kFloat),
@@ -103,12 +111,8 @@ INSTANTIATE_TEST_SUITE_P(, CudaManySlices,
 
 TEST_P(CudaManySlices, OddVectors) {
   const int64_t classes = 32800, rows = 1025;
-  CudaFixture one(dtype(), Layout::kRows, kPlain, {1, classes, 1});
-  CudaFixture f(dtype(), Layout::kRows, kPlain, {rows, 1, 1});
-  f.p.classes = classes;
-  f.p.ignore_index = one.p.ignore_index = -100;
-  f.p.logits = one.p.logits;
-  f.p.logits_strides = {0, 1, 0};
+  SharedRow shared(dtype(), classes, rows);
+  auto& [one, f] = shared;
   const auto counts = [](int64_t row) { return row % 128 == 0; };
   for (int64_t row = 0; row < rows; ++row) {
     f.target[row] = f.p.ignore_index;
@@ -145,12 +149,8 @@ TEST_P(CudaManyBatches, TilesOfPlanes) {
 // few of them count.
 TEST_P(CudaManyBatches, TilesOfSeveralBatches) {
   const int64_t classes = 4100, rows = 8 * 16384 + 3;
-  CudaFixture one(dtype(), Layout::kRows, kPlain, {1, classes, 1});
-  CudaFixture f(dtype(), Layout::kRows, kPlain, {rows, 1, 1});
-  f.p.classes = classes;
-  f.p.ignore_index = one.p.ignore_index = -100;
-  f.p.logits = one.p.logits;
-  f.p.logits_strides = {0, 1, 0};
+  SharedRow shared(dtype(), classes, rows);
+  auto& [one, f] = shared;
   Partial expected{0, 0, kNoBadRow};
   for (int64_t row = 0; row < rows; ++row) {
     const bool counts = row % 1000 == 7 || row >= rows - 2;
